@@ -1,0 +1,37 @@
+# make run: everything set up, the real thing compressed · make test · make lint · make down
+PYTHON ?= python3.11
+TORCH  ?= torch==2.13.0
+RECIPE ?= sentiment
+BIN := .venv/bin
+
+.PHONY: run test lint install up down clean
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing (about 5 minutes the first time)"
+	@$(BIN)/python -m pip install -q -c constraints.txt "$(TORCH)"
+	@$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	@$(BIN)/python -c "import torch; print('note: this torch is a CUDA build; TORCH=... picks another') if torch.version.cuda else None"
+	@touch $@
+
+run: install
+	@$(BIN)/shrink run $(RECIPE) --smoke-first
+
+test: install
+	@$(BIN)/python -m pytest
+
+lint: install
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+up: install
+	@$(BIN)/shrink up
+
+down:
+	@test ! -x $(BIN)/shrink || $(BIN)/shrink down
+
+clean: down
+	rm -rf .venv .shrink
