@@ -1,0 +1,1 @@
+"""registry remembers models: records, store, index, runs, gate, versions, promotion, card, footprint."""

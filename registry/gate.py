@@ -1,0 +1,79 @@
+"""The gate: pure judgement of an Evaluation against a policy; what is not a number fails."""
+
+import math
+from collections.abc import Iterator
+
+from pydantic import BaseModel, Field
+
+from registry.records import STRICT, Check, Evaluation, Verdict
+
+
+class Gate(BaseModel):
+    """What a student must reach; a field left null is not asked for."""
+
+    model_config = STRICT
+    retention_min: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="least student/teacher score, point estimate (1 = all kept)"
+    )
+    retention_low_min: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="least lower end of the 95 % interval of student/teacher score"
+    )
+    beat_floor: bool = Field(True, description="the student must beat the floor with its whole 95 % interval")
+    bytes_ratio_min: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="least teacher bytes / student bytes"
+    )
+    speed_ratio_min: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="least teacher p50 latency / student p50 latency, one thread"
+    )
+
+
+def judge(gate: Gate, evaluation: Evaluation) -> Verdict:
+    """Every check the gate asks for; passed when there is at least one and none failed."""
+    checks = tuple(_checks(gate, evaluation))
+    return Verdict(passed=bool(checks) and all(check.passed for check in checks), checks=checks)
+
+
+def _checks(gate: Gate, seen: Evaluation) -> Iterator[Check]:
+    if gate.retention_min is not None:
+        yield _at_least("retention", seen.retention.point, gate.retention_min, "the student's score over the teacher's")
+    if gate.retention_low_min is not None:
+        text = "the lower end of the 95 % interval of the student's score over the teacher's"
+        yield _at_least("retention_low", seen.retention.low, gate.retention_low_min, text)
+    if gate.beat_floor:
+        yield _beat_floor(seen)
+    if gate.bytes_ratio_min is not None:
+        text = f"teacher {seen.teacher.bytes / 1e6:.2f} MB over student {seen.student.bytes / 1e6:.2f} MB"
+        yield _at_least("bytes_ratio", _ratio(seen.teacher.bytes, seen.student.bytes), gate.bytes_ratio_min, text)
+    if gate.speed_ratio_min is not None:
+        text = f"teacher p50 {seen.teacher.p50_ms:.3f} ms over student p50 {seen.student.p50_ms:.3f} ms"
+        yield _at_least("speed_ratio", _ratio(seen.teacher.p50_ms, seen.student.p50_ms), gate.speed_ratio_min, text)
+
+
+def _ratio(above: float, below: float) -> float:
+    usable = math.isfinite(above) and math.isfinite(below) and above > 0 and below > 0
+    return above / below if usable else math.nan
+
+
+def _at_least(name: str, value: float, limit: float, what: str) -> Check:
+    if not math.isfinite(value):
+        why = f"{what} is not a finite number, which fails; at least {limit:g} is asked for"
+        return Check(name=name, value=None, limit=limit, passed=False, why=why)
+    passed = value >= limit
+    verb = "reaches" if passed else "is below"
+    return Check(
+        name=name, value=value, limit=limit, passed=passed, why=f"{what} is {value:.4f} and {verb} the least {limit:g}"
+    )
+
+
+def _beat_floor(seen: Evaluation) -> Check:
+    won = seen.win_over_floor
+    if not all(math.isfinite(value) for value in (won.low, won.point, won.high)):
+        why = "the student's win over the floor is not a finite number, which fails"
+        return Check(name="beat_floor", value=None, limit=0.0, passed=False, why=why)
+    passed = won.low > 0
+    verb = "lies above" if passed else "is not wholly above"
+    why = (
+        f"student minus floor is {won.point:+.4f}, and its 95 % interval {won.low:+.4f} to {won.high:+.4f} {verb} zero"
+        f" on {seen.examples} examples"
+    )
+    return Check(name="beat_floor", value=won.low, limit=0.0, passed=passed, why=why)

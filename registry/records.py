@@ -1,0 +1,149 @@
+"""Frozen records, content digests and units: the only module that every package may import.
+
+An artifact is a directory identified by a digest over its files alone; what was measured while it was made
+(seconds, kWh, host) stands in a record that names the digest, so that a resumed run ends with the same digest.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+STRICT = ConfigDict(frozen=True, extra="forbid")
+
+
+class ShrinkError(ValueError):
+    """Something the user can mend; its text is one sentence with field, value and remedy (exit code 2)."""
+
+
+class Interval(BaseModel):
+    """A point estimate with its 95 % interval."""
+
+    model_config = STRICT
+    point: float
+    low: float
+    high: float
+
+
+class Band(BaseModel):
+    """A modelled quantity: low, central and high estimate in one unit."""
+
+    model_config = STRICT
+    low: float
+    central: float
+    high: float
+
+
+class Footprint(BaseModel):
+    """Energy before PUE and time of one stage or run; kwh is None when it was not measured (never 0)."""
+
+    model_config = STRICT
+    kwh: Band | None
+    seconds: float
+    cpu_kwh: float | None = None
+    ram_kwh: float | None = None
+    gpu_kwh: float | None = None
+    tier: str = "unmeasured"
+
+
+class StageRecord(BaseModel):
+    """What is known of one stage's execution; `digest` names the artifact it made."""
+
+    model_config = STRICT
+    key: str
+    kind: str
+    method: str | None
+    role: str
+    digest: str
+    bytes: int
+    inputs: dict[str, str]
+    config: dict[str, Any]
+    footprint: Footprint
+    cpu_seconds: float
+    peak_rss_mb: float
+    started: str
+    measured: dict[str, Any] = {}
+    cached: bool = False
+
+
+class ModelScore(BaseModel):
+    """One model's measurements: quality on the test split, size, speed at one thread."""
+
+    model_config = STRICT
+    accuracy: float
+    macro_f1: float
+    bytes: int
+    parameters: int | None
+    macs: int | None
+    p50_ms: float
+    p95_ms: float
+    throughput: float
+    peak_rss_mb: float | None
+
+
+class Evaluation(BaseModel):
+    """Teacher, student and honest floor on the same examples; retention and lift are ratios (1 = all kept)."""
+
+    model_config = STRICT
+    examples: int
+    teacher: ModelScore
+    student: ModelScore
+    floor: ModelScore
+    retention: Interval
+    lift_retained: Interval
+    win_over_floor: Interval
+    flips_to_wrong: int
+    flips_to_right: int
+    agreement: float
+
+
+class Check(BaseModel):
+    """One line of a verdict."""
+
+    model_config = STRICT
+    name: str
+    value: float | None
+    limit: float | None
+    passed: bool
+    why: str
+
+
+class Verdict(BaseModel):
+    """All checks of a gate; passed only when every check passed."""
+
+    model_config = STRICT
+    passed: bool
+    checks: tuple[Check, ...]
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """SHA-256 of a JSON value in canonical form (sorted keys, no spaces), as hex."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def manifest_of(directory: Path) -> dict[str, dict[str, int | str]]:
+    """{relative posix path: {size, sha256}} of every file below a directory, in name order."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {
+        path.relative_to(directory).as_posix(): {"size": path.stat().st_size, "sha256": sha256_file(path)}
+        for path in files
+    }
+
+
+def digest_directory(directory: Path) -> str:
+    """The content digest of a directory: SHA-256 over its manifest; empty directories do not count."""
+    return sha256_json(manifest_of(directory))
+
+
+def directory_bytes(directory: Path) -> int:
+    """Sum of the sizes of all files below a directory."""
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())

@@ -1,0 +1,192 @@
+"""Model versions in MLflow without flavor or pickle: `model/` is what is deployed, `evidence/` says why.
+
+A version carries its content digest as a tag, and a fetched one is hashed against it: who may write to the registry
+cannot make a deployer load other bytes than those that were judged.
+"""
+
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from registry.records import ShrinkError, digest_directory
+
+DIGEST_TAG = "shrink.digest"
+EVIDENCE_TAG = "shrink.evidence"
+RECIPE_TAG = "shrink.recipe"
+VERDICT_TAG = "shrink.verdict"
+PASSED, REJECTED = "passed", "rejected"
+SOURCE = re.compile(r"models:/(m-[0-9a-f]{32})")
+TRIES = 5
+
+
+class CorruptVersion(RuntimeError):
+    """What the registry holds is not what the version's digest names."""
+
+
+def register(
+    client: Any,
+    name: str,
+    directory: Path,
+    evidence: Path | None,
+    digest: str,
+    tags: Mapping[str, str],
+    description: str,
+    run_id: str,
+) -> str:
+    """Register a directory as a version and return its number; the same digest and recipe give the same version."""
+    if digest_directory(directory) != digest:
+        raise CorruptVersion(f"{directory} does not hash to {digest}: it was changed after it was judged")
+    _ensure_model(client, name)
+    known = _find(client, name, digest, tags.get(RECIPE_TAG))
+    if known is not None:
+        return known
+    marks = {**tags, DIGEST_TAG: digest}
+    if evidence is not None:
+        marks[EVIDENCE_TAG] = digest_directory(evidence)
+    model_id = _upload(client, name, directory, evidence, marks, run_id)
+    made = client.create_model_version(
+        name, source=f"models:/{model_id}", run_id=run_id, tags=marks, description=description, model_id=model_id
+    )
+    return str(made.version)
+
+
+def fetch(client: Any, name: str, version: str, dest: Path, digest: str | None = None, tries: int = TRIES) -> Path:
+    """Download a version into `dest` (`dest/model`, `dest/evidence`), verified against its digest tags.
+
+    A caller who knows the digest from elsewhere (the ledger) hands it in; the tag must then say the same.
+    """
+    found = _version(client, name, version)
+    source = SOURCE.fullmatch(found.source or "")
+    if DIGEST_TAG not in found.tags or source is None:
+        raise CorruptVersion(f"version {version} of {name} has no digest tag or a foreign source: it is not loaded")
+    if digest not in {None, found.tags[DIGEST_TAG]}:
+        raise CorruptVersion(f"version {version} of {name} is tagged with another digest than {digest}: not loaded")
+    expected = {"model": found.tags[DIGEST_TAG]}
+    if EVIDENCE_TAG in found.tags:
+        expected["evidence"] = found.tags[EVIDENCE_TAG]
+    if dest.is_dir() and any(dest.iterdir()):
+        _verify(dest, expected, f"{dest}, the folder for version {version} of {name}")
+        return dest
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{dest.name}.", dir=dest.parent))
+    try:
+        got = _download(client, f"models:/{source[1]}", work, tries)
+        _verify(got, expected, f"version {version} of {name}")
+        got.rename(dest)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return dest
+
+
+def resolve(client: Any, name: str, wanted: str) -> str:
+    """The version number behind an alias, or the number itself once it exists."""
+    if wanted.isdecimal():
+        return str(_version(client, name, wanted).version)
+    found = alias(client, name, wanted)
+    if found is None:
+        raise ShrinkError(f"model {name} has no alias {wanted!r}: promote a version or name one by its number")
+    return found
+
+
+def alias(client: Any, name: str, wanted: str) -> str | None:
+    """The version an alias points at, or None while there is no such alias."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client.get_model_version_by_alias(name, wanted).version)
+    except MlflowException as error:
+        if error.error_code in {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"}:
+            return None
+        raise
+
+
+def describe(client: Any, name: str, version: str) -> dict[str, Any]:
+    """What the registry says of a version, JSON-able."""
+    found = _version(client, name, version)
+    aliases = client.get_registered_model(name).aliases
+    return {
+        "name": name,
+        "version": str(found.version),
+        "status": str(found.status),
+        "digest": found.tags.get(DIGEST_TAG),
+        "verdict": found.tags.get(VERDICT_TAG),
+        "aliases": sorted(key for key, value in aliases.items() if str(value) == str(found.version)),
+        "tags": dict(sorted(found.tags.items())),
+        "description": found.description or "",
+        "run_id": found.run_id,
+        "source": found.source,
+        "created": int(found.creation_timestamp),
+    }
+
+
+def _ensure_model(client: Any, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _find(client: Any, name: str, digest: str, recipe: str | None) -> str | None:
+    found = client.search_model_versions(f"name = '{name}' and tags.`{DIGEST_TAG}` = '{digest}'")
+    same = [int(one.version) for one in found if one.tags.get(RECIPE_TAG) == recipe and one.status == "READY"]
+    return str(min(same)) if same else None
+
+
+def _upload(
+    client: Any, name: str, directory: Path, evidence: Path | None, marks: Mapping[str, str], run_id: str
+) -> str:
+    """Initialise, fill and finalise a logged model; one that a kill left pending stays unreferenced."""
+    experiment = client.get_run(run_id).info.experiment_id
+    made = client.create_logged_model(experiment, name=name, source_run_id=run_id, tags=dict(marks))
+    try:
+        client.log_model_artifacts(made.model_id, str(directory), "model")
+        if evidence is not None:
+            client.log_model_artifacts(made.model_id, str(evidence), "evidence")
+    except Exception:
+        client.finalize_logged_model(made.model_id, "FAILED")
+        raise
+    client.finalize_logged_model(made.model_id, "READY")
+    return str(made.model_id)
+
+
+def _download(client: Any, uri: str, work: Path, tries: int) -> Path:
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    for attempt in range(1, tries + 1):
+        target = work / str(attempt)
+        target.mkdir()
+        try:
+            download_artifacts(
+                uri, dst_path=str(target), tracking_uri=client.tracking_uri, registry_uri=client.tracking_uri
+            )
+            return target
+        except (MlflowException, OSError):
+            if attempt == tries:
+                raise
+            time.sleep(0.5 * 2 ** (attempt - 1))
+    raise ValueError(f"tries is {tries}, at least 1 is needed")
+
+
+def _verify(folder: Path, expected: Mapping[str, str], what: str) -> None:
+    for part, digest in expected.items():
+        if not (folder / part).is_dir() or digest_directory(folder / part) != digest:
+            raise CorruptVersion(f"{what} does not hold the {part} with digest {digest}: it is not loaded")
+
+
+def _version(client: Any, name: str, version: str) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version(name, version)
+    except MlflowException as error:
+        if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+            raise ShrinkError(f"model {name} has no version {version!r}: name one that is registered") from error
+        raise

@@ -1,0 +1,168 @@
+"""Runs, versions and promotion against a real MLflow server and a real S3."""
+
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry import promotion, runs, store, versions
+from registry.gate import Gate, judge
+from registry.records import ShrinkError, digest_directory
+from tests.registry.samples import evaluation, record
+
+BUCKET = "promotion-tests"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bucket(s3: Any) -> str:
+    store.ensure_bucket(s3, BUCKET)
+    return BUCKET
+
+
+@pytest.fixture
+def run_id(client: Any) -> str:
+    return runs.open_run(client, "tests", "run", {runs.RUN_TAG: uuid.uuid4().hex})
+
+
+@pytest.fixture
+def name() -> str:
+    return f"model-{uuid.uuid4().hex[:8]}"
+
+
+def _register(client: Any, tmp_path: Path, name: str, run_id: str, text: str, verdict: str = "passed") -> str:
+    model, evidence = tmp_path / f"{text}-model", tmp_path / f"{text}-evidence"
+    for folder in (model, evidence):
+        folder.mkdir(exist_ok=True)
+        (folder / "file.txt").write_text(text)
+    (model / "sub").mkdir(exist_ok=True)
+    (model / "sub" / "tokenizer.json").write_text("{}")
+    tags = {versions.RECIPE_TAG: "r", versions.VERDICT_TAG: verdict}
+    return versions.register(client, name, model, evidence, digest_directory(model), tags, "about", run_id)
+
+
+def test_stages_are_logged_once_below_their_run(client: Any, run_id: str) -> None:
+    curves = [("loss", 1.0, 0), ("loss", 0.5, 1), ("loss", float("nan"), 2)]
+    child = runs.log_stage(client, run_id, record(), curves)
+    assert runs.log_stage(client, run_id, record(), curves) == child
+    seen = client.get_run(child)
+    assert seen.data.tags["mlflow.parentRunId"] == run_id and seen.info.status == "FINISHED"
+    assert seen.data.params["config.epochs"] == "3" and seen.data.params["input.data"] == "a" * 64
+    assert [point.value for point in client.get_metric_history(child, "loss")] == [1.0, 0.5]
+    assert seen.data.metrics["kwh"] == 0.2 and "measured.broken" not in seen.data.metrics
+    assert seen.inputs.dataset_inputs[0].dataset.name == "data"
+    runs.log_evaluation(client, run_id, evaluation(), judge(Gate(), evaluation()))
+    runs.close_run(client, run_id, "FINISHED")
+    parent = client.get_run(run_id)
+    assert parent.data.metrics["evaluation.retention.low"] == 0.96 and parent.data.metrics["gate.beat_floor"] == 1
+    assert parent.info.status == "FINISHED"
+
+
+def test_a_run_is_opened_again_by_its_tag(client: Any) -> None:
+    tags = {runs.RUN_TAG: uuid.uuid4().hex}
+    first = runs.open_run(client, "tests", "run", tags)
+    runs.close_run(client, first, "KILLED")
+    assert runs.open_run(client, "tests", "run", tags) == first
+    assert client.get_run(first).info.status == "RUNNING"
+
+
+def test_a_version_is_registered_once_and_comes_back_verified(
+    client: Any, run_id: str, name: str, tmp_path: Path
+) -> None:
+    version = _register(client, tmp_path, name, run_id, "one")
+    assert _register(client, tmp_path, name, run_id, "one") == version == "1"
+    got = versions.fetch(client, name, version, tmp_path / "got")
+    assert digest_directory(got / "model") == versions.describe(client, name, version)["digest"]
+    assert (got / "evidence" / "file.txt").read_text() == "one"
+    assert versions.fetch(client, name, version, got) == got
+    (got / "model" / "file.txt").write_text("changed")
+    with pytest.raises(versions.CorruptVersion):
+        versions.fetch(client, name, version, got)
+
+
+def test_bytes_that_do_not_fit_the_digest_are_not_loaded(client: Any, run_id: str, name: str, tmp_path: Path) -> None:
+    version = _register(client, tmp_path, name, run_id, "one")
+    with pytest.raises(versions.CorruptVersion, match="another digest"):
+        versions.fetch(client, name, version, tmp_path / "got", digest="0" * 64)
+    client.set_model_version_tag(name, version, versions.DIGEST_TAG, "0" * 64)
+    with pytest.raises(versions.CorruptVersion, match="does not hold"):
+        versions.fetch(client, name, version, tmp_path / "got")
+    assert not (tmp_path / "got").exists()
+    with pytest.raises(versions.CorruptVersion, match="changed after"):
+        versions.register(client, name, tmp_path / "one-model", None, "0" * 64, {}, "", run_id)
+
+
+def test_names_resolve_to_versions_or_say_what_is_missing(client: Any, run_id: str, name: str, tmp_path: Path) -> None:
+    version = _register(client, tmp_path, name, run_id, "one")
+    assert versions.resolve(client, name, version) == version
+    for wanted in ("champion", "99"):
+        with pytest.raises(ShrinkError):
+            versions.resolve(client, name, wanted)
+    with pytest.raises(ShrinkError):
+        versions.describe(client, "nobody", "1")
+
+
+def test_promotion_and_rollback_walk_along_the_ledger(
+    client: Any, s3: Any, run_id: str, name: str, tmp_path: Path
+) -> None:
+    first, second = (_register(client, tmp_path, name, run_id, text) for text in ("one", "two"))
+    bad = _register(client, tmp_path, name, run_id, "bad", versions.REJECTED)
+    where = (client, s3, BUCKET, tmp_path / "lock", name)
+    with pytest.raises(ShrinkError, match="verdict"):
+        promotion.promote(*where, bad, "me", "try")
+    assert promotion.champion(s3, BUCKET, name) is None
+    promotion.promote(*where, first, "me", "first")
+    done = promotion.promote(*where, second, "me", "better")
+    assert promotion.promote(*where, second, "me", "again") == done
+    assert versions.resolve(client, name, "champion") == second and versions.resolve(client, name, "previous") == first
+    promotion.rollback(*where, "me", "worse after all")
+    assert versions.resolve(client, name, "champion") == first == promotion.champion(s3, BUCKET, name)
+    assert versions.alias(client, name, "previous") is None
+    with pytest.raises(ShrinkError, match="no earlier champion"):
+        promotion.rollback(*where, "me", "further")
+    assert [entry.event for entry in promotion.history(s3, BUCKET, name)] == ["intent", "done"] * 3
+
+
+@pytest.mark.parametrize("dies_at", ["_project", "_finish"])
+def test_a_promotion_that_was_killed_is_finished_by_the_next(
+    client: Any, s3: Any, run_id: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: str
+) -> None:
+    first, second = (_register(client, tmp_path, name, run_id, text) for text in ("one", "two"))
+    where = (client, s3, BUCKET, tmp_path / "lock", name)
+    promotion.promote(*where, first, "me", "first")
+    real = promotion._append
+
+    def dies(*args: Any) -> Any:
+        raise KeyboardInterrupt
+
+    def appends_only_intents(s3: Any, bucket: str, entry: promotion.Entry) -> None:
+        if entry.event == "done":
+            raise KeyboardInterrupt
+        real(s3, bucket, entry)
+
+    if dies_at == "_project":
+        monkeypatch.setattr(promotion, "_project", dies)
+    else:
+        monkeypatch.setattr(promotion, "_append", appends_only_intents)
+    with pytest.raises(KeyboardInterrupt):
+        promotion.promote(*where, second, "me", "better")
+    monkeypatch.undo()
+    entry = promotion.promote(*where, second, "me", "better")
+    assert entry.seq == 4 and entry.event == "done"
+    assert versions.resolve(client, name, "champion") == second
+    assert promotion.rollback(*where, "me", "back").target == first
+
+
+def test_promotions_at_once_are_serialised(client: Any, s3: Any, run_id: str, name: str, tmp_path: Path) -> None:
+    made = [_register(client, tmp_path, name, run_id, text) for text in ("one", "two", "three")]
+    with ThreadPoolExecutor(3) as pool:
+        jobs = [
+            pool.submit(promotion.promote, client, s3, BUCKET, tmp_path / "lock", name, version, "me", "race")
+            for version in made
+        ]
+    entries = promotion.history(s3, BUCKET, name)
+    assert sorted(job.result().target for job in jobs) == sorted(made)
+    assert [entry.event for entry in entries] == ["intent", "done"] * 3
+    assert versions.resolve(client, name, "champion") == entries[-1].target == promotion.champion(s3, BUCKET, name)
+    assert versions.resolve(client, name, "previous") == entries[-1].previous == entries[-3].target
