@@ -1,0 +1,217 @@
+"""Labelled rows from a folder of files: validated, split without leaks between near-duplicates, written as JSON lines.
+
+Texts that are equal after lowercasing and dropping everything but letters and digits form a cluster; a cluster goes
+to one split by the MD5 of its smallest id, so that the split depends neither on the order of rows nor on a seed.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, Field, field_validator
+
+from registry.records import STRICT, ShrinkError
+
+SPLITS = ("train", "validation", "test")
+Row = dict[str, Any]
+
+
+class DataConfig(BaseModel):
+    """Which files hold the labelled and the unlabelled texts, and how they are read and split."""
+
+    model_config = STRICT
+    kind: Literal["data"] = "data"
+    reads: ClassVar[dict[str, str]] = {"source": "source"}
+    writes: ClassVar[tuple[str, str]] = ("data", "rows")
+    file: str = Field(description="Labelled file, relative to the source folder.")
+    format: Literal["rated", "csv", "jsonl"] = Field(
+        default="csv", description="rated: id TAB mean rating TAB text, labelled by the rating's sign, zeros dropped."
+    )
+    text_column: str = Field(default="text", description="Column or key of the text (csv and jsonl).")
+    label_column: str = Field(default="label", description="Column or key of the label (csv and jsonl).")
+    transfer: tuple[str, ...] = Field(default=(), description="Files of the same format whose texts go unlabelled.")
+    max_length: int = Field(default=64, ge=4, le=512, description="Longest input of the models, in tokens.")
+    limit: int | None = Field(default=None, ge=1, description="Use about so many rows of every file (smoke runs).")
+    split: tuple[int, int] = Field(
+        default=(70, 85), description="Percent below which a cluster is train, then validation; the rest is test."
+    )
+
+    @field_validator("split")
+    @classmethod
+    def _rising(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if not 0 < value[0] < value[1] < 100:
+            raise ValueError(f"split is {value} but must be two rising percents between 1 and 99, such as [70, 85]")
+        return value
+
+
+def run(inputs: dict[str, Path], config: DataConfig, out: Path, seed: int) -> dict[str, Any]:
+    """Write train, validation, test and transfer as JSON lines beside data.json; measured: rows of each."""
+    rows, labels = labelled_rows(inputs["source"], config)
+    splits = split_rows(rows, config.split)
+    check_splits(splits, labels)
+    taken = {normalise(row["text"]) for row in rows}
+    transfer = transfer_rows(inputs["source"], config, taken)
+    for name, part in (*splits.items(), ("transfer", transfer)):
+        write_rows(out / f"{name}.jsonl", part)
+    counts = {name: len(part) for name, part in (*splits.items(), ("transfer", transfer))}
+    facts = {"labels": labels, "max_length": config.max_length, "rows": counts, "format": config.format}
+    text = json.dumps(facts, indent=2, sort_keys=True, ensure_ascii=False)
+    (out / "data.json").write_text(text + "\n", encoding="utf-8")
+    return {f"{name}_rows": count for name, count in counts.items()}
+
+
+def read_rows(directory: Path, name: str) -> list[Row]:
+    """The rows of one split of a data artifact ([] when the file is absent)."""
+    path = directory / f"{name}.jsonl"
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def read_facts(directory: Path) -> dict[str, Any]:
+    """data.json of a data artifact: labels, max_length, rows, format."""
+    value: dict[str, Any] = json.loads((directory / "data.json").read_text(encoding="utf-8"))
+    return value
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Rows as JSON lines with sorted keys."""
+    lines = (json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def normalise(text: str) -> str:
+    """Lowercased words of letters and digits; the stripped text itself when it has none."""
+    return re.sub(r"[\W_]+", " ", text.lower()).strip() or text.strip()
+
+
+def labelled_rows(source: Path, config: DataConfig) -> tuple[list[Row], list[str]]:
+    """All labelled rows {id, text, label} and the label names in the order of their numbers."""
+    if config.format == "rated":
+        rated = [row for row in _rated(source, config.file, config.limit) if row["label"] != 0]
+        rows = [{**row, "label": int(row["label"] > 0)} for row in rated]
+        return rows, ["negative", "positive"]
+    raw = list(_table(source, config.file, config, labelled=True))
+    names = sorted({row["label"] for row in raw}, key=_label_order)
+    return [{**row, "label": names.index(row["label"])} for row in raw], names
+
+
+def split_rows(rows: list[Row], bounds: tuple[int, int]) -> dict[str, list[Row]]:
+    """Rows by split; all rows of one cluster of near-duplicates stand in one split."""
+    clusters: dict[str, list[str]] = {}
+    for row in rows:
+        clusters.setdefault(normalise(row["text"]), []).append(row["id"])
+    parts: dict[str, list[Row]] = {name: [] for name in SPLITS}
+    for row in rows:
+        smallest = min(clusters[normalise(row["text"])], key=_id_order)
+        bucket = int(hashlib.md5(smallest.encode(), usedforsecurity=False).hexdigest(), 16) % 100
+        parts[SPLITS[sum(bucket >= bound for bound in bounds)]].append(row)
+    return parts
+
+
+def check_splits(splits: dict[str, list[Row]], labels: list[str]) -> None:
+    """ShrinkError when a split is empty, has one class, or train lacks a label that exists."""
+    for name, rows in splits.items():
+        if not rows:
+            raise ShrinkError(f"The {name} split is empty: give more labelled rows or change split.")
+        present = {row["label"] for row in rows}
+        if len(present) < 2:
+            raise ShrinkError(f"The {name} split holds one class only ({labels[present.pop()]}): give rows of others.")
+        if name == "train" and len(present) < len(labels):
+            missing = next(label for index, label in enumerate(labels) if index not in present)
+            raise ShrinkError(f"The train split has no row of label {missing!r}: give more rows of it or drop it.")
+
+
+def transfer_rows(source: Path, config: DataConfig, taken: set[str]) -> list[Row]:
+    """Unlabelled texts {id, text}, each once and none equal to a labelled text (held out or not)."""
+    seen, rows = set(taken), []
+    for file in config.transfer:
+        if config.format == "rated":
+            found: Iterable[Row] = _rated(source, file, config.limit)
+        else:
+            found = _table(source, file, config, labelled=False)
+        for row in found:
+            key = normalise(row["text"])
+            if key not in seen:
+                seen.add(key)
+                rows.append({"id": f"{Path(file).stem}:{row['id']}", "text": row["text"]})
+    return rows
+
+
+def _rated(source: Path, file: str, limit: int | None) -> Iterator[Row]:
+    lines = _read_text(source, file, errors="replace").split("\n")
+    step = max(1, len(lines) // limit) if limit else 1  # spread over the file: it may be sorted by label
+    for number, line in list(enumerate(lines, start=1))[::step]:
+        parts = line.rstrip("\r").split("\t")
+        if not line.strip():
+            continue
+        if len(parts) < 3 or not parts[2].strip():
+            raise ShrinkError(f"Row {number} of {file} has no text: a rated row is id, mean and text between tabs.")
+        try:
+            mean = float(parts[1])
+        except ValueError:
+            raise ShrinkError(
+                f"Row {number} of {file} has the label {parts[1]!r}: the mean must be a number."
+            ) from None
+        yield {"id": parts[0], "label": mean, "text": parts[2].strip()}
+
+
+def _table(source: Path, file: str, config: DataConfig, labelled: bool) -> Iterator[Row]:
+    records = _csv_records if config.format == "csv" else _jsonl_records
+    for number, record in enumerate(records(_read_text(source, file), file), start=1):
+        if config.limit is not None and number > config.limit:
+            return
+        row = {"id": str(number), "text": _cell(record, config.text_column, "text_column", number, file)}
+        if labelled:
+            row["label"] = _cell(record, config.label_column, "label_column", number, file)
+        yield row
+
+
+def _csv_records(text: str, file: str) -> Iterator[Row]:
+    yield from csv.DictReader(io.StringIO(text, newline=""))
+
+
+def _jsonl_records(text: str, file: str) -> Iterator[Row]:
+    number = 0
+    for line in text.split("\n"):
+        if not line.strip():
+            continue
+        number += 1
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise ShrinkError(f"Row {number} of {file} is no JSON object: put one object on each line.")
+        yield record
+
+
+def _cell(record: Row, column: str, field: str, number: int, file: str) -> str:
+    value = record.get(column)
+    text = "" if value is None or isinstance(value, list | dict) else str(value).strip()
+    if not text:
+        raise ShrinkError(f"Row {number} of {file} has no {column!r} ({field}): fill it in or drop the row.")
+    return text
+
+
+def _read_text(source: Path, file: str, errors: str = "strict") -> str:
+    path = source / file
+    if not path.resolve().is_relative_to(source.resolve()) or not path.is_file():
+        raise ShrinkError(f"file is {file!r} but the source has no such file: name one relative to the source folder.")
+    try:
+        return path.read_bytes().decode("utf-8-sig", errors=errors)
+    except UnicodeDecodeError as error:
+        raise ShrinkError(f"{file} is no UTF-8 at byte {error.start}: convert it to UTF-8.") from None
+
+
+def _id_order(value: str) -> tuple[int, int, str]:
+    return (0, int(value), value) if value.isdecimal() else (1, 0, value)
+
+
+def _label_order(value: str) -> tuple[int, int, str]:
+    return _id_order(value)

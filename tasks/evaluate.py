@@ -1,0 +1,129 @@
+"""Judge the student beside its teacher and the honest floor on the same held-out rows, from exported files alone."""
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field
+
+from registry.records import STRICT, Evaluation, ModelScore, ShrinkError, directory_bytes
+from tasks import bench, floor, metrics, progress, runtime
+
+SPEED = ("p50_ms", "p95_ms", "throughput", "peak_rss_mb")
+ROLES = ("teacher", "student", "floor")
+GOLDEN = (
+    "A warm and funny film that never loses its way.",
+    "Two hours of noise without a single idea.",
+    "The lead is superb, the script is not.",
+    "I would not watch this again if you paid me.",
+    "Quietly devastating, beautifully shot.",
+    "The jokes are old and the ending is worse.",
+    "It starts slowly but earns every tear.",
+    "A dull copy of a better story.",
+    "Not bad at all.",
+    "Not good at all.",
+    "Good",
+    "Terrible!",
+    "The battery lasts a day and the screen is bright.",
+    "It broke after a week, and nobody answered my mails.",
+    "Neither fish nor fowl, yet oddly charming in its own clumsy, overlong, well-meaning way.",
+    "1234 ... ??? ---",
+)
+
+
+class EvaluateConfig(BaseModel):
+    """Settings of the evaluation."""
+
+    model_config = STRICT
+    reads: ClassVar[dict[str, str]] = {"teacher": "onnx", "student": "onnx", "floor": "floor", "data": "rows"}
+    writes: ClassVar[tuple[str, str]] = ("evaluation", "evaluation")
+    kind: Literal["evaluate"] = Field("evaluate", description="The stage's kind.")
+    split: Literal["test", "validation"] = Field("test", description="Rows to judge on; test is for the last word.")
+    bootstrap: int = Field(2000, ge=100, description="Paired resamples behind every interval.")
+    batch: int = Field(
+        1, ge=1, description="Texts a batch when predicting; dynamic int8 answers depend on it a little."
+    )
+    rounds: int = Field(200, ge=1, description="Timed texts a model for the latency percentiles.")
+
+
+def run(inputs: dict[str, Path], config: EvaluateConfig, out: Path, seed: int) -> dict[str, Any]:
+    """Predict with all three models, compare them, time them, and write the evaluation artifact."""
+    from safetensors.numpy import save_file
+
+    rows = floor.read_rows(inputs["data"] / f"{config.split}.jsonl")
+    if not rows:
+        raise ShrinkError(f"split: the data has no {config.split} rows; add them or choose another split")
+    texts = [str(row["text"]) for row in rows]
+    labels = np.array([int(row["label"]) for row in rows], dtype=np.int64)
+    logits = predictions(inputs, texts, config.batch)
+    progress.report(2, 3, "timing")
+    speed = bench.measure({role: inputs[role] for role in ROLES}, texts, config.rounds)
+    result = evaluation(inputs, logits, labels, speed, config.bootstrap, seed)
+    write_json(out / "evaluation.json", quality(result))
+    save_file({"labels": labels, **logits}, out / "predictions.safetensors")
+    write_golden(inputs["student"], out / "golden.json")
+    progress.report(3, 3, f"retention {result.retention.point:.4f}")
+    return result.model_dump(mode="json")
+
+
+def predictions(inputs: dict[str, Path], texts: list[str], batch: int) -> dict[str, NDArray[Any]]:
+    """Logits of teacher and student and decision values of the floor."""
+    if runtime.settings(inputs["teacher"])["labels"] != runtime.settings(inputs["student"])["labels"]:
+        raise ShrinkError("student: its labels differ from the teacher's; export both from the same data")
+    answers: dict[str, NDArray[Any]] = {"floor": floor.scores(inputs["floor"], texts)}
+    for done, role in enumerate(("teacher", "student")):
+        progress.report(done, 3, f"predicting with the {role}")
+        answers[role] = runtime.predict(inputs[role], texts, batch)
+        if not np.isfinite(answers[role]).all():
+            raise RuntimeError(f"the {role} gave logits that are not finite")
+    return answers
+
+
+def evaluation(
+    inputs: dict[str, Path],
+    logits: dict[str, NDArray[Any]],
+    labels: NDArray[np.int64],
+    speed: dict[str, dict[str, Any]],
+    bootstrap: int,
+    seed: int,
+) -> Evaluation:
+    """Put scores and paired comparisons together."""
+    guesses = {role: metrics.classes(logits[role]) for role in ROLES}
+    models = {
+        role: ModelScore(
+            accuracy=metrics.accuracy(guesses[role], labels),
+            macro_f1=metrics.macro_f1(guesses[role], labels),
+            bytes=model_bytes(inputs[role]),
+            **speed[role],
+        )
+        for role in ROLES
+    }
+    paired = metrics.comparison(guesses["teacher"], guesses["student"], guesses["floor"], labels, bootstrap, seed)
+    return Evaluation(examples=len(labels), **models, **paired)
+
+
+def model_bytes(directory: Path) -> int:
+    """Bytes needed to serve the model; the floor's values for the training rows are no part of it."""
+    extra = directory / "logits.safetensors"
+    return directory_bytes(directory) - (extra.stat().st_size if extra.is_file() else 0)
+
+
+def quality(result: Evaluation) -> dict[str, Any]:
+    """The part of an evaluation that does not change from run to run: all but speed and memory."""
+    values = result.model_dump(mode="json")
+    for role in ROLES:
+        values[role] = {name: value for name, value in values[role].items() if name not in SPEED}
+    return values
+
+
+def write_golden(student: Path, path: Path) -> None:
+    """Sixteen made-up texts with the student's logits, one text a batch, for checks after delivery."""
+    logits = runtime.predict(student, GOLDEN, batch=1)
+    write_json(path, {"texts": list(GOLDEN), "logits": [[float(value) for value in row] for row in logits]})
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Sorted, indented JSON."""
+    path.write_text(json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""The export stages: one config and stage function a method, the maths beside them."""

@@ -1,0 +1,118 @@
+"""Makes the teacher: an encoder with mean pooling and a new head, its top layers tuned on the labelled rows.
+
+The embeddings and the bottom layers stay as they are; what they compute is cached once, without dropout, so that
+an epoch costs only the tuned layers.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import BaseModel, Field
+
+from registry.records import STRICT, ShrinkError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from tasks.models import Classifier
+
+
+class FinetuneConfig(BaseModel):
+    """How the teacher is tuned."""
+
+    model_config = STRICT
+    kind: Literal["finetune"] = "finetune"
+    reads: ClassVar[dict[str, str]] = {"teacher": "torch|source", "data": "rows"}
+    writes: ClassVar[tuple[str, str]] = ("teacher", "torch")
+    keep_layers: int | None = Field(default=None, ge=1, description="Keep only the bottom layers (smoke runs).")
+    tuned_layers: int = Field(default=3, ge=1, description="Layers tuned, counted from the top; the rest is frozen.")
+    epochs: int = Field(default=2, ge=1, description="Passes over the train rows.")
+    lr: float = Field(default=1.5e-4, gt=0, description="Highest learning rate.")
+    batch_size: int = Field(default=32, ge=1, description="Rows in a step.")
+
+
+def run(inputs: dict[str, Path], config: FinetuneConfig, out: Path, seed: int) -> dict[str, Any]:
+    """Write the tuned teacher; measured: losses of the epochs, validation accuracy, parameters."""
+    from tasks import data, models, train
+
+    facts = data.read_facts(inputs["data"])
+    model, folder = _new_classifier(inputs["teacher"], config, len(facts["labels"]), seed)
+    limit = int(model.config.max_position_embeddings)
+    if facts["max_length"] > limit:
+        raise ShrinkError(f"max_length is {facts['max_length']} but the teacher reads {limit} tokens: lower it.")
+    head = models.Head(labels=tuple(facts["labels"]), max_length=facts["max_length"])
+    tokenizer = models.load_tokenizer(folder, head.max_length)
+    rows = data.read_rows(inputs["data"], "train")
+    sequences = train.tokenize(tokenizer, [row["text"] for row in rows])
+    frozen = max(0, len(model.layers) - config.tuned_layers)
+    cache = bottom_activations(model, sequences, frozen)
+    freeze_bottom(model, frozen)
+    schedule = train.Schedule(epochs=config.epochs, lr=config.lr, batch_size=config.batch_size, seed=seed)
+    loss_of = _loss(model, cache, [row["label"] for row in rows], frozen)
+    curve = train.fit(model, [len(item) for item in cache], loss_of, schedule)
+    models.save(out, model, tokenizer, head)
+    held = data.read_rows(inputs["data"], "validation")
+    logits, _ = train.predict(model, train.tokenize(tokenizer, [row["text"] for row in held]))
+    score = train.accuracy(logits, [row["label"] for row in held])
+    return {"loss": curve, "validation_accuracy": score, "parameters": models.count_parameters(model)}
+
+
+def bottom_activations(model: "Classifier", sequences: list[list[int]], frozen: int) -> "list[Tensor]":
+    """For every text the output [t, d] of the first `frozen` layers, as float16, without dropout."""
+    import torch
+
+    from tasks import progress, train
+
+    model.eval()
+    cache = [torch.empty(0)] * len(sequences)
+    batches = train.sorted_batches([len(sequence) for sequence in sequences], 64)
+    with torch.no_grad():
+        for number, rows in enumerate(batches):
+            ids, mask = train.pad([sequences[row] for row in rows], train.pad_of(model))
+            hidden = model.encode(model.embed(ids), mask, last=frozen).half()
+            for place, row in enumerate(rows):
+                cache[row] = hidden[place, : len(sequences[row])].clone()
+            progress.report(number + 1, len(batches), "frozen layers")
+    return cache
+
+
+def freeze_bottom(model: "Classifier", frozen: int) -> None:
+    """No gradients for the embeddings and the first `frozen` layers."""
+    for part in (model.encoder.embeddings, *list(model.layers)[:frozen]):
+        part.requires_grad_(False)
+
+
+def _new_classifier(directory: Path, config: FinetuneConfig, labels: int, seed: int) -> "tuple[Classifier, Path]":
+    import torch
+
+    from tasks import models
+
+    folder = models.find_model(directory)
+    torch.manual_seed(seed)
+    model = models.Classifier(models.load_encoder(folder), labels)
+    torch.nn.init.normal_(model.head.weight, std=0.02)
+    torch.nn.init.zeros_(model.head.bias)
+    if config.keep_layers is not None:
+        models.keep_layers(model, list(range(config.keep_layers)))
+    return model, folder
+
+
+def _loss(
+    model: "Classifier", cache: "list[Tensor]", labels: list[int], frozen: int
+) -> "Callable[[list[int]], Tensor]":
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    from tasks import losses, models
+
+    targets = torch.as_tensor(labels)
+
+    def loss_of(rows: list[int]) -> "Tensor":
+        hidden = pad_sequence([cache[row] for row in rows], batch_first=True).float()
+        mask = pad_sequence([torch.ones(len(cache[row])) for row in rows], batch_first=True)
+        pooled = models.mean_pool(model.encode(hidden, mask, first=frozen), mask)
+        return losses.label_loss(model.classify(pooled), targets[rows])
+
+    return loss_of

@@ -1,0 +1,151 @@
+"""The honest floor: TF-IDF of words and word pairs with logistic regression, what a student must clearly beat.
+
+It is stored as JSON and safetensors and read back without scikit-learn. Its out-of-fold decision values on the
+training rows and its values on the transfer rows can join the teacher's labels.
+"""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field
+
+from registry.records import STRICT, ShrinkError
+from tasks import progress
+
+WORD = re.compile(r"(?u)\b\w\w+\b")
+Floats = NDArray[np.float32]
+Weights = tuple[dict[str, int], dict[str, NDArray[Any]], int]
+
+
+class FloorConfig(BaseModel):
+    """Settings of the TF-IDF floor."""
+
+    model_config = STRICT
+    reads: ClassVar[dict[str, str]] = {"data": "rows"}
+    writes: ClassVar[tuple[str, str]] = ("floor", "floor")
+    kind: Literal["floor"] = Field("floor", description="The stage's kind.")
+    ngrams: int = Field(2, ge=1, le=3, description="Longest run of words that is one feature.")
+    min_df: int = Field(2, ge=1, description="Training texts a feature must occur in.")
+    inverse_penalty: float = Field(4.0, gt=0, description="C of the logistic regression (larger = less penalty).")
+    folds: int = Field(5, ge=2, description="Folds of the out-of-fold decision values.")
+
+
+def run(inputs: dict[str, Path], config: FloorConfig, out: Path, seed: int) -> dict[str, Any]:
+    """Fit the floor on the training rows of inputs["data"] and write it with its values for training and transfer."""
+    from safetensors.numpy import save_file
+
+    data = inputs["data"]
+    rows = read_rows(data / "train.jsonl")
+    texts = [str(row["text"]) for row in rows]
+    labels = np.array([int(row["label"]) for row in rows], dtype=np.int64)
+    names = json.loads((data / "data.json").read_text(encoding="utf-8"))["labels"]
+    if min(np.bincount(labels, minlength=len(names))) < config.folds:
+        raise ShrinkError(f"folds: {config.folds} folds need as many training rows of each label; lower folds")
+    held = out_of_fold(texts, labels, config, seed)
+    vectorizer, model = fit(texts, labels, config)
+    save(vectorizer, model, config, names, out)
+    transfer = [str(row["text"]) for row in read_rows(data / "transfer.jsonl")]
+    save_file({"train": held, "transfer": scores(out, transfer)}, out / "logits.safetensors")
+    progress.report(config.folds + 1, config.folds + 1, "fitted")
+    check = read_rows(data / "validation.jsonl")
+    right = predicted(scores(out, [str(row["text"]) for row in check])) == [int(row["label"]) for row in check]
+    measured = {"features": len(vectorizer.vocabulary_), "train_rows": len(rows)}
+    fold = float(np.mean(predicted(held) == labels))
+    return {**measured, "out_of_fold_accuracy": fold, "validation_accuracy": float(np.mean(right)) if check else None}
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file; a file that is not there has none."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8") as stream:
+        return [json.loads(line) for line in stream if line.strip()]
+
+
+def fit(texts: Sequence[str], labels: NDArray[np.int64], config: FloorConfig) -> tuple[Any, Any]:
+    """The fitted scikit-learn vectorizer and classifier."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    vectorizer = TfidfVectorizer(ngram_range=(1, config.ngrams), sublinear_tf=True, min_df=config.min_df)
+    try:
+        matrix = vectorizer.fit_transform(texts)
+    except ValueError as error:
+        message = f"min_df: no word occurs in {config.min_df} training texts; lower min_df or add rows"
+        raise ShrinkError(message) from error
+    return vectorizer, LogisticRegression(C=config.inverse_penalty, max_iter=1000).fit(matrix, labels)
+
+
+def out_of_fold(texts: Sequence[str], labels: NDArray[np.int64], config: FloorConfig, seed: int) -> Floats:
+    """Decision values of each training row from a model that has not seen it: [n] for two labels, else [n, labels]."""
+    from sklearn.model_selection import StratifiedKFold
+
+    folds = StratifiedKFold(config.folds, shuffle=True, random_state=seed)
+    values: Floats | None = None
+    for done, (seen, held) in enumerate(folds.split(texts, labels)):
+        vectorizer, model = fit([texts[place] for place in seen], labels[seen], config)
+        part = model.decision_function(vectorizer.transform([texts[place] for place in held])).astype(np.float32)
+        if values is None:
+            values = np.zeros((len(texts), *part.shape[1:]), dtype=np.float32)
+        values[held] = part
+        progress.report(done + 1, config.folds + 1, "fold")
+    assert values is not None
+    return values
+
+
+def save(vectorizer: Any, model: Any, config: FloorConfig, names: list[str], out: Path) -> None:
+    """Write floor.json, vocabulary.json (terms in the order of the weights) and weights.safetensors."""
+    from safetensors.numpy import save_file
+
+    terms = sorted(vectorizer.vocabulary_, key=vectorizer.vocabulary_.__getitem__)
+    about = {**config.model_dump(mode="json"), "labels": names}
+    (out / "floor.json").write_text(json.dumps(about, sort_keys=True, indent=1) + "\n", encoding="utf-8")
+    (out / "vocabulary.json").write_text(json.dumps(terms, ensure_ascii=False) + "\n", encoding="utf-8")
+    weights = {"idf": vectorizer.idf_, "coef": model.coef_, "intercept": model.intercept_}
+    packed = {key: np.ascontiguousarray(value, dtype=np.float32) for key, value in weights.items()}
+    save_file(packed, out / "weights.safetensors")
+
+
+def load(directory: Path) -> Weights:
+    """Vocabulary, weights and longest run of words of a stored floor."""
+    from safetensors.numpy import load_file
+
+    terms = json.loads((directory / "vocabulary.json").read_text(encoding="utf-8"))
+    about = json.loads((directory / "floor.json").read_text(encoding="utf-8"))
+    weights = load_file(directory / "weights.safetensors")
+    return {term: place for place, term in enumerate(terms)}, weights, int(about["ngrams"])
+
+
+def score(floor: Weights, text: str) -> Floats:
+    """Decision values [1] or [labels] of one text."""
+    vocabulary, weights, ngrams = floor
+    words = WORD.findall(text.lower())
+    runs = (" ".join(words[start : start + n]) for n in range(1, ngrams + 1) for start in range(len(words) - n + 1))
+    counts = Counter(vocabulary[term] for term in runs if term in vocabulary)
+    value = weights["intercept"].astype(np.float64)
+    if counts:
+        places = np.fromiter(counts, dtype=np.int64)
+        times = np.array([1.0 + math.log(count) for count in counts.values()])
+        entry = times * weights["idf"][places]
+        value = value + weights["coef"][:, places] @ (entry / np.linalg.norm(entry))
+    return np.asarray(value, dtype=np.float32)
+
+
+def scores(directory: Path, texts: Sequence[str]) -> Floats:
+    """Decision values of the texts: [n] for two labels (positive = second label), else [n, labels]."""
+    floor = load(directory)
+    width = floor[1]["intercept"].shape[0]
+    values = np.array([score(floor, text) for text in texts], dtype=np.float32).reshape(len(texts), width)
+    return values[:, 0] if width == 1 else values
+
+
+def predicted(values: NDArray[Any]) -> NDArray[np.int64]:
+    """The class that decision values name."""
+    return np.asarray(values > 0 if values.ndim == 1 else values.argmax(axis=1), dtype=np.int64)

@@ -1,0 +1,103 @@
+"""Every stage kind, once: the union of their configs (what a recipe may say) and where each one's function stands."""
+
+import hashlib
+import importlib
+import importlib.util
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from pydantic import Field, TypeAdapter
+
+from tasks.data import DataConfig
+from tasks.distill.logits import DistillLogitsConfig
+from tasks.evaluate import EvaluateConfig
+from tasks.export.onnx import OnnxConfig
+from tasks.finetune import FinetuneConfig
+from tasks.floor import FloorConfig
+from tasks.label import LabelConfig
+from tasks.prune.structured import PruneStructuredConfig
+from tasks.prune.vocabulary import PruneVocabularyConfig
+from tasks.quantize.int4_weight_only import Int4WeightOnlyConfig
+from tasks.quantize.int8_dynamic import Int8DynamicConfig
+from tasks.reload import ReloadConfig
+
+PruneConfig = Annotated[PruneStructuredConfig | PruneVocabularyConfig, Field(discriminator="method")]
+QuantizeConfig = Annotated[Int8DynamicConfig | Int4WeightOnlyConfig, Field(discriminator="method")]
+AnyChainConfig = (
+    FinetuneConfig
+    | LabelConfig
+    | DistillLogitsConfig
+    | PruneStructuredConfig
+    | PruneVocabularyConfig
+    | OnnxConfig
+    | Int8DynamicConfig
+    | Int4WeightOnlyConfig
+)
+AnyStageConfig = AnyChainConfig | DataConfig | FloorConfig | EvaluateConfig | ReloadConfig
+
+ChainStage = Annotated[
+    FinetuneConfig | LabelConfig | DistillLogitsConfig | OnnxConfig | PruneConfig | QuantizeConfig,
+    Field(discriminator="kind"),
+]
+EveryStage: TypeAdapter[AnyStageConfig] = TypeAdapter(
+    Annotated[
+        FinetuneConfig
+        | LabelConfig
+        | DistillLogitsConfig
+        | OnnxConfig
+        | PruneConfig
+        | QuantizeConfig
+        | DataConfig
+        | FloorConfig
+        | EvaluateConfig
+        | ReloadConfig,
+        Field(discriminator="kind"),
+    ]
+)
+
+
+def module_of(config: AnyStageConfig) -> str:
+    """The module whose `run` executes this config: the one it is declared in."""
+    return type(config).__module__
+
+
+def function_of(config: AnyStageConfig) -> Callable[..., dict[str, Any]]:
+    """The stage function `run(inputs, config, out, seed)` of a config."""
+    run: Callable[..., dict[str, Any]] = importlib.import_module(module_of(config)).run
+    return run
+
+
+def methods() -> dict[str, list[str]]:
+    """{stage kind: its methods} of what a recipe's `stages` may name; a kind without methods has none."""
+    found: dict[str, list[str]] = {}
+    for config in get_args(AnyChainConfig):
+        kind = str(get_args(config.model_fields["kind"].annotation)[0])
+        method = config.model_fields.get("method")
+        found.setdefault(kind, []).extend([str(get_args(method.annotation)[0])] if method else [])
+    return found
+
+
+def find_module(name: str) -> Any:
+    """The module's spec, or None when the name is no module but something inside one."""
+    try:
+        return importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        return None
+
+
+def code_digest(config: AnyStageConfig) -> str:
+    """SHA-256 over the sources that a stage reaches inside `tasks` (and the records), found by their imports."""
+    pending, seen = [module_of(config)], dict[str, str]()
+    while pending:
+        name = pending.pop()
+        if name in seen or (spec := find_module(name)) is None or not spec.origin:
+            continue
+        source = Path(spec.origin).read_text(encoding="utf-8")
+        seen[name] = source
+        for package, names in re.findall(
+            r"^\s*from (tasks[\w.]*|registry\.records) import (.+)$", source, re.MULTILINE
+        ):
+            pending += [package, *(f"{package}.{part.split()[0]}" for part in names.split(",") if part.split())]
+    return hashlib.sha256("".join(f"{name}\0{seen[name]}\0" for name in sorted(seen)).encode()).hexdigest()

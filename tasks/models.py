@@ -1,0 +1,226 @@
+"""BERT encoders with mean pooling and a linear head: load, save, run in parts, and cut smaller.
+
+A torch artifact is a folder: config.json and model.safetensors (the encoder, without pooler), tokenizer.json,
+head.safetensors (weight [C, d], bias [C]) and head.json. All cuts are exact: what stays computes what it did before.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from registry.records import STRICT, ShrinkError
+
+HIDDEN_BIAS = -1e4  # added to the attention scores of padding: exp(-1e4) is 0 in every float format
+
+
+class Head(BaseModel):
+    """head.json: the label names in logit order, how tokens are pooled, and the longest input in tokens."""
+
+    model_config = STRICT
+    labels: tuple[str, ...]
+    pooling: Literal["mean"] = "mean"
+    max_length: int
+
+
+class Classifier(nn.Module):
+    """A BERT encoder (no pooler), the mean over its real tokens, dropout and one linear layer."""
+
+    def __init__(self, encoder: Any, labels: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(int(encoder.config.hidden_size), labels)
+        self.dropout = nn.Dropout(float(encoder.config.hidden_dropout_prob))
+
+    @property
+    def config(self) -> Any:
+        """The encoder's transformers configuration."""
+        return self.encoder.config
+
+    @property
+    def layers(self) -> Any:
+        """The encoder's layers, bottom first (an nn.ModuleList)."""
+        return self.encoder.encoder.layer
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Token ids [b, t] to the input of the first layer [b, t, d]."""
+        hidden: Tensor = self.encoder.embeddings(input_ids=input_ids)
+        return hidden
+
+    def encode(self, hidden: Tensor, attention_mask: Tensor, first: int = 0, last: int | None = None) -> Tensor:
+        """Run layers first..last (exclusive) over [b, t, d]; attention_mask [b, t] is 1 at real tokens."""
+        bias = ((1 - attention_mask.to(hidden.dtype)) * HIDDEN_BIAS)[:, None, None, :]
+        for layer in list(self.layers)[first:last]:
+            hidden = layer(hidden, bias)
+        return hidden
+
+    def features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Token ids [b, t] to the pooled vector [b, d]."""
+        return mean_pool(self.encode(self.embed(input_ids), attention_mask), attention_mask)
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """Pooled vectors [b, d] to logits [b, C]."""
+        logits: Tensor = self.head(self.dropout(pooled))
+        return logits
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Token ids and mask [b, t] to logits [b, C]."""
+        return self.classify(self.features(input_ids, attention_mask))
+
+
+def mean_pool(hidden: Tensor, attention_mask: Tensor) -> Tensor:
+    """Mean of [b, t, d] over the tokens where attention_mask [b, t] is 1, giving [b, d]."""
+    mask = attention_mask.to(hidden.dtype)[:, :, None]
+    return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
+
+
+def find_model(directory: Path) -> Path:
+    """The one folder at or below `directory` that holds a config.json with a model_type; ShrinkError otherwise."""
+    found = [path for path in sorted(directory.rglob("config.json")) if "model_type" in _read_json(path)]
+    if directory / "config.json" in found:
+        return directory
+    if len(found) != 1:
+        names = ", ".join(path.parent.relative_to(directory).as_posix() for path in found) or "none"
+        raise ShrinkError(
+            f"The model folder must hold one config.json with model_type, found {names}: name the folder."
+        )
+    return found[0].parent
+
+
+def load_encoder(directory: Path) -> Any:
+    """The BERT encoder of a folder (transformers' or ours, also with pruned heads), in eval mode, without pooler."""
+    from transformers import AutoConfig, AutoModel
+
+    kind = _read_json(directory / "config.json").get("model_type")
+    if kind != "bert":
+        raise ShrinkError(f"model_type is {kind!r} but only 'bert' encoders are supported: choose a BERT checkpoint.")
+    if not (directory / "model.safetensors").is_file():
+        raise ShrinkError("model.safetensors is missing in the model folder: convert the weights to safetensors.")
+    config = AutoConfig.from_pretrained(directory)
+    encoder = AutoModel.from_config(config, add_pooling_layer=False, attn_implementation="sdpa")
+    kept = int(getattr(config, "kept_heads", None) or 0)
+    for layer in encoder.encoder.layer if kept else ():
+        slice_heads(layer, list(range(kept)), config.hidden_size // config.num_attention_heads)
+    _fill(encoder, load_file(directory / "model.safetensors"))
+    return encoder.float().eval()
+
+
+def load_tokenizer(directory: Path, max_length: int) -> Tokenizer:
+    """tokenizer.json of a folder, without padding and truncating at max_length tokens."""
+    path = directory / "tokenizer.json"
+    if not path.is_file():
+        raise ShrinkError("tokenizer.json is missing in the model folder: save the fast tokenizer beside the weights.")
+    return _truncating(Tokenizer.from_file(str(path)), max_length)
+
+
+def load(directory: Path) -> tuple[Classifier, Tokenizer, Head]:
+    """A torch artifact: the classifier in eval mode, its tokenizer and its head record."""
+    if not (directory / "head.json").is_file():
+        raise ShrinkError("head.json is missing in the model folder: put a finetune stage before this one.")
+    head = Head.model_validate(_read_json(directory / "head.json"))
+    model = Classifier(load_encoder(directory), len(head.labels))
+    model.head.load_state_dict(load_file(directory / "head.safetensors"))
+    return model.eval(), load_tokenizer(directory, head.max_length), head
+
+
+def save(directory: Path, model: Classifier, tokenizer: Tokenizer, head: Head) -> None:
+    """Write a torch artifact; the bytes depend on the model, tokenizer and head alone."""
+    model.config.architectures = [type(model.encoder).__name__]
+    model.config.save_pretrained(directory)
+    for part, name in ((model.encoder, "model"), (model.head, "head")):
+        weights = {key: value.detach().contiguous() for key, value in part.state_dict().items()}
+        save_file(weights, directory / f"{name}.safetensors", metadata={"format": "pt"})
+    _truncating(tokenizer, head.max_length).save(str(directory / "tokenizer.json"))
+    text = json.dumps(head.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False)
+    (directory / "head.json").write_text(text + "\n", encoding="utf-8")
+
+
+def count_parameters(model: nn.Module) -> int:
+    """All weights of a module."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def keep_layers(model: Classifier, layers: list[int]) -> None:
+    """Keep the named layers (indices from the bottom), in the order given."""
+    count = len(model.layers)
+    if not layers or any(not 0 <= index < count for index in layers) or sorted(set(layers)) != layers:
+        raise ShrinkError(f"layers is {layers} but must be rising indices from 0 to {count - 1}: correct the list.")
+    model.encoder.encoder.layer = nn.ModuleList([model.layers[index] for index in layers])
+    model.config.num_hidden_layers = len(layers)
+
+
+def slice_linear(linear: nn.Linear, rows: Tensor | None = None, columns: Tensor | None = None) -> nn.Linear:
+    """A copy of a linear layer with only the named outputs (rows) and inputs (columns)."""
+    weight, bias = linear.weight.detach(), linear.bias.detach()
+    if rows is not None:
+        weight, bias = weight[rows], bias[rows]
+    if columns is not None:
+        weight = weight[:, columns]
+    small = nn.Linear(weight.shape[1], weight.shape[0])
+    small.load_state_dict({"weight": weight.clone(), "bias": bias.clone()})
+    return small
+
+
+def slice_ffn(layer: Any, kept: list[int]) -> None:
+    """Keep the named hidden neurons of one layer's feed-forward part."""
+    index = torch.tensor(kept, dtype=torch.long)
+    layer.intermediate.dense = slice_linear(layer.intermediate.dense, rows=index)
+    layer.output.dense = slice_linear(layer.output.dense, columns=index)
+
+
+def slice_heads(layer: Any, kept: list[int], head_size: int) -> None:
+    """Keep the named attention heads of one layer; the size of a head stays."""
+    index = torch.cat([torch.arange(head * head_size, (head + 1) * head_size) for head in kept])
+    attention = layer.attention.self
+    for name in ("query", "key", "value"):
+        setattr(attention, name, slice_linear(getattr(attention, name), rows=index))
+    attention.num_attention_heads = len(kept)
+    attention.all_head_size = len(index)
+    layer.attention.output.dense = slice_linear(layer.attention.output.dense, columns=index)
+
+
+def slice_vocabulary(model: Classifier, kept: list[int], pad: int) -> None:
+    """Keep the named rows of the token embedding; `pad` is the new index of the padding token."""
+    rows = model.encoder.embeddings.word_embeddings.weight.detach()[torch.tensor(kept)].clone()
+    table = nn.Embedding(len(kept), rows.shape[1], padding_idx=pad)
+    table.load_state_dict({"weight": rows})
+    model.encoder.embeddings.word_embeddings = table
+    model.config.vocab_size, model.config.pad_token_id = len(kept), pad
+
+
+def slice_positions(model: Classifier, count: int) -> None:
+    """Keep the first `count` position embeddings: longer inputs are truncated by the tokenizer anyway."""
+    parts = model.encoder.embeddings
+    count = min(count, parts.position_embeddings.num_embeddings)
+    rows = parts.position_embeddings.weight.detach()[:count].clone()
+    parts.position_embeddings = nn.Embedding.from_pretrained(rows, freeze=False)
+    parts.position_ids, parts.token_type_ids = parts.position_ids[:, :count], parts.token_type_ids[:, :count]
+    model.config.max_position_embeddings = count
+
+
+def _fill(encoder: Any, weights: dict[str, Tensor]) -> None:
+    """Load the encoder's own weights out of a checkpoint that may carry a prefix, a pooler or another head."""
+    plain = {name.removeprefix("bert."): value for name, value in weights.items()}
+    state = encoder.state_dict()
+    wrong = [name for name, value in state.items() if name not in plain or plain[name].shape != value.shape]
+    if wrong:
+        raise ShrinkError(f"model.safetensors lacks {wrong[0]} in the size that config.json says: use a matching pair.")
+    encoder.load_state_dict({name: plain[name] for name in state})
+
+
+def _truncating(tokenizer: Tokenizer, max_length: int) -> Tokenizer:
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length)
+    return tokenizer
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ShrinkError(f"{path.name} is missing in the model folder: name a folder with a saved model.")
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return value

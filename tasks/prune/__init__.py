@@ -1,0 +1,1 @@
+"""The prune stages: one config and stage function a method, the maths beside them."""

@@ -1,0 +1,147 @@
+"""Cuts whole layers, feed-forward neurons and attention heads: the result is a smaller ordinary BERT.
+
+A neuron's or head's importance is the sum over examples of the squared gradient of the loss with respect to a mask
+of ones on it, the diagonal Fisher information (Michel, Levy and Neubig 2019; Kwon et al. 2022, "A fast post-training
+pruning framework for transformers"), taken on the whole model before any layer goes.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import BaseModel, Field
+
+from registry.records import STRICT, ShrinkError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tasks.models import Classifier
+
+SAMPLE = 384  # train rows on which importance is measured
+
+
+class PruneStructuredConfig(BaseModel):
+    """What is left of the student."""
+
+    model_config = STRICT
+    kind: Literal["prune"] = "prune"
+    method: Literal["structured"] = "structured"
+    reads: ClassVar[dict[str, str]] = {"student": "torch", "data": "rows"}
+    writes: ClassVar[tuple[str, str]] = ("student", "torch")
+    layers: tuple[int, ...] | None = Field(default=None, description="Layers kept, from 0 at the bottom; none: all.")
+    ffn: int | None = Field(default=None, ge=1, description="Feed-forward neurons kept in each layer; none: all.")
+    heads: int | None = Field(default=None, ge=1, description="Attention heads kept in each layer; none: all.")
+    positions: bool = Field(default=True, description="Drop position embeddings beyond the data's max_length.")
+
+
+def run(inputs: dict[str, Path], config: PruneStructuredConfig, out: Path, seed: int) -> dict[str, Any]:
+    """Write the cut student; measured: parameters before and after."""
+    import numpy as np
+
+    from tasks import data, models, train
+
+    model, tokenizer, head = models.load(inputs["student"])
+    before = models.count_parameters(model)
+    present = heads_of(model)
+    _check(config.ffn, "ffn", int(model.config.intermediate_size))
+    _check(config.heads, "heads", present)
+    kept = list(range(len(model.layers))) if config.layers is None else list(config.layers)
+    scores = None
+    if config.ffn is not None or config.heads is not None:
+        rows = data.read_rows(inputs["data"], "train")
+        sample = [rows[index] for index in np.random.default_rng(seed).permutation(len(rows))[:SAMPLE]]
+        sequences = train.tokenize(tokenizer, [row["text"] for row in sample])
+        scores = importance(model, sequences, [row["label"] for row in sample])
+    models.keep_layers(model, kept)
+    if scores is not None:
+        cut_parts(model, [scores[0][index] for index in kept], [scores[1][index] for index in kept], config)
+    if config.positions:
+        models.slice_positions(model, head.max_length)
+    models.save(out, model, tokenizer, head)
+    return {"parameters_before": before, "parameters": models.count_parameters(model)}
+
+
+def heads_of(model: "Classifier") -> int:
+    """Attention heads that every layer has now."""
+    return int(getattr(model.config, "kept_heads", None) or model.config.num_attention_heads)
+
+
+def cut_parts(model: "Classifier", ffn: "list[Tensor]", heads: "list[Tensor]", config: PruneStructuredConfig) -> None:
+    """Keep the most important neurons and heads of every layer, in their old order."""
+    from tasks import models
+
+    size = int(model.config.hidden_size) // int(model.config.num_attention_heads)
+    for layer, ffn_score, head_score in zip(model.layers, ffn, heads, strict=True):
+        if config.ffn is not None:
+            models.slice_ffn(layer, top(ffn_score, config.ffn))
+        if config.heads is not None:
+            models.slice_heads(layer, top(head_score, config.heads), size)
+    if config.ffn is not None:
+        model.config.intermediate_size = config.ffn
+    if config.heads is not None:
+        model.config.kept_heads = config.heads
+
+
+def top(scores: "Tensor", count: int) -> list[int]:
+    """Rising indices of the largest scores; of equal ones the first."""
+    import torch
+
+    order: list[int] = torch.sort(scores, descending=True, stable=True).indices[:count].tolist()
+    return sorted(order)
+
+
+def importance(
+    model: "Classifier", sequences: list[list[int]], labels: list[int], size: int = 16
+) -> "tuple[list[Tensor], list[Tensor]]":
+    """Per layer the importance of its neurons [f] and of its heads [h]; the model is left as it was."""
+    import torch
+    from torch.nn import functional
+
+    from tasks import progress, train
+
+    model.eval().requires_grad_(False)
+    heads, width = heads_of(model), int(model.config.intermediate_size)
+    ffn_scores = [torch.zeros(width) for _ in model.layers]
+    head_scores = [torch.zeros(heads) for _ in model.layers]
+    targets = torch.as_tensor(labels)
+    batches = train.sorted_batches([len(sequence) for sequence in sequences], size)
+    for number, rows in enumerate(batches):
+        ffn_masks = [torch.ones(len(rows), 1, width, requires_grad=True) for _ in model.layers]
+        head_masks = [torch.ones(len(rows), 1, heads, 1, requires_grad=True) for _ in model.layers]
+        handles = _attach(model, ffn_masks, head_masks)
+        logits = model(*train.pad([sequences[row] for row in rows], train.pad_of(model)))
+        loss = functional.cross_entropy(logits, targets[rows], reduction="sum")
+        gradients = torch.autograd.grad(loss, [*ffn_masks, *head_masks])
+        for handle in handles:
+            handle.remove()
+        for place, gradient in enumerate(gradients):
+            target = (ffn_scores + head_scores)[place]
+            target += gradient.reshape(len(rows), -1).square().sum(0)
+        progress.report(number + 1, len(batches), "importance")
+    model.requires_grad_(True)
+    return ffn_scores, head_scores
+
+
+def _attach(model: "Classifier", ffn_masks: "list[Tensor]", head_masks: "list[Tensor]") -> list[Any]:
+    """Hooks that multiply every layer's neurons and head outputs by its masks (one value per example)."""
+
+    def scale_output(mask: "Tensor") -> Any:
+        return lambda module, args, output: output * mask
+
+    def scale_input(mask: "Tensor") -> Any:
+        def hook(module: Any, args: tuple[Any, ...]) -> Any:
+            context = args[0]
+            return ((context.unflatten(-1, (mask.shape[2], -1)) * mask).flatten(2), *args[1:])
+
+        return hook
+
+    handles = []
+    for layer, ffn_mask, head_mask in zip(model.layers, ffn_masks, head_masks, strict=True):
+        handles.append(layer.intermediate.register_forward_hook(scale_output(ffn_mask)))
+        handles.append(layer.attention.output.register_forward_pre_hook(scale_input(head_mask)))
+    return handles
+
+
+def _check(wanted: int | None, field: str, present: int) -> None:
+    if wanted is not None and wanted > present:
+        raise ShrinkError(f"{field} is {wanted} but the student has only {present}: give at most that.")

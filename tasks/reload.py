@@ -1,0 +1,38 @@
+"""Read a delivered model back in a fresh process and compare its answers with the golden ones of its evaluation."""
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from registry.records import STRICT
+
+
+class ReloadConfig(BaseModel):
+    """Settings of the reload check."""
+
+    model_config = STRICT
+    reads: ClassVar[dict[str, str]] = {"model": "onnx", "golden": "evaluation"}
+    writes: ClassVar[tuple[str, str]] = ("reload", "result")
+    kind: Literal["reload"] = Field("reload", description="The stage's kind.")
+    tolerance: float = Field(1e-4, gt=0, description="Largest allowed difference of a logit from the golden one.")
+
+
+def run(inputs: dict[str, Path], config: ReloadConfig, out: Path, seed: int) -> dict[str, Any]:
+    """Recompute the golden texts with inputs["model"]; a difference above the tolerance raises RuntimeError."""
+    from tasks import runtime
+
+    path = inputs["golden"]
+    golden = json.loads((path / "golden.json" if path.is_dir() else path).read_text(encoding="utf-8"))
+    expected = np.array(golden["logits"], dtype=np.float32)
+    answers = runtime.predict(inputs["model"], golden["texts"], batch=1)
+    if answers.shape != expected.shape:
+        raise RuntimeError(f"the reloaded model gives logits {answers.shape}, the golden ones are {expected.shape}")
+    worst = float(np.abs(answers - expected).max())
+    if not worst <= config.tolerance:
+        raise RuntimeError(f"the reloaded model differs from its golden logits by {worst:.3g} > {config.tolerance:g}")
+    result = {"max_difference": worst, "texts": len(golden["texts"]), "tolerance": config.tolerance}
+    (out / "result.json").write_text(json.dumps(result, sort_keys=True, indent=1) + "\n", encoding="utf-8")
+    return result

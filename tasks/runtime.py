@@ -1,0 +1,76 @@
+"""Run an ONNX artifact: onnxruntime and tokenizers alone, so that what is served here needs no torch."""
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def session(directory: Path, threads: int = 1) -> Any:
+    """An inference session on the CPU with this many threads and no spinning."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    path = str(directory / "model.onnx")
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def settings(directory: Path) -> dict[str, Any]:
+    """The artifact's config.json: labels and max_length."""
+    loaded: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    return loaded
+
+
+@lru_cache(maxsize=8)
+def _tokenizer(path: str, stamp: int, limit: int) -> Any:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(path)
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(limit)
+    return tokenizer
+
+
+def tokenizer(directory: Path) -> Any:
+    """The artifact's tokenizer, truncating at max_length, without padding."""
+    path = directory / "tokenizer.json"
+    return _tokenizer(str(path), path.stat().st_mtime_ns, int(settings(directory)["max_length"]))
+
+
+def encode(directory: Path, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text, one text after the other in this thread."""
+    encoder = tokenizer(directory)
+    return [encoder.encode(text).ids for text in texts]
+
+
+def feeds(ids: Sequence[Sequence[int]]) -> dict[str, NDArray[np.int64]]:
+    """Token ids padded with 0 to the longest of them, and their mask."""
+    length = max(2, *(len(row) for row in ids)) if len(ids) else 2
+    tokens = np.zeros((len(ids), length), dtype=np.int64)
+    mask = np.zeros((len(ids), length), dtype=np.int64)
+    for place, row in enumerate(ids):
+        tokens[place, : len(row)] = row
+        mask[place, : len(row)] = 1
+    return {"input_ids": tokens, "attention_mask": mask}
+
+
+def predict(
+    directory: Path, texts: Sequence[str], batch: int = 32, threads: int = 1, opened: Any = None
+) -> NDArray[np.float32]:
+    """Logits [texts, labels] in the order of the texts; batches hold texts of like length."""
+    running = opened if opened is not None else session(directory, threads)
+    ids = encode(directory, texts)
+    order = sorted(range(len(ids)), key=lambda place: (len(ids[place]), place))
+    logits = np.zeros((len(ids), len(settings(directory)["labels"])), dtype=np.float32)
+    for start in range(0, len(order), batch):
+        places = order[start : start + batch]
+        logits[places] = running.run(["logits"], feeds([ids[place] for place in places]))[0]
+    return logits

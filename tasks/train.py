@@ -1,0 +1,135 @@
+"""Length-bucketed batches, AdamW with a linear warm-up schedule, the training loop and batched prediction."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from pydantic import BaseModel
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from registry.records import STRICT
+from tasks import progress
+from tasks.models import Classifier
+
+WARM_UP = 0.06  # part of the steps in which the learning rate rises
+CLIP = 1.0  # largest gradient norm
+CHUNK = 50  # batches that are sorted by length together
+
+
+class Schedule(BaseModel):
+    """How long and how fast to train."""
+
+    model_config = STRICT
+    epochs: int
+    lr: float
+    batch_size: int
+    seed: int
+
+
+def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of every text, truncated as the tokenizer says."""
+    return [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+
+
+def pad(sequences: Sequence[Sequence[int]], pad_id: int = 0) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask [b, longest], both int64."""
+    longest = max(len(sequence) for sequence in sequences)
+    ids = torch.full((len(sequences), longest), pad_id, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.as_tensor(sequence)
+        mask[row, : len(sequence)] = 1
+    return ids, mask
+
+
+def sorted_batches(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Row numbers in batches of rising length, for prediction."""
+    order = np.argsort(np.asarray(lengths), kind="stable").tolist()
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def shuffled_batches(lengths: Sequence[int], size: int, rng: np.random.Generator) -> list[list[int]]:
+    """Row numbers in random batches of nearly equal length: sorted inside shuffled chunks, then shuffled."""
+    order = rng.permutation(len(lengths))
+    batches: list[list[int]] = []
+    for start in range(0, len(order), size * CHUNK):
+        chunk = order[start : start + size * CHUNK]
+        chunk = chunk[np.argsort(np.asarray(lengths)[chunk], kind="stable")]
+        batches += [chunk[begin : begin + size].tolist() for begin in range(0, len(chunk), size)]
+    return [batches[index] for index in rng.permutation(len(batches))]
+
+
+def adamw(model: nn.Module, lr: float, weight_decay: float = 0.01) -> torch.optim.AdamW:
+    """AdamW over the trainable weights; biases and norms without decay (Loshchilov and Hutter 2019)."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [parameter for parameter in trainable if parameter.ndim > 1], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in trainable if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=lr, fused=True)
+
+
+def warm_up_factor(step: int, steps: int) -> float:
+    """Learning-rate factor at a step: up to 1 over the first 6 % of the steps, then linearly down to 0."""
+    rising = (step + 1) / max(1.0, steps * WARM_UP)
+    falling = (steps - step) / max(1.0, steps * (1 - WARM_UP))
+    return min(1.0, rising, max(0.0, falling))
+
+
+def fit(
+    model: nn.Module, lengths: Sequence[int], loss_of: Callable[[list[int]], Tensor], schedule: Schedule
+) -> list[float]:
+    """Minimise loss_of(row numbers) over all rows; the mean loss of every epoch. The model ends in eval mode."""
+    torch.manual_seed(schedule.seed)
+    rng = np.random.default_rng(schedule.seed)
+    steps = math.ceil(len(lengths) / schedule.batch_size) * schedule.epochs
+    optimizer = adamw(model, schedule.lr)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_factor(step, steps))
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.train()
+    curve, done = [], 0
+    for epoch in range(schedule.epochs):
+        losses = []
+        for rows in shuffled_batches(lengths, schedule.batch_size, rng):
+            loss = loss_of(rows)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(trainable, CLIP)
+            optimizer.step()
+            scheduler.step()
+            losses.append(float(loss.detach()))
+            done += 1
+            if done % 20 == 0 or done == steps:
+                progress.report(done, steps, f"loss {np.mean(losses[-20:]):.4f}")
+                progress.metric("loss", float(np.mean(losses[-20:])), done)
+        curve.append(float(np.mean(losses)))
+        progress.metric("epoch_loss", curve[-1], epoch + 1)
+    model.eval()
+    return curve
+
+
+@torch.inference_mode()
+def predict(model: Classifier, sequences: Sequence[Sequence[int]], size: int = 64) -> tuple[Tensor, Tensor]:
+    """Logits [n, C] and pooled vectors [n, d] of tokenised texts, in their order."""
+    model.eval()
+    logits = torch.zeros(len(sequences), model.head.out_features)
+    pooled = torch.zeros(len(sequences), model.head.in_features)
+    batches = sorted_batches([len(sequence) for sequence in sequences], size)
+    for number, rows in enumerate(batches):
+        vectors = model.features(*pad([sequences[row] for row in rows], pad_of(model)))
+        pooled[rows], logits[rows] = vectors, model.classify(vectors)
+        if number % 20 == 0:
+            progress.report(number, len(batches), "predicting")
+    return logits, pooled
+
+
+def pad_of(model: Classifier) -> int:
+    """The padding token's id of a model (0 when its configuration names none)."""
+    return int(model.config.pad_token_id or 0)
+
+
+def accuracy(logits: Tensor, labels: Sequence[int]) -> float:
+    """Part of the rows whose largest logit stands at the label."""
+    return float((logits.argmax(-1) == torch.as_tensor(labels)).double().mean())

@@ -1,0 +1,67 @@
+"""The process that one stage runs in: `python -m tasks.worker STAGE_DIRECTORY` (started by tasks/stage.py).
+
+It reads call.json, holds the directory's lock, dies with its parent, and leaves `out` complete or not at all.
+"""
+
+import ctypes
+import fcntl
+import json
+import os
+import resource
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+from tasks import progress
+from tasks.kinds import EveryStage, function_of
+
+PR_SET_PDEATHSIG = 1  # prctl(2): the signal that the kernel sends when the parent is gone
+
+
+def main(directory: Path) -> int:
+    """Run the stage described in directory/call.json; returns the exit status."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    call = json.loads((directory / "call.json").read_text())
+    if os.getppid() != call["parent"]:
+        return 1
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run_call(directory, call)
+    return 0
+
+
+def run_call(directory: Path, call: dict[str, object]) -> None:
+    """Run the stage into `out.partial`, then write result.json and rename to `out`."""
+    progress.enabled = True
+    config = EveryStage.validate_python(call["config"])
+    limit_threads(int(str(call["threads"])), torch_too=config.kind not in {"data", "floor", "quantize", "reload"})
+    partial = directory / "out.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    raw_inputs = call["inputs"]
+    assert isinstance(raw_inputs, dict)
+    inputs = {role: Path(path) for role, path in raw_inputs.items()}
+    measured = function_of(config)(inputs, config, partial, int(str(call["seed"])))
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    result = {
+        "measured": measured,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_rss_mb": usage.ru_maxrss * 1024 / 1e6,
+    }
+    (directory / "result.json").write_text(json.dumps(result))
+    shutil.rmtree(directory / "out", ignore_errors=True)
+    partial.rename(directory / "out")
+
+
+def limit_threads(threads: int, *, torch_too: bool) -> None:
+    """Bound the compute threads; torch is imported only by the stages that use it."""
+    if torch_too:
+        import torch
+
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
