@@ -1,0 +1,232 @@
+"""A small server that always answers with the version behind an alias: `shrink serve NAME --alias champion`.
+
+A loop compares the alias with what is loaded. A new version is fetched, hashed against its digest, opened and asked the
+golden texts of its evaluation; only then does it replace the old one, in one assignment. A version that fails keeps the
+old one serving, and /healthz says why. Requests in flight finish with the version they began with.
+"""
+
+import json
+import logging
+import shutil
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from flows.settings import settings
+from registry import versions
+from registry.records import STRICT, ShrinkError
+from tasks import runtime
+
+log = logging.getLogger("flows.deploy")
+
+MAX_TEXTS = 128
+MAX_CHARACTERS = 10_000
+MAX_BYTES = 1 << 20
+TOLERANCE = 1e-4  # of a golden logit; as in tasks/reload.py
+
+
+class Unfit(RuntimeError):
+    """A version whose bytes are right but whose answers are not."""
+
+
+class Question(BaseModel):
+    """The body of /predict."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    texts: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)]],
+        Field(min_length=1, max_length=MAX_TEXTS, description="texts to classify"),
+    ]
+
+
+class Loaded(BaseModel):
+    """An opened version: everything one request needs, so that it never sees two versions."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+    version: str
+    directory: Path
+    labels: tuple[str, ...]
+    session: Any
+
+
+class Refused(BaseModel):
+    """A version that is not served, and why."""
+
+    model_config = STRICT
+    version: str
+    why: str
+
+
+class Slot(BaseModel):
+    """What the server serves now; the loop alone assigns, requests only read."""
+
+    name: str
+    alias: str
+    serving: Loaded | None = None
+    refused: Refused | None = None
+    trouble: str | None = None
+
+
+def serve(
+    name: str,
+    alias: str = "champion",
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    poll_seconds: float = 5.0,
+    cache: Path | None = None,
+    threads: int = 1,
+) -> None:
+    """Serve the alias until interrupted; versions are kept in `cache` (default: deployed/ in the state directory)."""
+    import uvicorn
+    from mlflow import MlflowClient
+
+    if poll_seconds <= 0:
+        raise ShrinkError(f"poll_seconds is {poll_seconds:g}; give a number of seconds above 0.")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    slot, stop = Slot(name=name, alias=alias), threading.Event()
+    client, kept = MlflowClient(), cache if cache is not None else settings().home / "deployed"
+
+    def follow() -> None:
+        while not stop.is_set():
+            reconcile(client, slot, kept, threads)
+            stop.wait(poll_seconds)
+
+    threading.Thread(target=follow, name="follow", daemon=True).start()
+    try:
+        uvicorn.run(
+            application(slot, threads), host=host, port=port, limit_concurrency=64, timeout_graceful_shutdown=10
+        )
+    finally:
+        stop.set()
+
+
+def reconcile(client: Any, slot: Slot, cache: Path, threads: int = 1) -> None:
+    """One turn of the loop: make the slot serve what the alias names, or note why it does not. Never raises."""
+    version = ""
+    try:
+        version = versions.resolve(client, slot.name, slot.alias)
+        if slot.serving is not None and slot.serving.version == version:
+            slot.refused = slot.trouble = None
+            return
+        if slot.refused is not None and slot.refused.version == version:
+            slot.trouble = None
+            return  # a version never changes, so neither does its verdict here
+        loaded = load(client, slot.name, version, cache, threads)
+    except (versions.CorruptVersion, Unfit) as error:
+        slot.refused, slot.trouble = Refused(version=version, why=str(error)), None
+        log.error("version %s of %s is refused: %s", version, slot.name, error)
+    except Exception as error:  # the registry is away or the alias unset: go on with what is loaded, try again
+        if slot.trouble is None:
+            log.warning("alias %s of %s cannot be followed: %s", slot.alias, slot.name, error)
+        slot.trouble = f"{type(error).__name__}: {error}"
+    else:
+        before = slot.serving.version if slot.serving is not None else None
+        slot.serving, slot.refused, slot.trouble = loaded, None, None
+        log.info("serving version %s of %s (before: %s)", version, slot.name, before)
+
+
+def load(client: Any, name: str, version: str, cache: Path, threads: int = 1) -> Loaded:
+    """Fetch, verify, open and check one version; raises CorruptVersion or Unfit when it must not be served."""
+    folder = cache / f"{name}-{version}"
+    try:
+        fetched = versions.fetch(client, name, version, folder)
+    except versions.CorruptVersion:
+        if not folder.exists():
+            raise
+        shutil.rmtree(folder)  # the kept copy is damaged or of another registry: the registry decides
+        fetched = versions.fetch(client, name, version, folder)
+    try:
+        return opened(fetched / "model", fetched / "evidence" / "golden.json", version, threads)
+    except Unfit:
+        raise
+    except Exception as error:
+        raise Unfit(f"it cannot be opened or checked: {type(error).__name__}: {error}") from error
+
+
+def opened(model: Path, golden: Path, version: str, threads: int = 1) -> Loaded:
+    """Open a model's directory and compare its answers with the golden ones; raises Unfit when they differ."""
+    session = runtime.session(model, threads)
+    known = json.loads(golden.read_text(encoding="utf-8"))
+    expected = np.array(known["logits"], dtype=np.float32)
+    answers = runtime.predict(model, known["texts"], batch=1, opened=session)
+    if not len(expected) or answers.shape != expected.shape:
+        raise Unfit(f"its logits have the shape {answers.shape}, the golden ones {expected.shape}")
+    worst = float(np.abs(answers - expected).max())
+    if not worst <= TOLERANCE:
+        raise Unfit(f"it differs from its golden logits by {worst:.3g}, allowed is {TOLERANCE:g}")
+    labels = tuple(runtime.settings(model)["labels"])
+    return Loaded(version=version, directory=model, labels=labels, session=session)
+
+
+def answer(loaded: Loaded, texts: Sequence[str], threads: int = 1) -> list[dict[str, Any]]:
+    """For each text the likeliest label, its score, and all scores (softmax of the logits)."""
+    logits = runtime.predict(loaded.directory, texts, threads=threads, opened=loaded.session).astype(np.float64)
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares = powers / powers.sum(axis=1, keepdims=True)
+    best = shares.argmax(axis=1)
+    return [
+        {
+            "label": loaded.labels[place],
+            "score": float(row[place]),
+            "scores": {label: float(score) for label, score in zip(loaded.labels, row, strict=True)},
+        }
+        for place, row in zip(best, shares, strict=True)
+    ]
+
+
+def application(slot: Slot, threads: int = 1) -> FastAPI:
+    """The HTTP application over a slot."""
+    app = FastAPI(title="shrink", docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.get("/healthz")
+    def healthz() -> JSONResponse:
+        serving = slot.serving
+        body = {
+            "status": "waiting" if serving is None else "serving",
+            "model": slot.name,
+            "alias": slot.alias,
+            "version": None if serving is None else serving.version,
+            "refused": None if slot.refused is None else slot.refused.model_dump(),
+            "trouble": slot.trouble,
+        }
+        return JSONResponse(body, status_code=503 if serving is None else 200)
+
+    @app.post("/predict")
+    async def predict(request: Request) -> JSONResponse:
+        question = read(await body_of(request))
+        serving = slot.serving
+        if serving is None:
+            raise HTTPException(503, "no version is loaded yet; /healthz says why")
+        found = await run_in_threadpool(answer, serving, question.texts, threads)
+        return JSONResponse({"model": slot.name, "version": serving.version, "predictions": found})
+
+    return app
+
+
+async def body_of(request: Request) -> bytes:
+    """The request's body, refused as soon as it is longer than MAX_BYTES."""
+    held = bytearray()
+    async for part in request.stream():
+        held += part
+        if len(held) > MAX_BYTES:
+            raise HTTPException(413, f"body: longer than {MAX_BYTES} bytes; send fewer or shorter texts")
+    return bytes(held)
+
+
+def read(body: bytes) -> Question:
+    """The question in a body; a 422 names every field that is wrong."""
+    try:
+        return Question.model_validate_json(body)
+    except ValidationError as error:
+        wrong = [
+            {"field": ".".join(map(str, one["loc"])) or "body", "problem": one["msg"]}
+            for one in error.errors(include_url=False, include_input=False, include_context=False)[:8]
+        ]
+        raise HTTPException(422, wrong) from None

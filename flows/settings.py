@@ -1,0 +1,46 @@
+"""What the environment says: the only module that reads it. Every field is a variable SHRINK_<NAME>."""
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Where state lives and what the machine is allowed; all have defaults that work on one machine."""
+
+    model_config = SettingsConfigDict(env_prefix="SHRINK_", frozen=True, extra="ignore")
+    home: Path = Field(default=Path(".shrink"), description="directory of all local state")
+    threads: int = Field(default=2, ge=1, le=64, description="compute threads of a stage; part of every cache key")
+    country: str | None = Field(default=None, description="ISO 3166 alpha-3 code of the grid, for gCO2e")
+
+
+def settings() -> Settings:
+    """The settings of this process, with an absolute home."""
+    read = Settings()
+    return read.model_copy(update={"home": read.home.absolute()})
+
+
+def base_environment() -> dict[str, str]:
+    """This process's environment, for handing on to the servers."""
+    return dict(os.environ)
+
+
+def apply(environment: dict[str, str]) -> None:
+    """Set variables that libraries (Prefect, MLflow) read; call before importing them."""
+    os.environ.update(environment)
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """The environment of a stage's process: no secrets of S3, bounded threads, nothing fetched from a hub."""
+    secret = ("AWS_", "MLFLOW_", "PREFECT_")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(secret)}
+    return inherited | {
+        "PYTHONSAFEPATH": "1",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": str(threads),
+        "OPENBLAS_NUM_THREADS": str(threads),
+    }

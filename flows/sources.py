@@ -1,0 +1,72 @@
+"""Sources become local directories: packages fetched as files through the user's own pip settings, never imported."""
+
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+from filelock import FileLock
+
+from flows.recipe import Source
+from registry.records import ShrinkError, sha256_json
+
+
+def resolve(source: Source, home: Path) -> Path:
+    """The local directory of a source; fetched once, kept under home/sources.
+
+    Raises ShrinkError when it cannot be had or its hash is another.
+    """
+    scheme, _, rest = source.uri.partition(":")
+    if scheme == "dir":
+        directory = Path(rest) / source.path
+        if not directory.is_dir():
+            raise ShrinkError(f"source '{source.uri}' is no directory; give the path of one.")
+        return directory
+    if scheme != "pypi" or not source.sha256:
+        raise ShrinkError(f"source '{source.uri}' must be dir:PATH, or pypi:NAME==VERSION with its sha256.")
+    target = home / "sources" / sha256_json(source.model_dump())[:16]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):
+        if not target.exists():
+            with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+                unpack(download(rest, source.sha256, Path(scratch)), source.path, Path(scratch)).rename(target)
+    return target
+
+
+def download(requirement: str, sha256: str, scratch: Path) -> Path:
+    """Fetch one package file by `pip download --require-hashes`; returns its path."""
+    (scratch / "requirements.txt").write_text(f"{requirement} --hash=sha256:{sha256}\n")
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--require-hashes", "--no-build-isolation"]
+    done = subprocess.run(
+        [*command, "-d", str(scratch / "got"), "-r", str(scratch / "requirements.txt")],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode != 0:
+        reason = next((line for line in done.stderr.splitlines() if line.startswith("ERROR")), "pip failed")
+        raise ShrinkError(f"source 'pypi:{requirement}' could not be fetched ({reason}); check pip's settings.")
+    return next((scratch / "got").iterdir())
+
+
+def unpack(package: Path, inner: str, scratch: Path) -> Path:
+    """Extract `inner` (a directory, or a .tar.gz inside) of a wheel or sdist into a directory of its own."""
+    opened = scratch / "opened"
+    if package.suffix == ".whl":
+        with zipfile.ZipFile(package) as archive:
+            archive.extractall(opened)
+        root = opened
+    else:
+        with tarfile.open(package) as archive_tar:
+            archive_tar.extractall(opened, filter="data")
+        root = next(opened.iterdir())
+    wanted = root / inner
+    if wanted.suffixes[-2:] == [".tar", ".gz"]:
+        with tarfile.open(wanted) as nested:
+            nested.extractall(scratch / "nested", filter="data")
+        wanted = next((scratch / "nested").iterdir())
+    kept = scratch / "kept"
+    shutil.copytree(wanted, kept)
+    return kept

@@ -1,0 +1,260 @@
+"""The deployer against a real registry, with tiny real ONNX models: swaps, refusals, bad requests, a busy swap."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from flows import deploy
+from infra import services
+from registry import versions
+from registry.records import digest_directory
+from tasks import runtime
+
+WORDS = ["[UNK]", "bad", "fine", "good", "film"]
+TEXTS = ["good film", "bad film", "fine"]
+
+
+def make_model(folder: Path, strength: float) -> Path:
+    """Summed word weights as an ONNX artifact."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    folder.mkdir(parents=True)
+    table = np.zeros((len(WORDS), 2), dtype=np.float32)
+    table[1], table[3] = (strength, -strength), (-strength, strength)
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["vectors"]),
+        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["mask", "last"], ["column"]),
+        helper.make_node("Mul", ["vectors", "column"], ["kept"]),
+        helper.make_node("ReduceSum", ["kept", "middle"], ["logits"], keepdims=0),
+    ]
+    constants = {"table": table, "last": np.array([2]), "middle": np.array([1])}
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [
+            helper.make_tensor_value_info(name, TensorProto.INT64, ["b", "t"])
+            for name in ("input_ids", "attention_mask")
+        ],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["b", 2])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), folder / "model.onnx"
+    )
+    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "config.json").write_text(json.dumps({"labels": ["negative", "positive"], "max_length": 16}))
+    return folder
+
+
+def make_golden(folder: Path, model: Path, shift: float = 0.0) -> Path:
+    folder.mkdir(parents=True)
+    logits = runtime.predict(model, TEXTS, batch=1) + np.float32(shift)
+    (folder / "golden.json").write_text(json.dumps({"texts": TEXTS, "logits": logits.tolist()}))
+    return folder
+
+
+def put(client: Any, name: str, folder: Path, strength: float, shift: float = 0.0, evidence: bool = True) -> str:
+    model = make_model(folder / "model", strength)
+    golden = make_golden(folder / "evidence", model, shift) if evidence else None
+    run = client.create_run("0").info.run_id
+    return versions.register(client, name, model, golden, digest_directory(model), {}, "a test", run)
+
+
+@pytest.fixture
+def client(servers: services.Services) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(servers.mlflow_uri)
+
+
+@pytest.fixture
+def ready(tmp_path: Path) -> TestClient:
+    model = make_model(tmp_path / "model", 1.0)
+    golden = make_golden(tmp_path / "evidence", model) / "golden.json"
+    slot = deploy.Slot(name="tiny", alias="champion", serving=deploy.opened(model, golden, "1"))
+    return TestClient(deploy.application(slot))
+
+
+def test_the_alias_is_followed_and_a_rollback_is_too(client: Any, tmp_path: Path) -> None:
+    slot = deploy.Slot(name="followed", alias="champion")
+    http = TestClient(deploy.application(slot))
+    deploy.reconcile(client, slot, tmp_path / "cache")
+    assert http.get("/healthz").status_code == 503
+    assert http.post("/predict", json={"texts": ["good"]}).status_code == 503
+    first, second = put(client, "followed", tmp_path / "1", 1.0), put(client, "followed", tmp_path / "2", 3.0)
+    scores = []
+    for version in (first, second, first):
+        client.set_registered_model_alias("followed", "champion", version)
+        deploy.reconcile(client, slot, tmp_path / "cache")
+        health = http.get("/healthz").json()
+        assert (health["status"], health["version"], health["trouble"]) == ("serving", version, None)
+        scores.append(http.post("/predict", json={"texts": ["good"]}).json()["predictions"][0]["score"])
+    assert scores == pytest.approx([1 / (1 + np.exp(-2)), 1 / (1 + np.exp(-6)), 1 / (1 + np.exp(-2))])
+
+
+def test_a_version_that_fails_its_golden_check_is_refused_and_the_old_one_stays(client: Any, tmp_path: Path) -> None:
+    name, cache = "guarded", tmp_path / "cache"
+    good = put(client, name, tmp_path / "1", 1.0)
+    wrong = put(client, name, tmp_path / "2", 2.0, shift=0.5)
+    bare = put(client, name, tmp_path / "3", 3.0, evidence=False)
+    slot = deploy.Slot(name=name, alias="champion")
+    client.set_registered_model_alias(name, "champion", good)
+    deploy.reconcile(client, slot, cache)
+    for version, why in ((wrong, "golden logits by 0.5"), (bare, "golden.json")):
+        client.set_registered_model_alias(name, "champion", version)
+        deploy.reconcile(client, slot, cache)
+        assert slot.serving is not None and slot.serving.version == good
+        assert slot.refused is not None and slot.refused.version == version and why in slot.refused.why
+        refusal = slot.refused
+        deploy.reconcile(client, slot, cache)
+        assert slot.refused is refusal, "a refused version is not fetched and tried at every poll"
+    client.set_registered_model_alias(name, "champion", good)
+    deploy.reconcile(client, slot, cache)
+    assert slot.refused is None
+
+
+def test_changed_bytes_are_never_loaded(client: Any, servers_home: Path, tmp_path: Path) -> None:
+    name, cache = "tampered", tmp_path / "cache"
+    version = put(client, name, tmp_path / "1", 1.0)
+    client.set_registered_model_alias(name, "champion", version)
+    source = client.get_model_version(name, version).source.removeprefix("models:/")
+    (stored,) = [path for path in (servers_home / "s3").rglob("model.onnx") if source in path.parts]
+    original = stored.read_bytes()
+    changed = make_model(tmp_path / "other", 9.0) / "model.onnx"
+    stored.write_bytes(changed.read_bytes())
+    slot = deploy.Slot(name=name, alias="champion")
+    deploy.reconcile(client, slot, cache)
+    assert slot.serving is None
+    assert slot.refused is not None and "digest" in slot.refused.why
+    stored.write_bytes(original)
+    slot = deploy.Slot(name=name, alias="champion")
+    deploy.reconcile(client, slot, cache)
+    assert slot.serving is not None
+    kept = cache / f"{name}-{version}" / "model" / "model.onnx"
+    kept.write_bytes(changed.read_bytes())
+    slot = deploy.Slot(name=name, alias="champion")
+    deploy.reconcile(client, slot, cache)
+    assert slot.serving is not None, "a damaged copy of ours is fetched again"
+    assert kept.read_bytes() == original
+
+
+def test_a_registry_that_is_away_does_not_stop_serving(ready: TestClient, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        away = MlflowClient("http://127.0.0.1:9")
+        model = make_model(tmp_path / "served", 1.0)
+        golden = make_golden(tmp_path / "known", model) / "golden.json"
+        slot = deploy.Slot(name="tiny", alias="champion", serving=deploy.opened(model, golden, "1"))
+        deploy.reconcile(away, slot, tmp_path / "cache")
+    assert slot.serving is not None and slot.serving.version == "1"
+    assert slot.trouble is not None
+    health = TestClient(deploy.application(slot)).get("/healthz")
+    assert (health.status_code, health.json()["status"]) == (200, "serving")
+
+
+def test_predictions_have_labels_and_scores_in_the_order_asked(ready: TestClient) -> None:
+    texts = ["good good film film film", "bad", "fine", "good"]
+    found = ready.post("/predict", json={"texts": texts}).json()
+    assert (found["model"], found["version"]) == ("tiny", "1")
+    assert [one["label"] for one in found["predictions"]] == ["positive", "negative", "negative", "positive"]
+    for one in found["predictions"]:
+        assert one["score"] == max(one["scores"].values())
+        assert sum(one["scores"].values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "field"),
+    [
+        (b"", 422, "body"),
+        (b"not json", 422, "body"),
+        (b"[]", 422, "body"),
+        (b"{}", 422, "texts"),
+        (b'{"texts": "good"}', 422, "texts"),
+        (b'{"texts": []}', 422, "texts"),
+        (b'{"texts": ["good", 3]}', 422, "texts.1"),
+        (b'{"texts": ["good", ""]}', 422, "texts.1"),
+        (b'{"texts": ["good"], "alias": "x"}', 422, "alias"),
+        (b'{"texts": ["\\ud800"]}', 422, "body"),
+        (b'{"texts": ["\xff"]}', 422, "body"),
+        (json.dumps({"texts": ["a" * (deploy.MAX_CHARACTERS + 1)]}).encode(), 422, "texts.0"),
+        (json.dumps({"texts": ["a"] * (deploy.MAX_TEXTS + 1)}).encode(), 422, "texts"),
+        (b" " * (deploy.MAX_BYTES + 1), 413, "body"),
+    ],
+)
+def test_a_bad_body_is_refused_by_field(ready: TestClient, body: bytes, code: int, field: str) -> None:
+    refused = ready.post("/predict", content=body)
+    assert refused.status_code == code, refused.text
+    detail = refused.json()["detail"]
+    assert field in (detail if isinstance(detail, str) else [one["field"] for one in detail])
+
+
+@pytest.fixture
+def process(servers: services.Services, servers_home: Path, tmp_path: Path) -> Iterator[tuple[Any, str]]:
+    """`serve` as a program of its own, following the alias `live` of the model `busy`."""
+    holder = services._bind(0)
+    assert holder is not None
+    port = holder.getsockname()[1]
+    holder.close()
+    code = (
+        "from pathlib import Path; from flows.deploy import serve; "
+        f"serve('busy', 'live', port={port}, poll_seconds=0.2, cache=Path({str(tmp_path / 'cache')!r}))"
+    )
+    env = {**os.environ, **services.environment(servers, servers_home)}
+    with (tmp_path / "serve.log").open("wb") as output:
+        started = subprocess.Popen(
+            [sys.executable, "-c", code], cwd=Path(__file__).parents[2], env=env, stdout=output, stderr=output
+        )
+    try:
+        yield started, f"http://127.0.0.1:{port}"
+    finally:
+        started.kill()
+        started.wait()
+
+
+def until_version(address: str, version: str, seconds: float) -> int:
+    """Ask without pause until the version answers; every answer must be a whole one of a single version."""
+    asked, until = 0, time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            found = httpx.post(address + "/predict", json={"texts": ["good", "bad"]}, timeout=20, trust_env=False)
+        except httpx.ConnectError:
+            assert asked == 0, "it listened and then did not"
+            time.sleep(0.1)
+            continue
+        if found.status_code == 503 and asked == 0:
+            continue
+        assert found.status_code == 200, found.text
+        asked += 1
+        if found.json()["version"] == version:
+            return asked
+    raise AssertionError(f"version {version} was not served within {seconds:g} s")
+
+
+def test_no_request_fails_while_the_version_changes(client: Any, process: tuple[Any, str], tmp_path: Path) -> None:
+    started, address = process
+    first, second = put(client, "busy", tmp_path / "1", 1.0), put(client, "busy", tmp_path / "2", 3.0)
+    client.set_registered_model_alias("busy", "live", first)
+    until_version(address, first, 120)
+    client.set_registered_model_alias("busy", "live", second)
+    assert until_version(address, second, 60) > 1, "the old version answered meanwhile"
+    started.send_signal(signal.SIGTERM)
+    assert started.wait(20) in (0, -signal.SIGTERM)
+    assert "serving version" in (tmp_path / "serve.log").read_text()

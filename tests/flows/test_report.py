@@ -1,0 +1,110 @@
+"""The report: totals that equal their parts, honest words for what is missing, and a page that stands alone."""
+
+import math
+import re
+from typing import Any
+
+import pytest
+
+from flows import report
+
+SCORE = {
+    "accuracy": 0.91, "macro_f1": 0.91, "bytes": 90_000_000, "parameters": 22_000_000, "macs": None, "p50_ms": 20.0,
+    "p95_ms": 25.0, "throughput": 50.0, "peak_rss_mb": 300.0,
+}  # fmt: skip
+HALF = {"point": 0.98, "low": 0.97, "high": 0.99}
+EVALUATION = {
+    "examples": 872,
+    "teacher": SCORE,
+    "student": {**SCORE, "accuracy": 0.89, "bytes": 9_000_000, "p50_ms": 4.0},
+    "floor": {**SCORE, "accuracy": 0.8, "bytes": 900_000, "p50_ms": 0.1},
+    "retention": HALF, "lift_retained": HALF, "win_over_floor": HALF,
+    "flips_to_wrong": 30, "flips_to_right": 12, "agreement": 0.95,
+}  # fmt: skip
+CHECK = {"name": "retention", "value": 0.98, "limit": 0.97, "passed": True, "why": "kept <enough>"}
+
+
+def stage(kind: str, wh: float | None, cached: bool = False, key: str | None = None) -> dict[str, Any]:
+    band = None if wh is None else {"low": wh / 4000, "central": wh / 1000, "high": wh / 500}
+    tier = "unmeasured" if wh is None else "cpu modelled, ram constant"
+    parts = {} if wh is None else {"cpu_kwh": wh / 4000, "ram_kwh": wh * 3 / 4000}
+    return {
+        "key": key or kind, "kind": kind, "method": None, "role": "student", "digest": "ab", "bytes": 5_000_000,
+        "inputs": {}, "config": {}, "footprint": {"kwh": band, "seconds": 60.0, "tier": tier, **parts},
+        "cpu_seconds": 1.0, "peak_rss_mb": 1.0, "started": "2026-01-01", "cached": cached,
+    }  # fmt: skip
+
+
+def run(*stages: dict[str, Any], evaluated: bool = True) -> dict[str, Any]:
+    return {
+        "run_id": "r1", "recipe": "tiny", "status": "passed", "started": "2026-01-01", "stages": list(stages),
+        "evaluation": EVALUATION if evaluated else None,
+        "verdict": {"passed": True, "checks": [CHECK]} if evaluated else None,
+        "version": "3" if evaluated else None, "digest": "abc" if evaluated else None,
+    }  # fmt: skip
+
+
+def test_totals_equal_the_sum_of_the_counted_rows() -> None:
+    facts = report.build([run(stage("distill", 3.0), stage("evaluate", 1.0)), run(stage("distill", 3.0, cached=True))])
+    counted = [row for row in facts["stages"] if row["counted"]]
+    assert len(counted) == 2
+    for bound in ("low", "central", "high"):
+        assert math.isclose(facts["spent"]["kwh"][bound], sum(row["kwh"][bound] for row in counted))
+    assert math.isclose(facts["spent"]["cpu_kwh"] + facts["spent"]["ram_kwh"], facts["spent"]["kwh"]["central"])
+    assert facts["bytes_ratio"] == 10.0
+
+
+def test_payback_from_mean_power_and_latency() -> None:
+    facts = report.build([run(stage("distill", 3.0), stage("evaluate", 1.0))])
+    saved = 60.0 * 0.016 / 3600  # 1 Wh in 60 s is 60 W; 16 ms saved
+    assert math.isclose(facts["payback"]["requests"]["central"], 4.0 / saved)
+
+
+def test_nothing_measured_is_never_zero() -> None:
+    facts = report.build([run(stage("distill", None), stage("evaluate", None))])
+    assert facts["spent"]["kwh"] is None and facts["co2e_g"] is None
+    assert facts["payback"]["requests"] is None
+    assert "2 of 2 stages could not be measured" in facts["limits"][0]
+    html = report.render_html(facts)
+    assert "not measured" in html and "unknown" in html and "NaN" not in html
+    assert not re.search(r"\b0(\.0+)? ?(k|m)?Wh", html)
+
+
+def test_partly_measured_is_a_lower_bound_and_unevaluated_says_so() -> None:
+    facts = report.build([run(stage("distill", 2.0), stage("label", None), evaluated=False)], country="FRA", pue=1.4)
+    assert facts["spent"]["unmeasured"] == 1 and facts["spent"]["kwh"]["central"] == 0.002
+    assert facts["bytes_ratio"] is None
+    html = report.render_html(facts)
+    assert "a lower bound" in html and "No run has been evaluated" in html and "France" in html
+
+
+def test_no_runs_at_all_renders() -> None:
+    assert "not measured" in report.render_html(report.build([]))
+
+
+def test_text_is_escaped_and_the_page_stands_alone() -> None:
+    hostile = run(stage("<script>alert(1)</script>", 1.0), stage("evaluate", 1.0))
+    hostile["recipe"] = '"><img src=x onerror=alert(1)>'
+    html = report.render_html(report.build([hostile], title="<b>&</b>"))
+    assert "<script" not in html and "<img" not in html and "&lt;b&gt;&amp;" in html
+    assert "kept &lt;enough&gt;" in html
+    assert not re.search(r"<[^>]*\s(src|href)\s*=|url\(|@import|https?://", html)
+
+
+@pytest.mark.parametrize(
+    ("kwh", "text"), [(None, "not measured"), (1.234, "1.23 kWh"), (0.00234, "2.34 Wh"), (2e-6, "2.00 mWh")]
+)
+def test_energy_units(kwh: float | None, text: str) -> None:
+    assert report.energy(kwh) == text
+
+
+def test_counts_and_sizes() -> None:
+    assert report.count(12_345) == "12,000" and report.count(3.4e6) == "3.40 million"
+    assert report.size(23_400_000) == "23.4 MB" and report.duration(600) == "10.0 min"
+
+
+def test_unfinished_runs_and_a_bare_journal_are_told() -> None:
+    broken = {"run_id": "r0", "recipe": "tiny", "status": "crashed", "started": "2026-01-01"}
+    facts = report.build([broken, run(stage("distill", 3.0))])
+    assert any("1 of 2 runs did not finish" in line for line in facts["limits"])
+    assert "r0" in report.render_html(facts)
