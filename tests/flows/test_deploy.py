@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 
 from flows import deploy
 from infra import services
-from registry import versions
+from registry import runs, versions
 from registry.records import digest_directory
 from tasks import runtime
 
@@ -78,9 +78,7 @@ def put(client: Any, name: str, folder: Path, strength: float, shift: float = 0.
 
 @pytest.fixture
 def client(servers: services.Services) -> Any:
-    from mlflow import MlflowClient
-
-    return MlflowClient(servers.mlflow_uri)
+    return runs.connect(servers.mlflow_uri)
 
 
 @pytest.fixture
@@ -155,11 +153,9 @@ def test_changed_bytes_are_never_loaded(client: Any, servers_home: Path, tmp_pat
 
 
 def test_a_registry_that_is_away_does_not_stop_serving(ready: TestClient, tmp_path: Path) -> None:
-    from mlflow import MlflowClient
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        away = MlflowClient("http://127.0.0.1:9")
+        away = runs.connect("http://127.0.0.1:9")  # both addresses, whatever the environment says
         model = make_model(tmp_path / "served", 1.0)
         golden = make_golden(tmp_path / "known", model) / "golden.json"
         slot = deploy.Slot(name="tiny", alias="champion", serving=deploy.opened(model, golden, "1"))
