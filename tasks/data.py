@@ -5,6 +5,7 @@ to one split by the MD5 of its smallest id, so that the split depends neither on
 """
 
 import csv
+import difflib
 import hashlib
 import io
 import json
@@ -18,6 +19,7 @@ from pydantic import BaseModel, Field, field_validator
 from registry.records import STRICT, ShrinkError
 
 SPLITS = ("train", "validation", "test")
+RARE = 10  # rows of each label that a limit leaves, so that every label still reaches the train split
 Row = dict[str, Any]
 
 
@@ -93,12 +95,24 @@ def normalise(text: str) -> str:
 def labelled_rows(source: Path, config: DataConfig) -> tuple[list[Row], list[str]]:
     """All labelled rows {id, text, label} and the label names in the order of their numbers."""
     if config.format == "rated":
-        rated = [row for row in _rated(source, config.file, config.limit) if row["label"] != 0]
-        rows = [{**row, "label": int(row["label"] > 0)} for row in rated]
-        return rows, ["negative", "positive"]
-    raw = list(_table(source, config.file, config, labelled=True))
-    names = sorted({row["label"] for row in raw}, key=_label_order)
-    return [{**row, "label": names.index(row["label"])} for row in raw], names
+        rated = [row for row in _rated(source, config.file) if row["label"] != 0]
+        rows, names = [{**row, "label": int(row["label"] > 0)} for row in rated], ["negative", "positive"]
+    else:
+        raw = list(_table(source, config.file, config, labelled=True))
+        names = sorted({row["label"] for row in raw}, key=_label_order)
+        numbers = {name: number for number, name in enumerate(names)}
+        rows = [{**row, "label": numbers[row["label"]]} for row in raw]
+    return (rows if config.limit is None else thin(rows, config.limit)), names
+
+
+def thin(rows: list[Row], limit: int) -> list[Row]:
+    """About `limit` rows spread over the file (which may be sorted), at least RARE of every label where it has them."""
+    places: dict[int, list[int]] = {}
+    for place, row in enumerate(rows):
+        places.setdefault(row["label"], []).append(place)
+    step = max(1, len(rows) // limit)
+    kept = {place for found in places.values() for place in found[:: max(1, min(step, len(found) // RARE))]}
+    return [row for place, row in enumerate(rows) if place in kept]
 
 
 def split_rows(rows: list[Row], bounds: tuple[int, int]) -> dict[str, list[Row]]:
@@ -132,10 +146,10 @@ def transfer_rows(source: Path, config: DataConfig, taken: set[str]) -> list[Row
     seen, rows = set(taken), []
     for file in config.transfer:
         if config.format == "rated":
-            found: Iterable[Row] = _rated(source, file, config.limit)
+            found = list(_rated(source, file))
         else:
-            found = _table(source, file, config, labelled=False)
-        for row in found:
+            found = list(_table(source, file, config, labelled=False))
+        for row in found[:: max(1, len(found) // config.limit) if config.limit else 1]:
             key = normalise(row["text"])
             if key not in seen:
                 seen.add(key)
@@ -143,10 +157,8 @@ def transfer_rows(source: Path, config: DataConfig, taken: set[str]) -> list[Row
     return rows
 
 
-def _rated(source: Path, file: str, limit: int | None) -> Iterator[Row]:
-    lines = _read_text(source, file, errors="replace").split("\n")
-    step = max(1, len(lines) // limit) if limit else 1  # spread over the file: it may be sorted by label
-    for number, line in list(enumerate(lines, start=1))[::step]:
+def _rated(source: Path, file: str) -> Iterator[Row]:
+    for number, line in enumerate(_read_text(source, file, errors="replace").split("\n"), start=1):
         parts = line.rstrip("\r").split("\t")
         if not line.strip():
             continue
@@ -163,17 +175,36 @@ def _rated(source: Path, file: str, limit: int | None) -> Iterator[Row]:
 
 def _table(source: Path, file: str, config: DataConfig, labelled: bool) -> Iterator[Row]:
     records = _csv_records if config.format == "csv" else _jsonl_records
+    columns = {"text_column": config.text_column} | ({"label_column": config.label_column} if labelled else {})
+    number = 0
     for number, record in enumerate(records(_read_text(source, file), file), start=1):
-        if config.limit is not None and number > config.limit:
-            return
-        row = {"id": str(number), "text": _cell(record, config.text_column, "text_column", number, file)}
-        if labelled:
-            row["label"] = _cell(record, config.label_column, "label_column", number, file)
-        yield row
+        if number == 1:
+            _check_columns(record, columns, file)
+        cells = {field: _cell(record, column, field, number, file) for field, column in columns.items()}
+        yield {"id": str(number), **{field.removesuffix("_column"): cell for field, cell in cells.items()}}
+    if number == 0:
+        raise ShrinkError(f"file is {file!r} but it has no rows: give labelled rows, or check the format.")
+
+
+def _check_columns(record: Row, columns: dict[str, str], file: str) -> None:
+    """Refuse a column that the first row lacks, with the nearest one that it has."""
+    names = [str(name) for name in record if name is not None]
+    for field, column in columns.items():
+        if column not in record:
+            near = difflib.get_close_matches(column, names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"name one of: {', '.join(names[:12])}."
+            raise ShrinkError(f"{field} is {column!r} but row 1 of {file} has no such column: {hint}")
 
 
 def _csv_records(text: str, file: str) -> Iterator[Row]:
-    yield from csv.DictReader(io.StringIO(text, newline=""))
+    number = 0
+    try:
+        for number, record in enumerate(csv.DictReader(io.StringIO(text, newline=""), strict=True), start=1):
+            if None in record:
+                raise ShrinkError(f"Row {number} of {file} has more cells than the header: quote texts with commas.")
+            yield record
+    except csv.Error as error:
+        raise ShrinkError(f"Row {number + 1} of {file} is no CSV ({error}): check its quotes.") from None
 
 
 def _jsonl_records(text: str, file: str) -> Iterator[Row]:
@@ -199,12 +230,20 @@ def _cell(record: Row, column: str, field: str, number: int, file: str) -> str:
     return text
 
 
-def _read_text(source: Path, file: str, errors: str = "strict") -> str:
+def require_file(source: Path, file: str, field: str = "file") -> Path:
+    """The path of a file of the source; ShrinkError with the nearest name when it is not there or lies outside."""
     path = source / file
-    if not path.resolve().is_relative_to(source.resolve()) or not path.is_file():
-        raise ShrinkError(f"file is {file!r} but the source has no such file: name one relative to the source folder.")
+    if path.is_file() and path.resolve().is_relative_to(source.resolve()):
+        return path
+    names = [found.relative_to(source).as_posix() for found in sorted(source.rglob("*"))[:1000] if found.is_file()]
+    near = difflib.get_close_matches(file, names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "name one relative to the source folder."
+    raise ShrinkError(f"{field} is {file!r} but the source has no such file: {hint}")
+
+
+def _read_text(source: Path, file: str, errors: str = "strict") -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig", errors=errors)
+        return require_file(source, file).read_bytes().decode("utf-8-sig", errors=errors)
     except UnicodeDecodeError as error:
         raise ShrinkError(f"{file} is no UTF-8 at byte {error.start}: convert it to UTF-8.") from None
 

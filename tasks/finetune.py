@@ -87,9 +87,9 @@ def freeze_bottom(model: "Classifier", frozen: int) -> None:
 def _new_classifier(directory: Path, config: FinetuneConfig, labels: int, seed: int) -> "tuple[Classifier, Path]":
     import torch
 
-    from tasks import models
+    from tasks import layout, models
 
-    folder = models.find_model(directory)
+    folder = layout.find_model(directory)
     torch.manual_seed(seed)
     model = models.Classifier(models.load_encoder(folder), labels)
     torch.nn.init.normal_(model.head.weight, std=0.02)

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from registry.records import STRICT, ShrinkError
+from tasks import layout
 
 HIDDEN_BIAS = -1e4  # added to the attention scores of padding: exp(-1e4) is 0 in every float format
 
@@ -79,28 +80,13 @@ def mean_pool(hidden: Tensor, attention_mask: Tensor) -> Tensor:
     return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
 
 
-def find_model(directory: Path) -> Path:
-    """The one folder at or below `directory` that holds a config.json with a model_type; ShrinkError otherwise."""
-    found = [path for path in sorted(directory.rglob("config.json")) if "model_type" in _read_json(path)]
-    if directory / "config.json" in found:
-        return directory
-    if len(found) != 1:
-        names = ", ".join(path.parent.relative_to(directory).as_posix() for path in found) or "none"
-        raise ShrinkError(
-            f"The model folder must hold one config.json with model_type, found {names}: name the folder."
-        )
-    return found[0].parent
-
-
 def load_encoder(directory: Path) -> Any:
     """The BERT encoder of a folder (transformers' or ours, also with pruned heads), in eval mode, without pooler."""
     from transformers import AutoConfig, AutoModel
 
-    kind = _read_json(directory / "config.json").get("model_type")
-    if kind != "bert":
-        raise ShrinkError(f"model_type is {kind!r} but only 'bert' encoders are supported: choose a BERT checkpoint.")
-    if not (directory / "model.safetensors").is_file():
-        raise ShrinkError("model.safetensors is missing in the model folder: convert the weights to safetensors.")
+    described = layout.read_json(directory / "config.json")
+    layout.check_architecture(described)
+    layout.check_weights(directory, described)
     config = AutoConfig.from_pretrained(directory)
     encoder = AutoModel.from_config(config, add_pooling_layer=False, attn_implementation="sdpa")
     kept = int(getattr(config, "kept_heads", None) or 0)
@@ -122,7 +108,7 @@ def load(directory: Path) -> tuple[Classifier, Tokenizer, Head]:
     """A torch artifact: the classifier in eval mode, its tokenizer and its head record."""
     if not (directory / "head.json").is_file():
         raise ShrinkError("head.json is missing in the model folder: put a finetune stage before this one.")
-    head = Head.model_validate(_read_json(directory / "head.json"))
+    head = Head.model_validate(layout.read_json(directory / "head.json"))
     model = Classifier(load_encoder(directory), len(head.labels))
     model.head.load_state_dict(load_file(directory / "head.safetensors"))
     return model.eval(), load_tokenizer(directory, head.max_length), head
@@ -217,10 +203,3 @@ def _truncating(tokenizer: Tokenizer, max_length: int) -> Tokenizer:
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length)
     return tokenizer
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ShrinkError(f"{path.name} is missing in the model folder: name a folder with a saved model.")
-    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return value

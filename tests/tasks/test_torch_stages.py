@@ -304,12 +304,15 @@ def test_tables_have_row_numbers_and_named_labels(folder: Callable[[str], Path])
     [
         ("a.csv", "text,label\nfine,1\n,0\n", {}, r"Row 2 of a.csv has no 'text'"),
         ("a.csv", "text,label\nfine,1\nbad,\n", {}, r"Row 2 of a.csv has no 'label'"),
-        ("a.csv", "words,label\nfine,1\n", {}, r"Row 1 of a.csv has no 'text' \(text_column\)"),
+        ("a.csv", "texts,label\nfine,1\n", {}, r"text_column is 'text' but row 1 .* did you mean 'texts'\?"),
+        ("a.csv", "text,label\nfine,1\nbad, very,0\n", {}, r"Row 2 of a.csv has more cells than the header"),
+        ("a.csv", 'text,label\n"fine,1\n', {}, r"Row 1 of a.csv is no CSV"),
         ("a.jsonl", '{"text":"a","label":1}\n[1]\n', {"format": "jsonl"}, r"Row 2 of a.jsonl is no JSON object"),
         ("a.txt", "1\t2\tfine\n2\tx\tbad\n", {"format": "rated"}, r"Row 2 of a.txt has the label 'x'"),
         ("a.txt", "1\t2\n", {"format": "rated"}, r"Row 1 of a.txt has no text"),
         ("a.csv", "text,label\n" + "".join(f"w{n},1\n" for n in range(90)), {}, r"holds one class only \(1\)"),
-        ("a.csv", "text,label\n", {}, r"The train split is empty"),
+        ("a.csv", "text,label\n", {}, r"file is 'a.csv' but it has no rows"),
+        ("a.csv", "text,label\nfine,1\nfine,0\n", {}, r"The validation split is empty"),
         ("b.csv", "text,label\n", {"file": "../a.csv"}, r"file is '../a.csv'"),
     ],
 )
@@ -320,6 +323,16 @@ def test_data_errors_name_the_row(
     (source / name).write_text(text, encoding="utf-8")
     with pytest.raises(ShrinkError, match=message):
         data.run({"source": source}, data.DataConfig(**{"file": name, **settings}), out, 0)
+
+
+def test_a_limit_spreads_over_a_sorted_file_and_keeps_rare_labels(folder: Callable[[str], Path]) -> None:
+    source = folder("source")
+    labels = ["a"] * 900 + ["b"] * 500 + ["rare"] * 12
+    lines = [json.dumps({"text": f"words {number}", "label": label}) for number, label in enumerate(labels)]
+    (source / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    rows, names = data.labelled_rows(source, data.DataConfig(file="rows.jsonl", format="jsonl", limit=100))
+    counts = Counter(names[row["label"]] for row in rows)
+    assert 100 <= len(rows) <= 130 and counts["rare"] == 12 and counts["a"] > counts["b"] > 30
 
 
 def test_cached_bottom_gives_the_whole_models_loss(teacher: Path) -> None:

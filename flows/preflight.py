@@ -1,0 +1,70 @@
+"""What can be refused before any training: a look at the resolved sources, without torch, in well under a second.
+
+`compress` calls it before a run is opened, so that a refusal leaves nothing behind; `shrink init` calls it too.
+"""
+
+from pathlib import Path
+
+from flows.recipe import Recipe
+from registry.records import ShrinkError
+from tasks import data, layout
+from tasks.finetune import FinetuneConfig
+from tasks.label import LabelConfig
+from tasks.prune.structured import PruneStructuredConfig
+from tasks.prune.vocabulary import PruneVocabularyConfig
+
+
+def preflight(recipe: Recipe, teacher_directory: Path, data_directory: Path) -> None:
+    """Raise ShrinkError when the sources cannot go through the recipe's stages."""
+    model = layout.read(teacher_directory)
+    rows, labels = data.labelled_rows(data_directory, recipe.data)
+    data.check_splits(data.split_rows(rows, recipe.data.split), labels)
+    for file in recipe.data.transfer:
+        data.require_file(data_directory, file, "transfer")
+    check_lengths(recipe, model)
+    check_stages(recipe, model, labels)
+
+
+def check_lengths(recipe: Recipe, model: layout.Layout) -> None:
+    """The inputs' length against the model's positions."""
+    if recipe.data.max_length > model.positions:
+        raise ShrinkError(
+            f"data.max_length is {recipe.data.max_length} but the teacher reads {model.positions} tokens: lower it."
+        )
+
+
+def check_stages(recipe: Recipe, model: layout.Layout, labels: list[str]) -> None:
+    """The sizes that stages ask for against those that the student has when they run."""
+    layers, ffn, heads = model.layers, model.ffn, model.heads
+    for number, stage in enumerate(recipe.stages, start=1):
+        where = f"stage {number} ({stage.kind})"
+        match stage:
+            case FinetuneConfig() if stage.keep_layers is not None:
+                layers = limited(where, "keep_layers", stage.keep_layers, layers)
+            case LabelConfig() if stage.second_teacher and len(labels) != 2:
+                raise ShrinkError(
+                    f"{where}: second_teacher is {stage.second_teacher} but the data has {len(labels)} labels: "
+                    "it works with two only, set it to 0."
+                )
+            case PruneVocabularyConfig() if model.tokenizer != "WordPiece":
+                raise ShrinkError(
+                    f"{where}: the tokenizer is {model.tokenizer} but only WordPiece can be pruned: drop this stage."
+                )
+            case PruneStructuredConfig():
+                if stage.layers is not None:
+                    wanted = list(stage.layers)
+                    if not wanted or sorted(set(wanted)) != wanted or wanted[0] < 0 or wanted[-1] >= layers:
+                        raise ShrinkError(
+                            f"{where}: layers is {wanted} but must be rising indices from 0 to {layers - 1}: "
+                            "correct the list."
+                        )
+                    layers = len(wanted)
+                ffn = limited(where, "ffn", stage.ffn or ffn, ffn)
+                heads = limited(where, "heads", stage.heads or heads, heads)
+
+
+def limited(where: str, field: str, wanted: int, present: int) -> int:
+    """The wanted count, refused when the model has fewer."""
+    if wanted > present:
+        raise ShrinkError(f"{where}: {field} is {wanted} but the model has only {present} there: give at most that.")
+    return wanted
