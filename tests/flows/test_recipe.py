@@ -35,6 +35,67 @@ def test_unknown_key_names_the_nearest() -> None:
         recipe.parse(content, "mine.yaml")
 
 
+def change(path: str, value: Any) -> dict[str, Any]:
+    """The shipped content with one value set, or removed where the value is None."""
+    content = shipped_content()
+    *way, last = [int(part) if part.isdecimal() else part for part in path.split(".")]
+    node: Any = content
+    for part in way:
+        node = node[part]
+    if value is None:
+        del node[last]
+    else:
+        node[last] = value
+    return content
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("stagse", [], r"unknown key 'stagse'; did you mean 'stages'\?"),
+        ("gate.epochs", 1, r"unknown key 'gate.epochs'; valid here are: beat_floor, "),
+        ("stages.0.epoch", 1, r"unknown key 'stage 1 \(finetune\): epoch'; did you mean 'epochs'\?"),
+        ("stages.2.mincount", 1, r"unknown key 'stage 3 \(prune/vocabulary\): mincount'; did you mean 'min_count'\?"),
+        ("stages.4.kind", "distil", r"stage 5: unknown kind 'distil'; did you mean 'distill'\?"),
+        ("stages.4.kind", None, r"stage 5: 'kind' is missing; give one of: finetune, label, "),
+        ("stages.2.method", "vocabulry", r"stage 3 \(prune\): unknown method 'vocabulry'; did you mean 'vocabulary'\?"),
+        ("stages.2.method", None, r"stage 3 \(prune\): 'method' is missing; give one of: structured, vocabulary"),
+        ("stages.4.method", "logitz", r"'stage 5 \(distill\): method' = 'logitz'; did you mean 'logits'\?"),
+        ("stages.0.epochs", 0, r"'stage 1 \(finetune\): epochs' = 0: Input should be greater"),
+        ("teacher", None, r"'teacher' is missing; add it"),
+        ("data.split", [90, 80], r"'data.split' = \[90, 80\]: split is .* must be two rising percents"),
+        ("data.format", "tsv", r"'data.format' = 'tsv'; did you mean 'csv'\?"),
+        ("name", "My Model", r"'name' = 'My Model'"),
+    ],
+)
+def test_wrong_content_names_key_value_and_remedy(path: str, value: Any, message: str) -> None:
+    with pytest.raises(ShrinkError, match=message) as caught:
+        recipe.parse(change(path, value), "mine.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_relative_folders_start_at_the_recipe_and_moving_them_keeps_the_digest(tmp_path: Path) -> None:
+    content = shipped_content() | {"teacher": {"uri": "dir:models/bert"}, "data_source": {"uri": "dir:/data"}}
+    loaded = []
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.yaml").write_text(yaml.safe_dump(content))
+        loaded.append(recipe.load(str(tmp_path / name / "mine.yaml")))
+    assert [one.teacher.uri for one in loaded] == [
+        f"dir:{tmp_path / name / 'models/bert'}" for name in ("here", "there")
+    ]
+    assert loaded[0].data_source.uri == "dir:/data"
+    assert loaded[0].digest == loaded[1].digest
+    other = recipe.parse(content | {"teacher": {"uri": "dir:models/other"}}, "mine.yaml")
+    assert other.digest != loaded[0].digest
+
+
+def test_a_runs_own_recipe_json_gives_the_same_recipe(tmp_path: Path) -> None:
+    for one in (recipe.load("sentiment"), recipe.smoke(recipe.load("sentiment"))):
+        (tmp_path / "recipe.json").write_text(one.model_dump_json(indent=1))
+        assert recipe.load(str(tmp_path / "recipe.json")).digest == one.digest
+
+
 def test_wrong_order_names_the_stage_and_what_it_lacks() -> None:
     content = shipped_content()
     content["stages"].insert(1, content["stages"].pop())
@@ -51,5 +112,5 @@ def test_chain_without_deployable_is_refused() -> None:
 
 def test_broken_yaml_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("name: [")
-    with pytest.raises(ShrinkError, match="is not YAML"):
+    with pytest.raises(ShrinkError, match="is not YAML at line 1"):
         recipe.load(str(tmp_path / "mine.yaml"))
