@@ -5,38 +5,47 @@ a failed gate is a result (the version is registered as rejected), a broken run 
 """
 
 import contextlib
+import errno
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
+import prefect.runtime
+from prefect import flow, tags
 
 from flows import journal as journals
-from flows import outcome, servers, sources
+from flows import outcome, pictures, reconcile, servers, sources
 from flows.obtain import Workshop, obtain
+from flows.preflight import preflight
 from flows.recipe import Recipe, load
 from flows.recipe import smoke as smoke_of
 from flows.settings import settings
 from registry import gate, store
 from registry.records import Evaluation
-from tasks import carbon
 from tasks.export.onnx import OnnxConfig
 from tasks.reload import ReloadConfig
 
 log = logging.getLogger("flows.compress")
+OURS = ("flows", "tasks", "registry")  # loggers whose lines go to Prefect
 
 
-@flow(name="compress", flow_run_name="{recipe}", persist_result=False, log_prints=False)
+@flow(name=reconcile.FLOW, flow_run_name="{recipe}", persist_result=False, log_prints=False)
 def compress(recipe: str, smoke: bool = False) -> dict[str, Any]:
     """Compress by a shipped recipe's name or a recipe file; returns the run's journal.
 
     Cache: registry/index, per stage. Secrets: S3 credentials from .shrink/credentials.json.
     Raises ShrinkError for what the user can mend, RuntimeError for a stage that broke.
     """
+    for name in OURS:
+        logging.getLogger(name).setLevel(logging.INFO)
     chosen = smoke_of(load(recipe)) if smoke else load(recipe)
+    home = settings().home
+    teacher, data = sources.resolve(chosen.teacher, home), sources.resolve(chosen.data_source, home)
+    preflight(chosen, teacher, data)
     with opened(chosen) as (shop, journal):
-        found = chain(shop, chosen)
+        found = chain(shop, chosen, teacher, data)
         evaluated = obtain(shop, chosen.evaluate, "evaluation", found)
         evaluation = Evaluation.model_validate(shop.records[-1].measured)
         verdict = gate.judge(chosen.gate, evaluation)
@@ -45,15 +54,20 @@ def compress(recipe: str, smoke: bool = False) -> dict[str, Any]:
             fetched = outcome.fetch(shop, chosen.name, version)
             obtain(shop, ReloadConfig(), "reload", {"model": fetched / "model", "golden": fetched / "evidence"})
             outcome.promote(shop, chosen.name, version, journal)
+        pictures.publish(shop, chosen.name, evaluation, verdict)
         journal["status"] = "passed" if verdict.passed else "rejected"
     return journal
 
 
-def chain(shop: Workshop, recipe: Recipe) -> dict[str, Path]:
+def start(recipe: str, smoke: bool = False) -> dict[str, Any]:
+    """Run the flow in this process, its Prefect run tagged with the process from the very beginning."""
+    with tags(journals.process_tag()):
+        return compress(recipe, smoke)
+
+
+def chain(shop: Workshop, recipe: Recipe, teacher_source: Path, data_source: Path) -> dict[str, Path]:
     """Run data, floor and the recipe's stages; returns the deployables by role (teacher, student, floor, data)."""
-    home = shop.settings.home
-    teacher_source = sources.resolve(recipe.teacher, home)
-    data = obtain(shop, recipe.data, "data", {"source": sources.resolve(recipe.data_source, home)})
+    data = obtain(shop, recipe.data, "data", {"source": data_source})
     floor = obtain(shop, recipe.floor, "floor", {"data": data})
     held = {"data": data, "floor": floor, "teacher": teacher_source, "student": teacher_source}
     for stage in recipe.stages:
@@ -68,24 +82,49 @@ def chain(shop: Workshop, recipe: Recipe) -> dict[str, Path]:
 
 @contextlib.contextmanager
 def opened(recipe: Recipe) -> Iterator[tuple[Workshop, dict[str, Any]]]:
-    """The run's directory, journal, meter and MLflow run; the journal ends with the run, however it ends."""
+    """The run's directory, journal and MLflow run; the journal ends with the run, however it ends."""
     here = settings()
     services = servers.services(here.home)
-    journal = journals.begin(here.home, recipe)
+    flow_run = prefect.runtime.flow_run.id
+    with journals.lock(here.home):
+        reconcile.reconcile(here.home)
+        journal = journals.begin(here.home, recipe, flow_run)
     directory = here.home / "runs" / str(journal["run_id"])
-    s3 = store.connect(servers.s3_config(services))
-    store.ensure_bucket(s3, services.bucket)
-    meter = carbon.open_meter(here.country, directory / "samples.jsonl")
-    shop = Workshop(here, s3, services.bucket, directory, meter, recipe.seed)
+    shop = Workshop(here, store.connect(servers.s3_config(services)), services.bucket, directory, recipe.seed)
     try:
+        pictures.rename(flow_run, recipe.name, str(journal["run_id"]))
+        store.ensure_bucket(shop.s3, services.bucket)
         outcome.open_tracking(recipe, journal)
         journals.write(directory, journal)
         yield shop, journal
     except BaseException as error:
         cancelled = isinstance(error, KeyboardInterrupt)
         journal["status"], journal["error"] = "cancelled" if cancelled else "failed", f"{error}"
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise RuntimeError(no_space(here.home, error)) from error
         raise
     finally:
         journal["stages"] = [record.model_dump(mode="json") for record in shop.records]
-        journals.write(directory, journal)
+        close(shop, journal, directory)
+
+
+def close(shop: Workshop, journal: dict[str, Any], directory: Path) -> None:
+    """End the MLflow run, then write the journal: a run is finished only once both say so."""
+    finished = journal["status"] in {"passed", "rejected"}
+    try:
         outcome.close_tracking(shop, journal)
+        journal["mlflow_ended"] = True
+    except Exception as error:
+        journal["mlflow_ended"] = False
+        if finished:
+            journal["status"], journal["error"] = "failed", f"{error}"
+            raise
+        log.warning("the MLflow run could not be ended (%s); the next run does it", error)
+    finally:
+        journals.write(directory, journal)
+
+
+def no_space(home: Path, error: OSError) -> str:
+    """One sentence about a full disk."""
+    free = shutil.disk_usage(home).free / 1e6
+    return f"no space left for {error.filename or 'a file'} in '{home}' ({free:.0f} MB free); make room there"

@@ -1,22 +1,26 @@
 """Run directories: one run = one directory of home/runs, readable with ls and cat; run.json is its journal.
 
-`begin` continues the newest interrupted run of the same recipe, so a killed run is resumed and never doubled.
+`begin` continues the newest interrupted run of the same recipe, so a killed run is resumed and never doubled; a run
+that another process is at work on is never taken over.
 """
 
 import datetime
 import json
 import os
 import secrets
+import socket
 from pathlib import Path
 from typing import Any
 
 import psutil
+from filelock import FileLock
 
 from flows.recipe import Recipe
 from registry.records import ShrinkError
 
 Journal = dict[str, Any]
-UNFINISHED = {"running", "failed", "cancelled", "crashed"}
+UNFINISHED = {"failed", "cancelled", "crashed"}
+TAG = "process"
 
 
 def write(directory: Path, journal: Journal) -> None:
@@ -42,10 +46,36 @@ def read_all(home: Path) -> list[Journal]:
 
 def alive(journal: Journal) -> bool:
     """Whether the process that wrote `running` is still that process."""
+    return same_process(journal["pid"], journal["pid_created"])
+
+
+def same_process(pid: int, created: float) -> bool:
+    """Whether the process of this id is still the one that was created then (in seconds since 1970)."""
     try:
-        return bool(psutil.Process(journal["pid"]).create_time() == journal["pid_created"])
-    except psutil.NoSuchProcess:
+        process = psutil.Process(pid)
+        return bool(abs(process.create_time() - created) < 0.05 and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
         return False
+
+
+def process_tag() -> str:
+    """This process as a Prefect tag, so that its run is known as dead even if it is killed before it has a journal."""
+    return f"{TAG}:{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
+
+
+def is_gone(tag: str) -> bool:
+    """Whether a tag names a process of this machine that is gone."""
+    kind, _, rest = tag.partition(":")
+    if kind != TAG:
+        return False
+    host, pid, created = rest.rsplit(":", 2)
+    return host == socket.gethostname() and not same_process(int(pid), float(created))
+
+
+def lock(home: Path) -> FileLock:
+    """The lock to hold while journals are put right and a run is begun."""
+    (home / "locks").mkdir(parents=True, exist_ok=True)
+    return FileLock(home / "locks" / "journals.lock")
 
 
 def find(home: Path, run_id: str | None) -> Journal:
@@ -56,11 +86,12 @@ def find(home: Path, run_id: str | None) -> Journal:
     return runs[-1]
 
 
-def begin(home: Path, recipe: Recipe) -> Journal:
-    """Continue the newest interrupted run of this recipe, or open a new one."""
-    me = {"pid": os.getpid(), "pid_created": psutil.Process().create_time(), "status": "running"}
+def begin(home: Path, recipe: Recipe, prefect_run_id: str | None) -> Journal:
+    """Continue the newest interrupted run of this recipe, or open a new one; call it under `lock`."""
+    me = {"pid": os.getpid(), "pid_created": psutil.Process().create_time(), "status": "running", "error": None}
+    me["prefect_run_id"] = prefect_run_id
     for journal in reversed(read_all(home)):
-        if journal["recipe_digest"] == recipe.digest and journal["status"] in UNFINISHED and not alive(journal):
+        if journal["recipe_digest"] == recipe.digest and journal["status"] in UNFINISHED:
             journal.update(me, resumed=journal.get("resumed", 0) + 1)
             break
     else:
@@ -68,7 +99,7 @@ def begin(home: Path, recipe: Recipe) -> Journal:
         run_id = f"{now:%Y%m%d-%H%M%S}-{recipe.name}-{secrets.token_hex(2)}"
         journal = {"run_id": run_id, "recipe": recipe.name, "recipe_digest": recipe.digest, "started": now.isoformat()}
         journal |= {"stages": [], "evaluation": None, "verdict": None, "version": None, "digest": None}
-        journal |= {"mlflow_run_id": None, "prefect_run_id": None, "resumed": 0} | me
+        journal |= {"mlflow_run_id": None, "resumed": 0} | me
     directory = home / "runs" / str(journal["run_id"])
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "recipe.json").write_text(recipe.model_dump_json(indent=1))

@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from filelock import FileLock
 
+from flows import cache
 from flows.settings import Settings, worker_environment
 from registry import index, store
-from registry.records import Footprint, StageRecord, digest_directory, directory_bytes, sha256_json
+from registry.records import Footprint, ShrinkError, StageRecord, digest_directory, directory_bytes, sha256_json
 from tasks import carbon
 from tasks.kinds import AnyStageConfig, code_digest
 from tasks.stage import StageCall, run_stage
@@ -26,6 +28,7 @@ from tasks.stage import StageCall, run_stage
 log = logging.getLogger("flows.obtain")
 progress_log = logging.getLogger("progress")
 LIBRARIES = ("torch", "transformers", "onnx", "onnxruntime", "onnxscript", "scikit-learn", "numpy", "tokenizers")
+ROOM_BYTES = 100_000_000  # what a stage needs beyond copies of its input: logs, databases, temporary files
 LOCAL_ONLY = {"data", "floor"}  # hold the user's text or fragments of it: never sent to S3
 Curves = tuple[tuple[str, float, int], ...]
 
@@ -38,15 +41,16 @@ class Workshop:
     s3: Any
     bucket: str
     directory: Path
-    meter: Any
     seed: int
+    meter: Any = None
+    digests: dict[Path, str] = field(default_factory=dict)
     records: list[StageRecord] = field(default_factory=list)
     curves: dict[str, Curves] = field(default_factory=dict)
 
 
 def obtain(shop: Workshop, config: AnyStageConfig, role: str, inputs: dict[str, Path]) -> Path:
     """The directory of a stage's artifact; records it in the run and in the index."""
-    digests = {name: digest_directory(path) for name, path in inputs.items()}
+    digests = {name: digest_of(shop, path) for name, path in inputs.items()}
     key = key_of(shop, config, digests)
     locks = shop.settings.home / "locks"
     locks.mkdir(parents=True, exist_ok=True)
@@ -57,7 +61,7 @@ def obtain(shop: Workshop, config: AnyStageConfig, role: str, inputs: dict[str, 
     shop.records.append(record)
     progress_log.info("%s done", record.kind, extra={"stage": record.model_dump(mode="json")})
     log.info("%s %s %s", record.kind, record.digest[:12], "re-used" if record.cached else "made")
-    return cache_path(shop, record.digest)
+    return cache.path_of(shop.settings.home, record.digest)
 
 
 def key_of(shop: Workshop, config: AnyStageConfig, digests: dict[str, str]) -> str:
@@ -79,30 +83,58 @@ def processor() -> str:
     return platform.processor()
 
 
-def cache_path(shop: Workshop, digest: str) -> Path:
-    """Where an artifact lies locally."""
-    return shop.settings.home / "cache" / digest
+def digest_of(shop: Workshop, path: Path) -> str:
+    """The digest of a directory, hashed once a run."""
+    if path not in shop.digests:
+        shop.digests[path] = digest_directory(path)
+    return shop.digests[path]
 
 
 def reuse(shop: Workshop, key: str) -> StageRecord | None:
     """The record of a stage computed before whose artifact is there and re-hashes to its digest, or None."""
-    record = index.lookup(shop.s3, shop.bucket, key)
+    record, sent = cache.recall(shop.settings.home, key)
     if record is None:
+        record, sent = index.lookup(shop.s3, shop.bucket, key), True
+    if record is None or not (intact(shop, record) or fetched(shop, record)):
         return None
-    path = cache_path(shop, record.digest)
-    if path.exists() and digest_directory(path) == record.digest:
-        return record.model_copy(update={"cached": True})
-    if path.exists():
-        log.warning("cached %s %s does not match its digest; taking it from S3 or computing again", record.kind, path)
-        shutil.rmtree(path)
+    if sent:
+        cache.note(shop.settings.home, record, sent=True)
+    else:
+        publish(shop, record)
+    return record.model_copy(update={"cached": True})
+
+
+def intact(shop: Workshop, record: StageRecord) -> bool:
+    """Whether the artifact is in the local cache with the bytes of its digest; a damaged one is removed."""
+    path = cache.path_of(shop.settings.home, record.digest)
+    if not path.exists():
+        return False
+    if digest_of(shop, path) == record.digest:
+        return True
+    log.warning("cached %s %s does not match its digest; taking it from S3 or computing again", record.kind, path)
+    del shop.digests[path]
+    shutil.rmtree(path)
+    return False
+
+
+def fetched(shop: Workshop, record: StageRecord) -> bool:
+    """Whether S3 gave the artifact, verified, into the local cache."""
     if record.kind in LOCAL_ONLY:
-        return None
+        return False
     try:
-        store.get(shop.s3, shop.bucket, record.digest, path)
+        store.get(shop.s3, shop.bucket, record.digest, cache.path_of(shop.settings.home, record.digest))
     except (store.CorruptArtifact, FileNotFoundError) as error:
         log.warning("stored %s is unusable (%s); computing again", record.kind, error)
-        return None
-    return record.model_copy(update={"cached": True})
+        return False
+    return True
+
+
+def publish(shop: Workshop, record: StageRecord) -> None:
+    """Put an artifact and then its record on S3; the local record says so at last."""
+    if record.kind not in LOCAL_ONLY:
+        store.put(shop.s3, shop.bucket, cache.path_of(shop.settings.home, record.digest))
+    index.remember(shop.s3, shop.bucket, record)
+    cache.note(shop.settings.home, record, sent=True)
 
 
 def compute(
@@ -112,6 +144,7 @@ def compute(
     method = getattr(config, "method", None)
     name = "-".join(part for part in (f"{len(shop.records):02d}", config.kind, method) if part)
     directory = shop.directory / name
+    check_room(shop.settings.home, name, inputs)
     call = StageCall(
         name=name,
         config=config.model_dump(mode="json"),
@@ -120,6 +153,8 @@ def compute(
         seed=shop.seed,
         threads=shop.settings.threads,
         environment=worker_environment(shop.settings.threads),
+        time_limit=shop.settings.time_limit,
+        memory_limit_mb=shop.settings.memory_mb or psutil.virtual_memory().total * 0.9 / 1e6,
     )
     started = datetime.datetime.now(datetime.UTC).isoformat()
     with FileLock(shop.settings.home / "locks" / "meter.lock"):
@@ -127,9 +162,7 @@ def compute(
     out = Path(result.out)
     digest = digest_directory(out)
     size = directory_bytes(out)
-    keep(shop, out, digest)
-    if config.kind not in LOCAL_ONLY:
-        store.put(shop.s3, shop.bucket, cache_path(shop, digest))
+    cache.keep(shop.settings.home, out, digest)
     record = StageRecord(
         key=key,
         kind=config.kind,
@@ -147,25 +180,27 @@ def compute(
     )
     (directory / "record.json").write_text(record.model_dump_json(indent=1))
     (directory / "curves.json").write_text(json.dumps(result.curves))
-    index.remember(shop.s3, shop.bucket, record)
+    cache.note(shop.settings.home, record, sent=False)
     shop.curves[key] = result.curves
+    publish(shop, record)
     return record
+
+
+def check_room(home: Path, name: str, inputs: dict[str, Path]) -> None:
+    """Refuse to begin a stage that the disk has no room for: its result and the copy on a local S3."""
+    need = (2 * max(directory_bytes(path) for path in inputs.values()) + ROOM_BYTES) / 1e6
+    free = shutil.disk_usage(home).free / 1e6
+    if free < need:
+        raise ShrinkError(
+            f"stage {name} needs about {need:.0f} MB in '{home}' and {free:.0f} MB are free; make room there, "
+            "then `shrink resume`."
+        )
 
 
 def metered(shop: Workshop, call: StageCall) -> tuple[Any, Footprint]:
     """Run the stage under the meter; one metered stage at a time on a machine, so that nothing is counted twice."""
+    if shop.meter is None:  # opening takes about two seconds: not in a run that only re-uses
+        shop.meter = carbon.open_meter(shop.settings.country, shop.directory / "samples.jsonl")
     with carbon.measure(shop.meter, call.name) as reading:
         result = run_stage(call)
     return result, reading()
-
-
-def keep(shop: Workshop, out: Path, digest: str) -> None:
-    """Move a finished artifact into the local cache; the stage's directory keeps a link to it."""
-    target = cache_path(shop, digest)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists() and digest_directory(target) == digest:
-        shutil.rmtree(out)
-    else:
-        shutil.rmtree(target, ignore_errors=True)
-        out.rename(target)
-    out.symlink_to(Path("../../..") / "cache" / digest)

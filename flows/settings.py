@@ -13,6 +13,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SHRINK_", frozen=True, extra="ignore")
     home: Path = Field(default=Path(".shrink"), description="directory of all local state")
     threads: int = Field(default=2, ge=1, le=64, description="compute threads of a stage; part of every cache key")
+    time_limit: float = Field(default=7200, gt=0, description="seconds after which a stage is ended")
+    memory_mb: float | None = Field(default=None, gt=0, description="MB at which a stage is ended; null: 9/10 of all")
     country: str | None = Field(default=None, description="ISO 3166 alpha-3 code of the grid, for gCO2e")
 
 

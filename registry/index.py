@@ -41,8 +41,21 @@ def key_of(
 def lookup(s3: Any, bucket: str, key: str) -> StageRecord | None:
     """The record under a key; None when there is none, or it is damaged, of another schema or of another key."""
     body = read_object(s3, bucket, _name(key))
-    if body is None:
-        return None
+    return None if body is None else decode(body, key)
+
+
+def remember(s3: Any, bucket: str, record: StageRecord) -> None:
+    """Write a record under its key; the last writer wins, which is harmless: equal keys give equal artifacts."""
+    s3.put_object(Bucket=bucket, Key=_name(record.key), Body=encode(record), ContentType="application/json")
+
+
+def encode(record: StageRecord) -> bytes:
+    """A record as the bytes of an index entry."""
+    return json.dumps({"schema": SCHEMA, "record": record.model_dump(mode="json")}, sort_keys=True).encode()
+
+
+def decode(body: bytes, key: str) -> StageRecord | None:
+    """The record of an index entry; None when it is damaged, of another schema or of another key."""
     try:
         value = json.loads(body)
         if not isinstance(value, dict) or value.get("schema") != SCHEMA:
@@ -51,13 +64,6 @@ def lookup(s3: Any, bucket: str, key: str) -> StageRecord | None:
     except ValueError:
         return None
     return record if record.key == key else None
-
-
-def remember(s3: Any, bucket: str, record: StageRecord) -> None:
-    """Write a record under its key; the last writer wins, which is harmless: equal keys give equal artifacts."""
-    value = {"schema": SCHEMA, "record": record.model_dump(mode="json")}
-    body = json.dumps(value, sort_keys=True).encode()
-    s3.put_object(Bucket=bucket, Key=_name(record.key), Body=body, ContentType="application/json")
 
 
 def _name(key: str) -> str:

@@ -84,6 +84,18 @@ def close_run(
     client.set_terminated(run_id, status=status)
 
 
+def kill_run(client: Any, experiment: str, identity: str) -> None:
+    """End what is still RUNNING of the run tagged `shrink.run` = identity, itself and its children, as KILLED."""
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        return
+    for parent in client.search_runs([found.experiment_id], f"tags.`{RUN_TAG}` = '{_quoted(identity)}'"):
+        children = client.search_runs([found.experiment_id], f"tags.`{PARENT}` = '{parent.info.run_id}'")
+        for run in (parent, *children):
+            if run.info.status == "RUNNING":
+                client.set_terminated(run.info.run_id, status="KILLED")
+
+
 def _experiment(client: Any, name: str) -> str:
     from mlflow.exceptions import MlflowException
 

@@ -135,14 +135,17 @@ def put(s3: Any, bucket: str, directory: Path) -> str:
 
 
 def get(s3: Any, bucket: str, digest: str, dest: Path) -> Path:
-    """Bring an artifact to `dest`: every file is hashed in a temporary folder, which is renamed at the end."""
+    """Bring an artifact to `dest`: every file is hashed in a temporary folder, which is renamed at the end.
+
+    The folder's name carries this process's id, so that one left by a kill is known as such.
+    """
     if dest.is_dir() and any(dest.iterdir()):
         if digest_directory(dest) == digest:
             return dest
         raise FileExistsError(f"{dest} holds something other than artifact {digest}: remove it or name another folder")
     files = manifest(s3, bucket, digest)
     dest.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{dest.name}.", dir=dest.parent))
+    work = Path(tempfile.mkdtemp(prefix=f".{dest.name}.{os.getpid()}.", dir=dest.parent))
     try:
         for name, entry in files.items():
             target = work / name

@@ -21,7 +21,7 @@ PR_SET_PDEATHSIG = 1  # prctl(2): the signal that the kernel sends when the pare
 
 def main(directory: Path) -> int:
     """Run the stage described in directory/call.json; returns the exit status."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     call = json.loads((directory / "call.json").read_text())
     if os.getppid() != call["parent"]:
         return 1
@@ -29,6 +29,11 @@ def main(directory: Path) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX)
         run_call(directory, call)
     return 0
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent ends, however that ends."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def run_call(directory: Path, call: dict[str, object]) -> None:

@@ -1,0 +1,70 @@
+"""What a person sees of a run in Prefect: its readable name, a table of the stages, one of comparison and verdict."""
+
+from typing import Any
+
+from flows.obtain import Workshop
+from registry.records import Evaluation, StageRecord, Verdict
+
+SCORES = ("validation_accuracy", "agreement", "max_difference")  # what a stage measured, the first it has
+
+
+def rename(flow_run_id: str | None, recipe: str, run_id: str) -> None:
+    """Name the Prefect run after the recipe and the run's directory."""
+    from uuid import UUID
+
+    from prefect.client.orchestration import get_client
+
+    if flow_run_id is not None:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(UUID(flow_run_id), name=f"{recipe} · {run_id}")
+
+
+def publish(shop: Workshop, name: str, evaluation: Evaluation, verdict: Verdict) -> None:
+    """Make both tables; to be called inside the flow."""
+    from prefect.artifacts import create_table_artifact
+
+    create_table_artifact([stage_row(record) for record in shop.records], key=f"{name}-stages")
+    outcome = "passed" if verdict.passed else "REJECTED"
+    create_table_artifact(
+        [*comparison_rows(evaluation), *verdict_rows(verdict)], key=f"{name}-verdict", description=f"verdict: {outcome}"
+    )
+
+
+def stage_row(record: StageRecord) -> dict[str, Any]:
+    """One line of the stages' table."""
+    score = next((f"{name} {record.measured[name]:.4g}" for name in SCORES if name in record.measured), "–")
+    kwh = record.footprint.kwh
+    return {
+        "stage": "/".join(part for part in (record.kind, record.method) if part),
+        "MB": round(record.bytes / 1e6, 3),
+        "score": score,
+        "seconds": round(record.footprint.seconds, 1),
+        "Wh": "unmeasured" if kwh is None else round(kwh.central * 1000, 3),
+        "from": "index, verified" if record.cached else "made",
+        "digest": record.digest[:12],
+    }
+
+
+def comparison_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Teacher, student and floor side by side."""
+    fields = ("accuracy", "macro_f1", "bytes", "p50_ms", "p95_ms", "throughput", "peak_rss_mb")
+    models = {"teacher": evaluation.teacher, "student": evaluation.student, "floor": evaluation.floor}
+    return [
+        {"line": name, **{who: getattr(score, name) for who, score in models.items()}, "limit": "", "passed": ""}
+        for name in fields
+    ]
+
+
+def verdict_rows(verdict: Verdict) -> list[dict[str, Any]]:
+    """The verdict's checks: the student's value, its limit, and whether it passed."""
+    return [
+        {
+            "line": f"gate: {check.name}",
+            "teacher": "",
+            "student": check.value,
+            "floor": "",
+            "limit": check.limit,
+            "passed": "yes" if check.passed else "NO",
+        }
+        for check in verdict.checks
+    ]

@@ -1,0 +1,93 @@
+"""What dead runs left behind, put right when the next run starts; runs that are alive elsewhere are not touched.
+
+A killed process leaves a journal that says running, a Prefect run and MLflow runs that never end, and half-written
+directories. `reconcile` is called under the journals' lock and may itself be killed: the journal is written last.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from flows import journal as journals
+from flows import servers
+from flows.journal import Journal
+from registry import runs
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
+
+FLOW = "compress"
+
+
+def reconcile(home: Path) -> None:
+    """End, in Prefect and MLflow, the runs whose process is gone, and sweep what they had half written."""
+    dead = [journal for journal in journals.read_all(home) if not settled(home, journal)]
+    crash_flow_runs({str(journal["prefect_run_id"]) for journal in dead})
+    for journal in dead:
+        runs.kill_run(servers.client(), str(journal["recipe"]), str(journal["run_id"]))
+        sweep_run(home / "runs" / str(journal["run_id"]))
+        journals.write(home / "runs" / str(journal["run_id"]), journal | {"mlflow_ended": True})
+    sweep_cache(home)
+
+
+def settled(home: Path, journal: Journal) -> bool:
+    """Whether a run is alive, or ended with its journal and MLflow saying so."""
+    if journal["status"] == "running":
+        return True
+    path = home / "runs" / str(journal["run_id"]) / "run.json"
+    return bool(json.loads(path.read_text())["status"] != "running" and journal.get("mlflow_ended", True))
+
+
+def crash_flow_runs(dead: set[str]) -> None:
+    """Set Prefect's runs of dead processes, known by id or by their process tag, to Crashed, and their tasks."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas import filters
+    from prefect.client.schemas.objects import StateType
+    from prefect.states import Crashed
+
+    going = [StateType.RUNNING, StateType.PENDING]
+    state = filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=going))
+    task_state = filters.TaskRunFilterState(type=filters.TaskRunFilterStateType(any_=going))
+    gone: "State[Any]" = Crashed(message="its process is gone; seen when the next run started")
+    with get_client(sync_client=True) as client:
+        found = client.read_flow_runs(
+            flow_filter=filters.FlowFilter(name=filters.FlowFilterName(any_=[FLOW])),
+            flow_run_filter=filters.FlowRunFilter(state=state),
+        )
+        for run in found:
+            if str(run.id) not in dead and not any(map(journals.is_gone, run.tags)):
+                continue
+            of_run = filters.FlowRunFilter(id=filters.FlowRunFilterId(any_=[run.id]))
+            tasks = client.read_task_runs(
+                flow_run_filter=of_run, task_run_filter=filters.TaskRunFilter(state=task_state)
+            )
+            for task in tasks:
+                client.set_task_run_state(task.id, gone, force=True)
+            client.set_flow_run_state(run.id, gone, force=True)
+
+
+def sweep_run(directory: Path) -> None:
+    """Remove what a dead run's directory holds half written."""
+    for partial in (*directory.glob("*/out.partial"), *directory.glob("fetched"), *directory.glob(".fetched.*")):
+        shutil.rmtree(partial, ignore_errors=True)
+    for partial in directory.glob(".run.json.*"):
+        partial.unlink(missing_ok=True)
+
+
+def sweep_cache(home: Path) -> None:
+    """Remove downloads and records that a process, by now gone, was writing; their names carry its id."""
+    for path in (home / "cache").glob(".*.*"):
+        if not lives(path.name.split(".")[2]):
+            shutil.rmtree(path, ignore_errors=True)
+    for path in (home / "index").rglob("*.part"):
+        if not lives(path.name.split(".")[-2]):
+            path.unlink(missing_ok=True)
+
+
+def lives(pid: str) -> bool:
+    """Whether a process of this id exists (it may be another one: then what it seems to hold is left for later)."""
+    return pid.isdecimal() and (int(pid) == os.getpid() or psutil.pid_exists(int(pid)))
