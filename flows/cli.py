@@ -96,11 +96,11 @@ def run(
 
 def execute(recipe: str, smoke: bool) -> dict[str, Any]:
     """Run the flow with its progress on the screen."""
-    from flows.compress import compress
+    from flows.compress import start
 
     watcher = screen.watch()
     try:
-        return compress(recipe, smoke)
+        return start(recipe, smoke)
     finally:
         watcher.close()
 

@@ -18,9 +18,8 @@ from registry.records import Evaluation, Footprint, StageRecord, Verdict, digest
 
 def open_tracking(recipe: Recipe, journal: dict[str, Any]) -> None:
     """Open the parent MLflow run, or go on with the one of a resumed run."""
-    if journal["mlflow_run_id"] is None:
-        tags = {"shrink.recipe": recipe.digest, runs.RUN_TAG: str(journal["run_id"])}
-        journal["mlflow_run_id"] = runs.open_run(client(), recipe.name, str(journal["run_id"]), tags)
+    tags = {"shrink.recipe": recipe.digest, runs.RUN_TAG: str(journal["run_id"])}
+    journal["mlflow_run_id"] = runs.open_run(client(), recipe.name, str(journal["run_id"]), tags)
 
 
 def close_tracking(shop: Workshop, journal: dict[str, Any]) -> None:

@@ -52,7 +52,7 @@ def crash_flow_runs(dead: set[str]) -> None:
     going = [StateType.RUNNING, StateType.PENDING]
     state = filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=going))
     task_state = filters.TaskRunFilterState(type=filters.TaskRunFilterStateType(any_=going))
-    gone: "State[Any]" = Crashed(message="its process is gone; seen when the next run started")
+    gone: State[Any] = Crashed(message="its process is gone; seen when the next run started")
     with get_client(sync_client=True) as client:
         found = client.read_flow_runs(
             flow_filter=filters.FlowFilter(name=filters.FlowFilterName(any_=[FLOW])),
