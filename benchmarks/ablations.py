@@ -1,0 +1,88 @@
+"""What each part of a recipe is worth: the same teacher, students without one part of it, by seeds.
+
+Run: python -m benchmarks.ablations [RECIPE] --seeds 3 --threads 2 --work .shrink/crossfit
+The recipe's own split; accuracy on validation and test together, of the deployed (quantised) student. A line a student.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import chain
+from flows import sources
+from flows.recipe import Recipe, load
+from tasks import metrics, runtime
+from tasks.data import read_rows
+from tasks.distill.logits import DistillLogitsConfig
+from tasks.floor import scores
+from tasks.label import LabelConfig
+
+ALONE = {"logits_weight": 0.0, "hidden_weight": 0.0, "labels_weight": 1.0, "transfer": False}
+VARIANTS: dict[str, dict[type, dict[str, Any]]] = {
+    "recipe": {},
+    "no distillation": {DistillLogitsConfig: ALONE},
+    "no transfer text": {DistillLogitsConfig: {"transfer": False}},
+    "no second teacher": {LabelConfig: {"second_teacher": 0.0}},
+    "no hidden states": {DistillLogitsConfig: {"hidden_weight": 0.0}},
+    "no true labels": {DistillLogitsConfig: {"labels_weight": 0.0}},
+}
+
+
+def changed(recipe: Recipe, changes: dict[type, dict[str, Any]], seed: int) -> Recipe:
+    """The recipe with fields of some stages replaced, its student trained with another seed."""
+    stages = []
+    for stage in recipe.stages:
+        update = dict(changes.get(type(stage), {}))
+        if isinstance(stage, DistillLogitsConfig):
+            update["seed"] = seed
+        stages.append(stage.model_copy(update=update))
+    return recipe.model_copy(update={"stages": tuple(stages)})
+
+
+def judged(held: dict[str, Path]) -> dict[str, Any]:
+    """Accuracy of teacher, student and floor on validation and test together, and the student's retention."""
+    rows = read_rows(held["data"], "validation") + read_rows(held["data"], "test")
+    texts, labels = [row["text"] for row in rows], np.array([row["label"] for row in rows])
+    kept = held["student"].parent / "judged.npy"
+    if not kept.exists():
+        np.save(kept, metrics.classes(runtime.predict(held["student"], texts, 1)))
+    teacher = held["deployable"].parent / "judged.npy"
+    if not teacher.exists():
+        np.save(teacher, metrics.classes(runtime.predict(held["deployable"], texts, 1)))
+    floor = metrics.classes(scores(held["floor"], texts))
+    guesses = {"teacher": np.load(teacher), "student": np.load(kept), "floor": floor}
+    compared = metrics.comparison(guesses["teacher"], guesses["student"], floor, labels, 10_000)
+    found = {name: metrics.accuracy(guess, labels) for name, guess in guesses.items()}
+    return {**found, "retention": compared["retention"].model_dump(), "bytes": size(held["student"])}
+
+
+def size(directory: Path) -> int:
+    """Bytes of a deployable."""
+    return sum(path.stat().st_size for path in directory.iterdir())
+
+
+def main() -> None:
+    """Every variant with every seed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipe", nargs="?", default="sentiment")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--work", type=Path, default=Path(".shrink/ablations"))
+    parser.add_argument("--only", nargs="*", choices=list(VARIANTS), help="these variants alone")
+    asked = parser.parse_args()
+    recipe = load(asked.recipe)
+    work = asked.work.absolute()
+    source = sources.resolve(recipe.data_source, work)
+    data = chain.done(work, recipe.data, {"source": source}, recipe.seed, asked.threads) / "out"
+    for seed in range(asked.seeds):
+        for name in asked.only or VARIANTS:
+            variant = changed(recipe, VARIANTS[name], seed)
+            held = chain.walk(variant, data, work, asked.threads)
+            print(json.dumps({"variant": name, "seed": seed, **judged(held)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
