@@ -7,13 +7,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from flows.obtain import Workshop
+from filelock import FileLock
+
+from flows import report, units
+from flows.console import sentence
+from flows.obtain import Curves, Workshop
 from flows.recipe import Recipe
 from flows.servers import client
 from flows.settings import settings
+from flows.shown import emitted, shown
 from registry import card, promotion, runs, versions
-from registry.footprint import total
-from registry.records import Evaluation, Footprint, StageRecord, Verdict, digest_directory
+from registry import footprint as fp
+from registry.records import Evaluation, Verdict, digest_directory
 
 
 def open_tracking(recipe: Recipe, journal: dict[str, Any]) -> None:
@@ -23,20 +28,19 @@ def open_tracking(recipe: Recipe, journal: dict[str, Any]) -> None:
 
 
 def close_tracking(shop: Workshop, journal: dict[str, Any]) -> None:
-    """Write the stages as child runs and end the parent with the run's status."""
+    """Write the stages as child runs and end the parent with the run's status; may be repeated."""
     parent = journal["mlflow_run_id"]
     if parent is None:
         return
+    data = data_of(shop)
+    for record in shop.records:
+        runs.log_stage(client(), parent, record, curves_of(shop, record.key), data)
+    if data is not None:
+        runs.log_data(client(), parent, data, ("training", "evaluation"))
     if journal["status"] in {"passed", "rejected"}:
-        for record in shop.records:
-            runs.log_stage(client(), parent, record, list(shop.curves.get(record.key, ())))
-        runs.log_evaluation(
-            client(),
-            parent,
-            Evaluation.model_validate(journal["evaluation"]),
-            Verdict.model_validate(journal["verdict"]),
-        )
-    footprint = spent_by(shop.records)
+        evaluation = Evaluation.model_validate(journal["evaluation"])
+        runs.log_evaluation(client(), parent, evaluation, Verdict.model_validate(journal["verdict"]))
+    footprint = fp.whole(fp.spent(shop.records))
     match journal["status"]:
         case "passed" | "rejected":
             runs.close_run(client(), parent, "FINISHED", footprint)
@@ -44,6 +48,29 @@ def close_tracking(shop: Workshop, journal: dict[str, Any]) -> None:
             runs.close_run(client(), parent, "KILLED", footprint)
         case _:
             runs.close_run(client(), parent, "FAILED", footprint)
+
+
+def data_of(shop: Workshop) -> runs.DataSet | None:
+    """The data set of a run by its name, digest, origin and row counts, once its stage is done."""
+    made = next((record for record in shop.records if record.kind == "data"), None)
+    if made is None:
+        return None
+    recipe = json.loads((shop.directory / "recipe.json").read_text())
+    return runs.DataSet(
+        name=made.config["file"], digest=made.digest, source=recipe["data_source"]["uri"], rows=made.measured
+    )
+
+
+def curves_of(shop: Workshop, key: str) -> Curves:
+    """The curves of a stage: of this process, or as the run wrote them that made it."""
+    if key in shop.curves:
+        return shop.curves[key]
+    for path in (shop.settings.home / "runs").glob("*/*/record.json"):
+        if json.loads(path.read_text())["key"] == key and path.with_name("curves.json").exists():
+            return tuple(
+                (name, value, step) for name, value, step in json.loads(path.with_name("curves.json").read_text())
+            )
+    return ()
 
 
 def register(
@@ -55,101 +82,97 @@ def register(
     student: Path,
     evaluated: Path,
 ) -> str:
-    """Register the student with its evidence (idempotent by digest and recipe); returns the version."""
+    """Register the student with its evidence (idempotent by digest and recipe); returns the version.
+
+    Raises RuntimeError when what was evaluated is not what would be registered.
+    """
     digest = digest_directory(student)
-    footprint = spent_by(shop.records)
-    licences = {"teacher": recipe.teacher.licence, "data": recipe.data_source.licence}
-    text = card.render(recipe.name, recipe.model_dump(mode="json"), evaluation, verdict, footprint, licences)
+    judged = next(record for record in shop.records if record.kind == "evaluate").inputs["student"]
+    if judged != digest:
+        raise RuntimeError(
+            f"the student changed after its evaluation: {judged[:12]} was judged, {digest[:12]} is there"
+        )
+    verdict_word = versions.PASSED if verdict.passed else versions.REJECTED
+    journal.update(digest=digest, licences=licences(recipe))
+    journal.update(evaluation=evaluation.model_dump(mode="json"), verdict=verdict.model_dump(mode="json"))
+    done = {**journal, "status": verdict_word, "stages": [record.model_dump(mode="json") for record in shop.records]}
+    facts = report.build([done], shop.settings.country)
+    seen = shown(recipe.name, recipe.digest, digest, evaluation, verdict, shop.records, facts, shop.settings.country)
+    evidence = write_evidence(shop, recipe, evaluation, verdict, facts, seen, evaluated)
+    made = {record.digest for record in shop.records}
+    inputs = {f"{r.kind}.{role}": at for r in shop.records for role, at in r.inputs.items() if at not in made}
+    tags = {
+        versions.DIGEST_TAG: digest,
+        versions.RECIPE_TAG: recipe.digest,
+        versions.INPUTS_TAG: json.dumps(inputs, sort_keys=True),
+        versions.VERDICT_TAG: verdict_word,
+    }
+    text, about = description(verdict, sentence(seen)), about_model(recipe)
+    parent = str(journal["mlflow_run_id"])
+    runs.log_recipe(client(), parent, recipe.model_dump(mode="json"), text)
+    with FileLock(shop.settings.home / "locks" / f"register-{recipe.name}.lock"):
+        version = versions.register(client(), recipe.name, student, evidence, digest, tags, text, parent, about)
+    journal["version"] = version
+    return version
+
+
+def write_evidence(
+    shop: Workshop,
+    recipe: Recipe,
+    evaluation: Evaluation,
+    verdict: Verdict,
+    facts: dict[str, Any],
+    seen: dict[str, Any],
+    evaluated: Path,
+) -> Path:
+    """The run's evidence/ as it is stored with the version: card, report, golden answers and the facts of `show`."""
     evidence = shop.directory / "evidence"
     shutil.rmtree(evidence, ignore_errors=True)
     evidence.mkdir()
     shutil.copy(evaluated / "golden.json", evidence / "golden.json")
+    (evidence / "report.html").write_text(report.render_html(facts))
+    (evidence / "show.json").write_text(json.dumps(seen, indent=1))
+    story = card.Story(
+        digest=seen["digest"],
+        recipe_digest=recipe.digest,
+        payback=facts["payback_sentence"],
+        limits=tuple(facts["limits"]),
+        sources={"teacher": recipe.teacher.uri, "data": recipe.data_source.uri},
+        licences={"teacher": recipe.teacher.licence, "data": recipe.data_source.licence},
+        grams=seen["footprint"]["gco2e"],
+        grams_range=report.carbon_text(facts),
+    )
+    whole = fp.whole(fp.spent(shop.records))
+    text = card.render(recipe.name, recipe.model_dump(mode="json"), evaluation, verdict, whole, story)
     (evidence / "README.md").write_text(text)
-    show = shown(recipe, digest, evaluation, verdict, shop.records, footprint.model_dump(mode="json"))
-    (evidence / "show.json").write_text(json.dumps(show, indent=1))
-    tags = {
-        versions.DIGEST_TAG: digest,
-        versions.RECIPE_TAG: recipe.digest,
-        "shrink.inputs": json.dumps({record.kind: record.digest[:16] for record in shop.records}),
-        versions.VERDICT_TAG: "passed" if verdict.passed else "rejected",
-    }
-    version = versions.register(
-        client(), recipe.name, student, evidence, digest, tags, description(verdict), str(journal["mlflow_run_id"])
-    )
-    journal.update(version=version, digest=digest)
-    journal.update(evaluation=evaluation.model_dump(mode="json"), verdict=verdict.model_dump(mode="json"))
-    return version
+    return evidence
 
 
-def spent_by(records: list[StageRecord]) -> Footprint:
-    """Energy and time of all stages, those taken from the index with what they cost when they ran."""
-    added = total(record.footprint for record in records)
-    return Footprint(
-        kwh=added.kwh if added.unmeasured == 0 else None,
-        seconds=added.seconds,
-        cpu_kwh=added.cpu_kwh,
-        ram_kwh=added.ram_kwh,
-        gpu_kwh=added.gpu_kwh,
-        tier=", ".join(added.tiers),
-    )
-
-
-def description(verdict: Verdict) -> str:
-    """The verdict as a Markdown table, shown on the version's page."""
-    lines = ["| check | value | limit | passed |", "|---|---|---|---|"]
-    lines += [f"| {c.name} | {c.value} | {c.limit} | {'yes' if c.passed else 'NO'} |" for c in verdict.checks]
-    return "\n".join(lines)
-
-
-def ratio(above: float | None, below: float | None) -> float | None:
-    """above / below, or None where that has no meaning."""
-    return above / below if above is not None and below else None
-
-
-def shown(
-    recipe: Recipe,
-    digest: str,
-    evaluation: Evaluation,
-    verdict: Verdict,
-    records: list[StageRecord],
-    footprint: dict[str, Any],
-) -> dict[str, Any]:
-    """What `shrink show MODEL@alias --json` says of a version (version number and aliases are added there)."""
-    teacher, student, floor = evaluation.teacher, evaluation.student, evaluation.floor
-    kwh = footprint["kwh"]
+def licences(recipe: Recipe) -> dict[str, str]:
+    """Licence and origin of teacher and data."""
     return {
-        "model": recipe.name,
-        "digest": digest,
-        "verdict": verdict.model_dump(mode="json"),
-        "retention": evaluation.retention.model_dump(),
-        "lift_retained": evaluation.lift_retained.model_dump(),
-        "accuracy": {"teacher": teacher.accuracy, "student": student.accuracy, "floor": floor.accuracy},
-        "bytes": {
-            "teacher": teacher.bytes,
-            "student": student.bytes,
-            "floor": floor.bytes,
-            "ratio": ratio(teacher.bytes, student.bytes),
-        },
-        "latency_ms": {
-            "teacher": teacher.p50_ms,
-            "student": student.p50_ms,
-            "floor": floor.p50_ms,
-            "ratio": ratio(teacher.p50_ms, student.p50_ms),
-        },
-        "parameters": {"teacher": teacher.parameters, "student": student.parameters},
-        "footprint": {"kwh": kwh["central"] if kwh else None, "gco2e": None, "seconds": footprint["seconds"]},
-        "stages": [
-            {
-                "kind": record.kind,
-                "method": record.method,
-                "digest": record.digest,
-                "seconds": record.footprint.seconds,
-                "kwh": record.footprint.kwh.central if record.footprint.kwh else None,
-            }
-            for record in records
-        ],
-        "recipe_digest": recipe.digest,
+        what: f"{source.licence} ({source.uri})"
+        for what, source in (("teacher", recipe.teacher), ("data", recipe.data_source))
     }
+
+
+def about_model(recipe: Recipe) -> str:
+    """What the registered model is, for its page in MLflow."""
+    both = "; ".join(f"{what}: {text}" for what, text in licences(recipe).items())
+    return (
+        f"Students of the recipe `{recipe.name}` ({recipe.task}). `champion` is what is deployed, `previous` what it "
+        f"replaced; every version was judged by a gate, and its evidence holds card and report. {both}."
+    )
+
+
+def description(verdict: Verdict, said: str) -> str:
+    """One sentence and the verdict as a Markdown table, shown on the version's page."""
+    lines = [f"**{'passed' if verdict.passed else 'REJECTED'}**: {said}", ""]
+    lines += ["| check | value | limit | passed |", "|---|---:|---:|---|"]
+    for check in verdict.checks:
+        cells = (check.name, units.number(check.value), units.number(check.limit), "yes" if check.passed else "NO")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def fetch(shop: Workshop, name: str, version: str) -> Path:
@@ -185,7 +208,8 @@ def describe(model: str) -> dict[str, Any]:
     name, _ = split_name(model)
     facts: dict[str, Any] = json.loads((directory / "evidence" / "show.json").read_text())
     seen = versions.describe(client(), name, version)
-    return {"version": version, "aliases": seen["aliases"]} | facts
+    told = {"footprint": emitted(facts["footprint"], settings().country)}  # the country may be known by now
+    return {"version": version, "aliases": seen["aliases"]} | facts | told
 
 
 def predictions(model: str, texts: list[str], home: Path) -> list[dict[str, Any]]:

@@ -3,11 +3,13 @@
 `build` is pure and gives numbers (None where something was not measured); `render_html` only formats them.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from flows import units
 from registry import footprint as fp
 from registry.records import Band, Evaluation, Footprint, StageRecord, Verdict
 
@@ -15,9 +17,9 @@ TEMPLATES = Path(__file__).parent / "templates"
 ENDED = ("passed", "rejected")  # a rejected student is a finished run
 MODELS = ("teacher", "student", "floor")
 COMPARED = (
-    ("accuracy", "Accuracy on the test split", "longer is better"),
-    ("bytes", "Size on disk", "shorter is better"),
-    ("p50_ms", "Median latency, one thread, batch 1", "shorter is better"),
+    ("accuracy", "Accuracy on the test split", "longer is better", units.percent),
+    ("bytes", "Size on disk", "shorter is better", units.size),
+    ("p50_ms", "Median latency, one thread, batch 1", "shorter is better", units.milliseconds),
 )
 TIER_TEXT = {
     "cpu counter": "CPU energy was read from a hardware counter.",
@@ -36,27 +38,32 @@ def build(
     pue: float = 1.0,
     title: str | None = None,
 ) -> dict[str, Any]:
-    """Facts of these runs (run.json dicts, oldest first); quality comes from the last run that has an evaluation."""
+    """Facts of these runs (run.json dicts, oldest first); quality comes from the last one that was judged for real."""
     owners = [run["run_id"] for run in runs for _ in run.get("stages", [])]
-    stages = [StageRecord.model_validate(record) for run in runs for record in run.get("stages", [])]
-    judged = next((run for run in reversed(runs) if run.get("evaluation")), None)
+    stages = [record for run in runs for record in _records(run)]
+    judged = _judged(runs)
     evaluation = Evaluation.model_validate(judged["evaluation"]) if judged else None
     verdict = Verdict.model_validate(judged["verdict"]) if judged and judged.get("verdict") else None
     spent, grid = fp.spent(stages), fp.grid_of(country)
-    power = _power(judged)
-    requests = _requests(evaluation, power)
+    requests = _requests(evaluation, _power(judged))
+    # a student pays back what all runs of its recipe took, the failed and rejected ones too
+    cost = fp.spent(record for run in runs if judged and run["recipe"] == judged["recipe"] for record in _records(run))
+    payback = fp.payback(cost.kwh, requests["teacher"], requests["student"])
     facts: dict[str, Any] = {
         "title": title or (f"{judged['recipe']}: what it cost and what it won" if judged else "What it cost"),
-        "runs": [{key: run.get(key) for key in ("run_id", "recipe", "status", "started")} for run in runs],
+        "runs": [_run_row(run) for run in runs],
         "run_id": judged["run_id"] if judged else None,
         "version": judged.get("version") if judged else None,
         "digest": judged.get("digest") if judged else None,
+        "licences": (judged.get("licences") or {}) if judged else {},
         "spent": spent.model_dump(),
         "co2e_g": _dump(fp.grams(spent.kwh, grid, pue)),
         "grid": grid.model_dump(),
         "pue": pue,
         "bytes_ratio": evaluation.teacher.bytes / evaluation.student.bytes if evaluation else None,
-        "payback": fp.payback(spent.kwh, requests["teacher"], requests["student"]).model_dump(),
+        "speed_ratio": evaluation.teacher.p50_ms / evaluation.student.p50_ms if evaluation else None,
+        "payback": payback.model_dump() | {"cost": _dump(cost.kwh)},
+        "payback_sentence": payback_sentence(payback, cost, requests),
         "request_wh": {name: _dump(band) for name, band in requests.items()},
         "stages": _stage_rows(stages, owners),
         "evaluation": evaluation.model_dump() if evaluation else None,
@@ -76,10 +83,35 @@ def render_html(facts: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
-        energy=energy, wh=wh, mass=mass, size=size, number=number, span=span, count=count, duration=duration
-    )
+    filters = (units.energy, units.wh, units.mass, units.size, units.number, units.percent, units.span, units.count)
+    environment.filters |= {write.__name__: write for write in (*filters, units.duration, units.milliseconds)}
     return environment.get_template("report.html.j2").render(**facts, models=MODELS)
+
+
+def carbon_text(facts: dict[str, Any]) -> str | None:
+    """Grams of CO2e as a range, with the grids it is over; None where the energy was not measured."""
+    if facts["co2e_g"] is None:
+        return None
+    grid = facts["grid"]
+    over = f"the grid of {grid['name']}" if grid["country"] else f"the {grid['name']}"
+    return f"{units.span(facts['co2e_g'], 'mass')} over {over} ({grid['year']})".replace("over the range over", "over")
+
+
+def payback_sentence(payback: fp.Payback, cost: fp.Total, requests: dict[str, Band | None]) -> str:
+    """After how many requests the student has saved what making it took, or why that cannot be said."""
+    if payback.requests is None:
+        reason = payback.why.split(": ")[-1]
+        return f"{'It never pays back' if payback.why.startswith('never') else 'Pay-back is not known'}: {reason}."
+    teacher, student = requests["teacher"], requests["student"]
+    if cost.kwh is None or teacher is None or student is None:
+        raise ValueError("a pay-back without the energies it follows from")
+    least = "at least " if cost.unmeasured else ""
+    each, before = units.energy(student.central / 1000), units.energy(teacher.central / 1000)
+    after, band = units.count(payback.requests.central), units.span(_dump(payback.requests), "count")
+    return (
+        f"Making it took {least}{units.energy(cost.kwh.central)}; a request takes {each} instead of {before}, "
+        f"so it has paid back after {least}{after} requests ({band})."
+    )
 
 
 def limits(facts: dict[str, Any]) -> list[str]:
@@ -87,72 +119,28 @@ def limits(facts: dict[str, Any]) -> list[str]:
     return [*_limits_energy(facts), *_limits_carbon(facts), *_limits_quality(facts)]
 
 
-def number(value: float | None) -> str:
-    """Three significant digits without an exponent; a dash for None."""
-    if value is None:
-        return "—"
-    if value == 0 or abs(value) >= 100:
-        return f"{value:,.0f}"
-    if abs(value) < 0.001:
-        return f"{value:.2g}"
-    digits = 2 if abs(value) < 10 else 1
-    return f"{value:.{digits}f}" if abs(value) >= 1 else f"{value:.3g}"
+def _records(run: dict[str, Any]) -> list[StageRecord]:
+    return [StageRecord.model_validate(record) for record in run.get("stages", [])]
 
 
-def count(value: float | None) -> str:
-    """A large count to two or three digits, in words from a million on."""
-    if value is None:
-        return "—"
-    for limit, word in ((1e9, "billion"), (1e6, "million")):
-        if value >= limit:
-            return f"{number(value / limit)} {word}"
-    return f"{float(f'{value:.2g}'):,.0f}" if value >= 1000 else f"{value:,.0f}"
+def _judged(runs: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The newest judged run; a smoke run only where there is no other."""
+    judged = [run for run in runs if run.get("evaluation")]
+    real = [run for run in judged if not run["recipe"].endswith("-smoke")]
+    return next(reversed(real or judged), None)
 
 
-def energy(kwh: float | None) -> str:
-    """kWh in the unit that reads best."""
-    if kwh is None:
-        return "not measured"
-    if kwh >= 0.1:
-        return f"{number(kwh)} kWh"
-    return f"{number(kwh * 1000)} Wh" if kwh >= 1e-4 else f"{number(kwh * 1e6)} mWh"
-
-
-def wh(kwh: float | None) -> str:
-    """kWh as Wh, for columns and charts that want one unit."""
-    return "not measured" if kwh is None else f"{number(kwh * 1000)} Wh"
-
-
-def mass(grams: float | None) -> str:
-    """Grams in the unit that reads best."""
-    if grams is None:
-        return "not measured"
-    return f"{number(grams / 1000)} kg" if grams >= 1000 else f"{number(grams)} g"
-
-
-def size(value: float | None) -> str:
-    """Bytes as decimal kB, MB or GB."""
-    if value is None:
-        return "—"
-    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if value >= limit:
-            return f"{number(value / limit)} {unit}"
-    return f"{value:.0f} B"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as s, min or h."""
-    if seconds < 120:
-        return f"{number(seconds)} s"
-    return f"{number(seconds / 60)} min" if seconds < 7200 else f"{number(seconds / 3600)} h"
-
-
-def span(band: dict[str, float] | None, unit: str) -> str:
-    """`low to high` of a band in one of the units above (energy, mass, count, number)."""
-    if band is None:
-        return ""
-    write = {"energy": energy, "mass": mass, "count": count, "number": number}[unit]
-    return f"{write(band['low'])} to {write(band['high'])}"
+def _run_row(run: dict[str, Any]) -> dict[str, Any]:
+    seen = run.get("evaluation")
+    own = fp.total(record.footprint for record in _records(run) if not record.cached)
+    return {
+        **{key: run.get(key) for key in ("run_id", "recipe", "status", "started", "version")},
+        "computed": own.stages,
+        "reused": len(run.get("stages", [])) - own.stages,
+        "kwh": _dump(own.kwh),
+        "retention": seen["retention"]["point"] if seen else None,
+        "bytes_ratio": seen["teacher"]["bytes"] / seen["student"]["bytes"] if seen else None,
+    }
 
 
 def _dump(band: Band | None) -> dict[str, float] | None:
@@ -161,8 +149,7 @@ def _dump(band: Band | None) -> dict[str, float] | None:
 
 def _power(run: dict[str, Any] | None) -> Footprint | None:
     """The footprint whose mean power stands for serving: that of the run's evaluation."""
-    records = [StageRecord.model_validate(record) for record in run.get("stages", [])] if run else []
-    found = [record.footprint for record in records if record.kind == "evaluate" and record.footprint.kwh]
+    found = [record.footprint for record in _records(run or {}) if record.kind == "evaluate" and record.footprint.kwh]
     return found[-1] if found else None
 
 
@@ -204,14 +191,27 @@ def _comparison(evaluation: Evaluation | None) -> list[dict[str, Any]]:
         return []
     scores = evaluation.model_dump()
     charts = []
-    for field, label, sense in COMPARED:
+    for field, label, sense, write in COMPARED:
         top = 1.0 if field == "accuracy" else max(scores[name][field] for name in MODELS)
-        bars = [
-            {"name": name, "value": scores[name][field], "width": round(100 * scores[name][field] / (top or 1), 2)}
-            for name in MODELS
-        ]
+        bars = []
+        for name in MODELS:
+            value = scores[name][field]
+            bar = {"name": name, "value": value, "text": write(value), "width": round(100 * value / (top or 1), 2)}
+            if field == "accuracy":
+                low, high = wilson(value, evaluation.examples)
+                bar |= {"low": round(100 * low, 2), "high": round(100 * high, 2)}
+                bar["range"] = f"{units.percent(low)} to {units.percent(high)}"
+            bars.append(bar)
         charts.append({"field": field, "label": label, "sense": sense, "bars": bars})
     return charts
+
+
+def wilson(share: float, examples: int) -> tuple[float, float]:
+    """The 95 % score interval of a share seen on so many examples (Wilson 1927)."""
+    z = 1.959964
+    middle = (share + z * z / (2 * examples)) / (1 + z * z / examples)
+    half = z * math.sqrt(share * (1 - share) / examples + z * z / (4 * examples**2)) / (1 + z * z / examples)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _limits_energy(facts: dict[str, Any]) -> list[str]:

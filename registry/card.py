@@ -4,8 +4,43 @@ from collections.abc import Mapping
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
-from registry.records import Band, Evaluation, Footprint, ModelScore, Verdict
+from registry.records import STRICT, Evaluation, Footprint, ModelScore, Verdict
+
+SNIPPET = """
+import json
+
+import mlflow
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+folder = mlflow.artifacts.download_artifacts("models:/%s@champion") + "/model"
+with open(folder + "/config.json") as stream:
+    config = json.load(stream)
+tokenizer = Tokenizer.from_file(folder + "/tokenizer.json")
+tokenizer.no_padding()
+tokenizer.enable_truncation(config["max_length"])
+session = onnxruntime.InferenceSession(folder + "/model.onnx", providers=["CPUExecutionProvider"])
+ids = np.array([tokenizer.encode("a text").ids])
+logits = session.run(["logits"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0][0]
+label = config["labels"][int(logits.argmax())]
+"""
+
+
+class Story(BaseModel):
+    """What a card tells beside the measurements; digests name what it is about."""
+
+    model_config = STRICT
+    digest: str
+    recipe_digest: str
+    payback: str
+    limits: tuple[str, ...]
+    sources: dict[str, str]
+    licences: dict[str, str]
+    grams: float | None = None
+    grams_range: str | None = None
 
 
 def render(
@@ -14,31 +49,40 @@ def render(
     evaluation: Evaluation,
     verdict: Verdict,
     footprint: Footprint,
-    licences: Mapping[str, str],
-    grams: float | None = None,
+    story: Story,
 ) -> str:
-    """A model's card as Markdown; `grams` are the emissions of making it, null while they are unknown."""
+    """A model's card as Markdown; `story.grams` are the emissions of making it, null while they are unknown."""
     parts = [
-        _metadata(name, evaluation, licences, grams),
+        _metadata(name, evaluation, story),
         f"# {_text(name)}",
         _summary(evaluation, verdict),
+        _use(name),
         _scores(evaluation),
         _gate(verdict),
-        _footprint(footprint, grams),
-        _licences(licences),
+        _limits(story),
+        _footprint(footprint, story),
+        _origin(story),
         "## Recipe\n\n```yaml\n" + _yaml(dict(recipe)).replace("```", "'''") + "```",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _metadata(name: str, evaluation: Evaluation, licences: Mapping[str, str], grams: float | None) -> str:
-    licence = sorted(set(licences.values()))
+def _metadata(name: str, evaluation: Evaluation, story: Story) -> str:
+    licences = sorted(set(story.licences.values()))
+    licence: dict[str, Any] = {"license": licences[0].lower()} if len(licences) == 1 else {"license": "other"}
+    if len(licences) != 1:
+        licence["license_name"] = ", ".join(f"{what} {one}" for what, one in sorted(story.licences.items()))
     meta: dict[str, Any] = {
         "pipeline_tag": "text-classification",
         "library_name": "onnx",
-        "tags": ["distillation", "quantization", "onnx"],
-        "license": licence[0].lower() if len(licence) == 1 else "other",
-        "co2_eq_emissions": {"emissions": grams, "source": "CodeCarbon", "training_type": "compression"},
+        "tags": ["distillation", "pruning", "quantization", "onnx", "text-classification"],
+        **licence,
+        "base_model": _package(story.sources.get("teacher", "unknown")),
+        "co2_eq_emissions": {
+            "emissions": story.grams,
+            "source": "CodeCarbon",
+            "training_type": "compression of a trained model",
+        },
         "metrics": ["accuracy", "f1"],
         "model-index": [
             {
@@ -46,7 +90,10 @@ def _metadata(name: str, evaluation: Evaluation, licences: Mapping[str, str], gr
                 "results": [
                     {
                         "task": {"type": "text-classification"},
-                        "dataset": {"name": "the recipe's test split", "type": "local"},
+                        "dataset": {
+                            "name": f"test split of {_package(story.sources.get('data', 'unknown'))}",
+                            "type": "local",
+                        },
                         "metrics": [
                             {"type": "accuracy", "value": round(evaluation.student.accuracy, 4)},
                             {"type": "f1", "name": "macro F1", "value": round(evaluation.student.macro_f1, 4)},
@@ -57,6 +104,30 @@ def _metadata(name: str, evaluation: Evaluation, licences: Mapping[str, str], gr
         ],
     }
     return f"---\n{_yaml(meta)}---"
+
+
+def _package(uri: str) -> str:
+    """The name in a source's address: pypi:NAME==VERSION or dir:PATH."""
+    return uri.partition(":")[2].partition("==")[0].rstrip("/").rpartition("/")[2] or uri
+
+
+def _use(name: str) -> str:
+    return "\n".join(
+        [
+            "## Use it",
+            "",
+            "```",
+            f'shrink predict {name}@champion "a text"     # fetched from the registry, verified against its digest',
+            f"shrink deploy {name}                        # /predict and /healthz on loopback, follows the alias",
+            "```",
+            "",
+            "Without this project, with MLFLOW_TRACKING_URI set (no torch needed, nothing is unpickled):",
+            "",
+            "```python",
+            *(SNIPPET % name).strip().splitlines(),
+            "```",
+        ]
+    )
 
 
 def _summary(seen: Evaluation, verdict: Verdict) -> str:
@@ -104,18 +175,33 @@ def _gate(verdict: Verdict) -> str:
     return "\n".join([*head, *rows, "", f"Verdict: {'passed' if verdict.passed else 'rejected'}."])
 
 
-def _footprint(seen: Footprint, grams: float | None) -> str:
+def _limits(story: Story) -> str:
+    return "\n".join(["## Limits", "", *(f"- {_text(line)}" for line in story.limits)])
+
+
+def _footprint(seen: Footprint, story: Story) -> str:
     if seen.kwh is None:
         energy = "The energy was not measured."
     else:
-        energy = f"It took {_band(seen.kwh)} kWh before PUE (low, central, high; method tier: {_text(seen.tier)})."
-    carbon = "The emissions are unknown." if grams is None else f"The emissions were {grams:.3g} g CO2eq."
-    return f"## Footprint of making it\n\n{energy} {carbon} The stages ran for {seen.seconds:.0f} s in all."
+        energy = f"It took {seen.kwh.central:.3g} kWh ({seen.kwh.low:.3g} to {seen.kwh.high:.3g}; {_text(seen.tier)})."
+    if story.grams is not None:
+        carbon = f"The emissions were {story.grams:.3g} g CO2eq."
+    elif story.grams_range is not None:
+        carbon = f"The emissions are unknown, no country was set: {story.grams_range}."
+    else:
+        carbon = "The emissions are unknown."
+    took = f"The stages ran for {seen.seconds:.0f} s in all."
+    return f"## Footprint of making it\n\n{energy} {carbon} {took} {_text(story.payback)}"
 
 
-def _licences(licences: Mapping[str, str]) -> str:
-    rows = [f"- {_text(what)}: {_text(licence)}" for what, licence in sorted(licences.items())]
-    return "\n".join(["## Licences", "", *(rows or ["No licence was stated."])])
+def _origin(story: Story) -> str:
+    rows = [
+        f"- {_text(what)}: {_text(licence)}" + (f", from `{story.sources[what]}`" if what in story.sources else "")
+        for what, licence in sorted(story.licences.items())
+    ]
+    head = ["## Licences and origin", "", *(rows or ["No licence was stated."])]
+    terms = "The student is derived from both; check that their terms allow your use."
+    return "\n".join([*head, f"- digest `{story.digest}`", f"- recipe `{story.recipe_digest}`", "", terms])
 
 
 def _times(above: float, below: float) -> str:
@@ -124,10 +210,6 @@ def _times(above: float, below: float) -> str:
 
 def _interval(value: Any) -> str:
     return f"{value.point:.1%} ({value.low:.1%} to {value.high:.1%})"
-
-
-def _band(band: Band) -> str:
-    return f"{band.low:.3g}, {band.central:.3g}, {band.high:.3g}"
 
 
 def _known(value: float | None, form: str) -> str:

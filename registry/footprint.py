@@ -74,6 +74,18 @@ def spent(stages: Iterable[StageRecord]) -> Total:
     return total(record.footprint for record in charged(stages))
 
 
+def whole(added: Total) -> Footprint:
+    """A total as one footprint, its energy None when a part was not measured: a part is not given out as the whole."""
+    return Footprint(
+        kwh=added.kwh if added.unmeasured == 0 else None,
+        seconds=added.seconds,
+        cpu_kwh=added.cpu_kwh,
+        ram_kwh=added.ram_kwh,
+        gpu_kwh=added.gpu_kwh,
+        tier=", ".join(sorted({part for tier in added.tiers for part in tier.split(", ")})),
+    )
+
+
 def charged(stages: Iterable[StageRecord]) -> list[StageRecord]:
     """The records that `spent` adds up, in order."""
     records = list(stages)

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from registry.records import Evaluation, Footprint, StageRecord, Verdict
+from pydantic import BaseModel
+
+from registry.records import STRICT, Evaluation, Footprint, StageRecord, Verdict
 
 PARENT = "mlflow.parentRunId"
 RUN_TAG = "shrink.run"
@@ -37,8 +39,30 @@ def open_run(client: Any, experiment: str, run_name: str, tags: Mapping[str, str
     return str(client.create_run(experiment_id, tags=dict(tags), run_name=run_name).info.run_id)
 
 
-def log_stage(client: Any, run_id: str, record: StageRecord, curves: Sequence[Curve] = ()) -> str:
-    """Log a finished stage as a child run, once: parameters, curves, measurements, inputs; returns the child's id."""
+class DataSet(BaseModel):
+    """The data of a run as MLflow lists it: where it is from and how many rows it has, never a row itself."""
+
+    model_config = STRICT
+    name: str
+    digest: str
+    source: str
+    rows: dict[str, int]
+
+
+def log_data(client: Any, run_id: str, data: DataSet, contexts: Sequence[str]) -> None:
+    """Name the data set as an input of a run; MLflow keeps 36 characters of the digest, the source has the whole."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    source = json.dumps({"uri": data.source, "digest": data.digest})
+    entry = Dataset(data.name, data.digest[:36], "local", source, profile=json.dumps(data.rows))
+    tags = [InputTag("mlflow.data.context", ", ".join(contexts))]
+    client.log_inputs(run_id, datasets=[DatasetInput(entry, tags)])
+
+
+def log_stage(
+    client: Any, run_id: str, record: StageRecord, curves: Sequence[Curve] = (), data: DataSet | None = None
+) -> str:
+    """Log a finished stage as a child run, once: parameters, curves, measurements, data; returns the child's id."""
     parent = client.get_run(run_id).info
     where = f"tags.`{PARENT}` = '{run_id}' and tags.`{KEY_TAG}` = '{_quoted(record.key)}'"
     for run in client.search_runs([parent.experiment_id], where):
@@ -61,7 +85,8 @@ def log_stage(client: Any, run_id: str, record: StageRecord, curves: Sequence[Cu
     params |= {f"input.{role}": digest for role, digest in record.inputs.items()}
     _log_params(client, child, params)
     _log_metrics(client, child, [*curves, *_numbers(record)])
-    _log_inputs(client, child, record.inputs)
+    if data is not None and "data" in record.inputs:
+        log_data(client, child, data, [{"evaluate": "evaluation"}.get(record.kind, "training")])
     client.set_terminated(child, status="FINISHED", end_time=started + round(record.footprint.seconds * 1000))
     return child
 
@@ -73,6 +98,20 @@ def log_evaluation(client: Any, run_id: str, evaluation: Evaluation, verdict: Ve
         numbers += [(f"gate.{check.name}", float(check.passed), 0) for check in verdict.checks]
         client.set_tag(run_id, "shrink.verdict", "passed" if verdict.passed else "rejected")
     _log_metrics(client, run_id, numbers)
+
+
+def log_recipe(client: Any, run_id: str, recipe: Mapping[str, Any], note: str | None = None) -> None:
+    """The recipe as the parent run's parameters (stages numbered), and a note that its page shows first."""
+    flat: dict[str, Any] = {}
+    for name, value in recipe.items():
+        inner = {f"{place:02d}": one for place, one in enumerate(value)} if isinstance(value, list | tuple) else value
+        if isinstance(inner, Mapping):
+            flat |= {f"{name}.{key}": one for key, one in inner.items()}
+        else:
+            flat[name] = inner
+    _log_params(client, run_id, flat)
+    if note is not None:
+        client.set_tag(run_id, "mlflow.note.content", note)
 
 
 def close_run(
@@ -158,17 +197,6 @@ def _log_metrics(client: Any, run_id: str, curves: Sequence[Curve]) -> None:
     metrics = [Metric(_clean(name), float(value), now, step) for name, value, step in curves if math.isfinite(value)]
     for start in range(0, len(metrics), BATCH):
         client.log_batch(run_id, metrics=metrics[start : start + BATCH])
-
-
-def _log_inputs(client: Any, run_id: str, inputs: Mapping[str, str]) -> None:
-    """MLflow keeps 36 characters of a data set's digest; the whole one stands in its source."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    if "data" not in inputs:
-        return
-    digest = inputs["data"]
-    data = Dataset(name="data", digest=digest[:36], source_type="shrink", source=json.dumps({"digest": digest}))
-    client.log_inputs(run_id, datasets=[DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
 
 
 def _clean(name: str) -> str:

@@ -18,6 +18,7 @@ DIGEST_TAG = "shrink.digest"
 EVIDENCE_TAG = "shrink.evidence"
 RECIPE_TAG = "shrink.recipe"
 VERDICT_TAG = "shrink.verdict"
+INPUTS_TAG = "shrink.inputs"
 PASSED, REJECTED = "passed", "rejected"
 SOURCE = re.compile(r"models:/(m-[0-9a-f]{32})")
 TRIES = 5
@@ -36,18 +37,23 @@ def register(
     tags: Mapping[str, str],
     description: str,
     run_id: str,
+    about: str = "",
 ) -> str:
-    """Register a directory as a version and return its number; the same digest and recipe give the same version."""
+    """Register a directory as a version and return its number; the same digest and recipe give the same version.
+
+    `about` describes the model as a whole. To be called by one process at a time for a model: what a killed one left
+    is taken up or removed.
+    """
     if digest_directory(directory) != digest:
         raise CorruptVersion(f"{directory} does not hash to {digest}: it was changed after it was judged")
-    _ensure_model(client, name)
+    _ensure_model(client, name, about)
     known = _find(client, name, digest, tags.get(RECIPE_TAG))
     if known is not None:
         return known
-    marks = {**tags, DIGEST_TAG: digest}
+    marks: Mapping[str, str] = {**tags, DIGEST_TAG: digest}
     if evidence is not None:
-        marks[EVIDENCE_TAG] = digest_directory(evidence)
-    model_id = _upload(client, name, directory, evidence, marks, run_id)
+        marks = {**marks, EVIDENCE_TAG: digest_directory(evidence)}
+    model_id, marks = _left(client, name, marks, run_id) or _upload(client, name, directory, evidence, marks, run_id)
     made = client.create_model_version(
         name, source=f"models:/{model_id}", run_id=run_id, tags=marks, description=description, model_id=model_id
     )
@@ -123,14 +129,16 @@ def describe(client: Any, name: str, version: str) -> dict[str, Any]:
     }
 
 
-def _ensure_model(client: Any, name: str) -> None:
+def _ensure_model(client: Any, name: str, about: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
-        client.create_registered_model(name)
+        client.create_registered_model(name, description=about)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+        if about and client.get_registered_model(name).description != about:
+            client.update_registered_model(name, description=about)
 
 
 def _find(client: Any, name: str, digest: str, recipe: str | None) -> str | None:
@@ -139,10 +147,27 @@ def _find(client: Any, name: str, digest: str, recipe: str | None) -> str | None
     return str(min(same)) if same else None
 
 
+def _left(client: Any, name: str, marks: Mapping[str, str], run_id: str) -> tuple[str, Mapping[str, str]] | None:
+    """What a killed registration of this digest left: a whole upload is taken up, halves are removed."""
+    experiment = client.get_run(run_id).info.experiment_id
+    used = {SOURCE.sub(r"\1", one.source or "") for one in client.search_model_versions(f"name = '{name}'")}
+    where = f"name = '{name}' AND tags.`{DIGEST_TAG}` = '{marks[DIGEST_TAG]}'"
+    whole: tuple[str, Mapping[str, str]] | None = None
+    for model in client.search_logged_models([experiment], where):
+        if model.model_id in used or model.tags.get(RECIPE_TAG) != marks.get(RECIPE_TAG):
+            continue
+        if str(model.status) == "READY" and (EVIDENCE_TAG in marks) == (EVIDENCE_TAG in model.tags):
+            ours = {key: value for key, value in model.tags.items() if key in {*marks, EVIDENCE_TAG}}
+            whole = (str(model.model_id), {**marks, **ours})
+        else:
+            client.delete_logged_model(model.model_id)
+    return whole
+
+
 def _upload(
     client: Any, name: str, directory: Path, evidence: Path | None, marks: Mapping[str, str], run_id: str
-) -> str:
-    """Initialise, fill and finalise a logged model; one that a kill left pending stays unreferenced."""
+) -> tuple[str, Mapping[str, str]]:
+    """Initialise, fill and finalise a logged model; `_left` clears away one that a kill left pending."""
     experiment = client.get_run(run_id).info.experiment_id
     made = client.create_logged_model(experiment, name=name, source_run_id=run_id, tags=dict(marks))
     try:
@@ -153,7 +178,7 @@ def _upload(
         client.finalize_logged_model(made.model_id, "FAILED")
         raise
     client.finalize_logged_model(made.model_id, "READY")
-    return str(made.model_id)
+    return str(made.model_id), marks
 
 
 def _download(client: Any, uri: str, work: Path, tries: int) -> Path:

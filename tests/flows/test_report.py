@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flows import report
+from flows import report, units
 
 SCORE = {
     "accuracy": 0.91, "macro_f1": 0.91, "bytes": 90_000_000, "parameters": 22_000_000, "macs": None, "p50_ms": 20.0,
@@ -58,6 +58,42 @@ def test_payback_from_mean_power_and_latency() -> None:
     facts = report.build([run(stage("distill", 3.0), stage("evaluate", 1.0))])
     saved = 60.0 * 0.016 / 3600  # 1 Wh in 60 s is 60 W; 16 ms saved
     assert math.isclose(facts["payback"]["requests"]["central"], 4.0 / saved)
+    assert "Making it took 4.00 Wh; a request takes 66.7 µWh instead of 0.333 mWh" in facts["payback_sentence"]
+    assert "paid back after 15,000 requests (1,900 to 120,000)" in facts["payback_sentence"]
+
+
+def test_a_student_that_is_not_cheaper_never_pays_back_and_failed_runs_count() -> None:
+    slow = run(stage("distill", 3.0), stage("evaluate", 1.0))
+    slow["evaluation"] = {**EVALUATION, "student": {**SCORE, "p50_ms": 20.0}}
+    facts = report.build([slow])
+    assert facts["payback"]["requests"] is None
+    assert facts["payback_sentence"].startswith("It never pays back: a request to the student costs no less")
+    assert facts["payback_sentence"] in report.render_html(facts)
+    crashed = {
+        "run_id": "r0",
+        "recipe": "tiny",
+        "status": "crashed",
+        "started": "2026",
+        "stages": [stage("label", 2.0)],
+    }
+    other = {**crashed, "recipe": "other", "run_id": "r9"}
+    facts = report.build([crashed, other, run(stage("distill", 3.0), stage("evaluate", 1.0))])
+    assert math.isclose(facts["payback"]["cost"]["central"], 0.006)
+    assert math.isclose(facts["spent"]["kwh"]["central"], 0.008)
+
+
+def test_quality_is_of_the_last_real_run_and_every_run_has_its_row() -> None:
+    smoke = {**run(stage("evaluate", 1.0)), "run_id": "r2", "recipe": "tiny-smoke"}
+    facts = report.build([{**run(stage("evaluate", 2.0)), "licences": {"teacher": "Apache-2.0"}}, smoke])
+    assert facts["run_id"] == "r1" and [row["run_id"] for row in facts["runs"]] == ["r1", "r2"]
+    assert facts["runs"][0]["kwh"]["central"] == 0.002 and facts["runs"][0]["retention"] == 0.98
+    html = report.render_html(facts)
+    assert "tiny-smoke" in html and "teacher: Apache-2.0" in html and "98.0 %" in html
+
+
+@pytest.mark.parametrize(("right", "of", "low", "high"), [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605)])
+def test_wilson_intervals_of_newcombe_1998(right: int, of: int, low: float, high: float) -> None:
+    assert report.wilson(right / of, of) == pytest.approx((low, high), abs=5e-5)
 
 
 def test_nothing_measured_is_never_zero() -> None:
@@ -66,7 +102,11 @@ def test_nothing_measured_is_never_zero() -> None:
     assert facts["payback"]["requests"] is None
     assert "2 of 2 stages could not be measured" in facts["limits"][0]
     html = report.render_html(facts)
-    assert "not measured" in html and "unknown" in html and "NaN" not in html
+    assert (
+        "not measured" in html
+        and "Pay-back is not known: the energy spent was not measured." in html
+        and "NaN" not in html
+    )
     assert not re.search(r"\b0(\.0+)? ?(k|m)?Wh", html)
 
 
@@ -95,12 +135,12 @@ def test_text_is_escaped_and_the_page_stands_alone() -> None:
     ("kwh", "text"), [(None, "not measured"), (1.234, "1.23 kWh"), (0.00234, "2.34 Wh"), (2e-6, "2.00 mWh")]
 )
 def test_energy_units(kwh: float | None, text: str) -> None:
-    assert report.energy(kwh) == text
+    assert units.energy(kwh) == text
 
 
 def test_counts_and_sizes() -> None:
-    assert report.count(12_345) == "12,000" and report.count(3.4e6) == "3.40 million"
-    assert report.size(23_400_000) == "23.4 MB" and report.duration(600) == "10.0 min"
+    assert units.count(12_345) == "12,000" and units.count(3.4e6) == "3.40 million"
+    assert units.size(23_400_000) == "23.4 MB" and units.duration(600) == "10.0 min"
 
 
 def test_unfinished_runs_and_a_bare_journal_are_told() -> None:

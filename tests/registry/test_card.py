@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 
-from registry.card import render
+from registry.card import Story, render
 from registry.gate import Gate, judge
 from registry.records import Band, Evaluation, Footprint
 from tests.registry.samples import evaluation
@@ -13,7 +13,17 @@ from tests.registry.samples import evaluation
 def _card(footprint: Footprint, grams: float | None = None) -> tuple[dict[str, Any], str]:
     seen: Evaluation = evaluation()
     verdict = judge(Gate(retention_min=0.99), seen)
-    text = render("tiny", {"name": "tiny", "seed": 1}, seen, verdict, footprint, {"data|set": "MIT"}, grams)
+    story = Story(
+        digest="d" * 64,
+        recipe_digest="r" * 64,
+        payback="It never pays back.",
+        limits=("Only English was seen.",),
+        sources={"teacher": "pypi:big-bert==1.0", "data|set": "dir:/home/data/"},
+        licences={"teacher": "MIT", "data|set": "MIT"},
+        grams=grams,
+        grams_range="1 g to 2 g over 157 national grids",
+    )
+    text = render("tiny", {"name": "tiny", "seed": 1}, seen, verdict, footprint, story)
     _, head, body = text.split("---\n", 2)
     return yaml.safe_load(head), body
 
@@ -21,17 +31,17 @@ def _card(footprint: Footprint, grams: float | None = None) -> tuple[dict[str, A
 def test_unknown_emissions_are_null_and_unmeasured_energy_is_not_zero() -> None:
     meta, body = _card(Footprint(kwh=None, seconds=3))
     assert meta["co2_eq_emissions"]["emissions"] is None
-    assert "not measured" in body and "emissions are unknown" in body
+    assert "not measured" in body and "emissions are unknown, no country was set: 1 g to 2 g" in body
 
 
 def test_known_emissions_are_grams() -> None:
     meta, body = _card(Footprint(kwh=Band(low=0.1, central=0.2, high=0.4), seconds=3, tier="modelled"), 81.5)
     assert meta["co2_eq_emissions"]["emissions"] == 81.5
-    assert "0.1, 0.2, 0.4 kWh" in body and "81.5 g" in body
+    assert "0.2 kWh (0.1 to 0.4; modelled)" in body and "81.5 g" in body
 
 
 def test_a_rejected_student_is_called_rejected_and_tables_stay_whole() -> None:
     meta, body = _card(Footprint(kwh=None, seconds=3))
     assert "was rejected" in body and "Verdict: rejected." in body
-    assert "data\\|set: MIT" in body and meta["license"] == "mit"
-    assert "seed: 1" in body
+    assert "data\\|set: MIT" in body and meta["license"] == "mit" and meta["base_model"] == "big-bert"
+    assert "seed: 1" in body and "d" * 64 in body and "Only English was seen." in body and "never pays back" in body

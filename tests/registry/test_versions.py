@@ -44,14 +44,20 @@ def _register(client: Any, tmp_path: Path, name: str, run_id: str, text: str, ve
 
 def test_stages_are_logged_once_below_their_run(client: Any, run_id: str) -> None:
     curves = [("loss", 1.0, 0), ("loss", 0.5, 1), ("loss", float("nan"), 2)]
-    child = runs.log_stage(client, run_id, record(), curves)
-    assert runs.log_stage(client, run_id, record(), curves) == child
+    rows = runs.DataSet(name="rated.txt", digest="a" * 64, source="pypi:rated==1", rows={"train_rows": 7})
+    child = runs.log_stage(client, run_id, record(), curves, rows)
+    assert runs.log_stage(client, run_id, record(), curves, rows) == child
+    runs.log_recipe(client, run_id, {"name": "tiny", "data": {"file": "f"}, "stages": [{"kind": "label"}]}, "a note")
     seen = client.get_run(child)
     assert seen.data.tags["mlflow.parentRunId"] == run_id and seen.info.status == "FINISHED"
     assert seen.data.params["config.epochs"] == "3" and seen.data.params["input.data"] == "a" * 64
     assert [point.value for point in client.get_metric_history(child, "loss")] == [1.0, 0.5]
     assert seen.data.metrics["kwh"] == 0.2 and "measured.broken" not in seen.data.metrics
-    assert seen.inputs.dataset_inputs[0].dataset.name == "data"
+    (data,) = [one.dataset for one in seen.inputs.dataset_inputs]
+    assert data.name == "rated.txt" and "a" * 64 in data.source and "pypi:rated==1" in data.source
+    told = client.get_run(run_id).data
+    assert told.params["data.file"] == "f" and told.params["stages.00"] == '{"kind": "label"}'
+    assert told.tags["mlflow.note.content"] == "a note"
     runs.log_evaluation(client, run_id, evaluation(), judge(Gate(), evaluation()))
     runs.close_run(client, run_id, "FINISHED")
     parent = client.get_run(run_id)
@@ -79,6 +85,24 @@ def test_a_version_is_registered_once_and_comes_back_verified(
     (got / "model" / "file.txt").write_text("changed")
     with pytest.raises(versions.CorruptVersion):
         versions.fetch(client, name, version, got)
+
+
+@pytest.mark.parametrize("dies_at", ["finalize_logged_model", "create_model_version"])
+def test_a_registration_that_was_killed_leaves_nothing_behind(
+    client: Any, run_id: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: str
+) -> None:
+    def dies(*args: Any, **named: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(client, dies_at, dies)
+    with pytest.raises(KeyboardInterrupt):
+        _register(client, tmp_path, name, run_id, "one")
+    monkeypatch.undo()
+    version = _register(client, tmp_path, name, run_id, "one")
+    experiment = client.get_run(run_id).info.experiment_id
+    (kept,) = client.search_logged_models([experiment], f"name = '{name}'")
+    assert str(kept.status) == "READY" and versions.describe(client, name, version)["source"].endswith(kept.model_id)
+    assert (versions.fetch(client, name, version, tmp_path / "got") / "model" / "file.txt").read_text() == "one"
 
 
 def test_bytes_that_do_not_fit_the_digest_are_not_loaded(client: Any, run_id: str, name: str, tmp_path: Path) -> None:

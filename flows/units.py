@@ -1,0 +1,82 @@
+"""Numbers as people read them: three digits, the unit that fits, a dash or words for what is not known."""
+
+
+def number(value: float | None) -> str:
+    """Three significant digits without an exponent; a dash for None."""
+    if value is None:
+        return "—"
+    if value == 0 or abs(value) >= 100:
+        return f"{value:,.0f}"
+    if abs(value) < 0.001:
+        return f"{value:.2g}"
+    digits = 2 if abs(value) < 10 else 1
+    return f"{value:.{digits}f}" if abs(value) >= 1 else f"{value:.3g}"
+
+
+def count(value: float | None) -> str:
+    """A large count to two or three digits, in words from a million on."""
+    if value is None:
+        return "—"
+    for limit, word in ((1e9, "billion"), (1e6, "million")):
+        if value >= limit:
+            return f"{number(value / limit)} {word}"
+    return f"{float(f'{value:.2g}'):,.0f}" if value >= 1000 else f"{value:,.0f}"
+
+
+def percent(value: float | None) -> str:
+    """A share as per cent with one digit."""
+    return "—" if value is None else f"{100 * value:.1f} %"
+
+
+def energy(kwh: float | None) -> str:
+    """kWh in the unit that reads best."""
+    if kwh is None:
+        return "not measured"
+    if kwh >= 0.1:
+        return f"{number(kwh)} kWh"
+    for limit, factor, unit in ((1e-4, 1e3, "Wh"), (1e-7, 1e6, "mWh")):
+        if kwh >= limit:
+            return f"{number(kwh * factor)} {unit}"
+    return f"{number(kwh * 1e9)} µWh"
+
+
+def wh(kwh: float | None) -> str:
+    """kWh as Wh, for columns and charts that want one unit."""
+    return "not measured" if kwh is None else f"{number(kwh * 1000)} Wh"
+
+
+def mass(grams: float | None) -> str:
+    """Grams in the unit that reads best."""
+    if grams is None:
+        return "not measured"
+    return f"{number(grams / 1000)} kg" if grams >= 1000 else f"{number(grams)} g"
+
+
+def size(value: float | None) -> str:
+    """Bytes as decimal kB, MB or GB."""
+    if value is None:
+        return "—"
+    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if value >= limit:
+            return f"{number(value / limit)} {unit}"
+    return f"{value:.0f} B"
+
+
+def milliseconds(value: float | None) -> str:
+    """Milliseconds."""
+    return "—" if value is None else f"{number(value)} ms"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as s, min or h."""
+    if seconds < 120:
+        return f"{number(seconds)} s"
+    return f"{number(seconds / 60)} min" if seconds < 7200 else f"{number(seconds / 3600)} h"
+
+
+def span(band: dict[str, float] | None, unit: str) -> str:
+    """`low to high` of a band in one of the units above (energy, mass, count, number)."""
+    if band is None:
+        return ""
+    write = {"energy": energy, "mass": mass, "count": count, "number": number}[unit]
+    return f"{write(band['low'])} to {write(band['high'])}"
