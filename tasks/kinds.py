@@ -57,6 +57,8 @@ EveryStage: TypeAdapter[AnyStageConfig] = TypeAdapter(
     ]
 )
 
+USES_TORCH = {"finetune", "label", "distill", "prune", "export"}  # their processes are forked from one that imported it
+
 
 def module_of(config: AnyStageConfig) -> str:
     """The module whose `run` executes this config: the one it is declared in."""

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,14 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel
 
 from registry.records import STRICT, ShrinkError
+from tasks.kinds import USES_TORCH
 
 log = logging.getLogger("tasks.stage")
 progress_log = logging.getLogger("progress")
 WATCH_SECONDS = 0.5  # between two looks at a stage's limits
 SAY_SECONDS = 10.0  # between two progress lines in Prefect's log
+PRELOADED = ("torch", "transformers.models.bert.modeling_bert", "onnxscript", "onnxruntime")
+kept: dict[tuple[tuple[str, str], ...], subprocess.Popen[str]] = {}  # the zygote that has imported torch
 FULL = ("No space left on device", "Disk quota exceeded")
 
 
@@ -68,56 +72,98 @@ def run_stage(call: StageCall) -> StageResult:
     directory = Path(call.directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "result.json").unlink(missing_ok=True)
-    described = {"config": call.config, "inputs": call.inputs, "seed": call.seed, "threads": call.threads}
-    (directory / "call.json").write_text(json.dumps({**described, "parent": os.getpid()}, indent=1))
     started = time.monotonic()
-    with (directory / "log.txt").open("w") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tasks.worker", call.directory],
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env=call.environment,
-            start_new_session=True,  # a Ctrl-C reaches only the parent, which ends this group
-        )
-        with limited(process, call) as over:
-            curves = follow(process, call.name)
+    with zygote_of(call) as zygote:
+        described = {"config": call.config, "inputs": call.inputs, "seed": call.seed, "threads": call.threads}
+        (directory / "call.json").write_text(json.dumps({**described, "parent": zygote.pid}, indent=1))
+        pid = forked(zygote, call)
+        with limited(pid, call) as over:
+            curves, status = follow(zygote, call.name)
     if over:
         raise RuntimeError(over[0])
-    if not (directory / "result.json").exists() or process.returncode != 0:
-        raise failure(call.name, directory / "log.txt", process.returncode)
+    if not (directory / "result.json").exists() or status != 0:
+        raise failure(call.name, directory / "log.txt", status)
     result = json.loads((directory / "result.json").read_text())
     return StageResult(out=str(directory / "out"), seconds=time.monotonic() - started, curves=tuple(curves), **result)
 
 
 @contextlib.contextmanager
-def limited(process: subprocess.Popen[str], call: StageCall) -> Any:
-    """Watch a worker's limits during the block and end it, with what it started, after; yields what it broke."""
+def zygote_of(call: StageCall) -> Iterator[subprocess.Popen[str]]:
+    """The process to fork a stage from: a kept one with torch imported, or a fresh one that knows nothing of it.
+
+    Ended when the block breaks: an answer of a broken-off stage must not reach the next one.
+    """
+    torch_too = call.config["kind"] in USES_TORCH
+    key = tuple(sorted(call.environment.items()))
+    zygote = kept.pop(key, None) if torch_too else None
+    if zygote is None or zygote.poll() is not None:
+        zygote = new_zygote(call, PRELOADED if torch_too else ())
+    ended = zygote
+    try:
+        yield zygote
+        if torch_too:
+            kept[key] = zygote
+            ended = None
+    finally:
+        if ended is not None:
+            ended.kill()
+            ended.wait()
+
+
+def new_zygote(call: StageCall, modules: tuple[str, ...]) -> subprocess.Popen[str]:
+    """Start a zygote with the stage's environment, its own trouble going to the stage's log."""
+    with (Path(call.directory) / "log.txt").open("w") as log_file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tasks.zygote", *modules],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log_file,
+            text=True,
+            env=call.environment,
+            start_new_session=True,  # a Ctrl-C reaches only us, who end this group
+        )
+
+
+def forked(zygote: subprocess.Popen[str], call: StageCall) -> int:
+    """Have the stage's process forked; returns its id, or raises when the zygote could not even import."""
+    assert zygote.stdin is not None and zygote.stdout is not None
+    try:
+        zygote.stdin.write(f"{call.directory}\n")
+        zygote.stdin.flush()
+        return int(json.loads(zygote.stdout.readline())["started"])
+    except (OSError, ValueError):
+        raise failure(call.name, Path(call.directory) / "log.txt", zygote.wait()) from None
+
+
+@contextlib.contextmanager
+def limited(pid: int, call: StageCall) -> Iterator[list[str]]:
+    """Watch a stage's limits during the block and end it when the block breaks; yields what it broke."""
     over: list[str] = []
     done = threading.Event()
-    watchdog = threading.Thread(target=watch, args=(process, call, done, over), daemon=True)
+    watchdog = threading.Thread(target=watch, args=(pid, call, done, over), daemon=True)
     watchdog.start()
     try:
         yield over
+    except BaseException:
+        end(pid)
+        raise
     finally:
         done.set()
         watchdog.join()
-        end(process)
-        process.wait()
 
 
-def watch(process: subprocess.Popen[str], call: StageCall, done: threading.Event, over: list[str]) -> None:
-    """End the worker when it is over a limit, whether it prints or hangs; says so in `over`."""
+def watch(pid: int, call: StageCall, done: threading.Event, over: list[str]) -> None:
+    """End the stage when it is over a limit, whether it prints or hangs; says so in `over`."""
     deadline = time.monotonic() + call.time_limit
     while not done.wait(WATCH_SECONDS):
         if time.monotonic() > deadline:
             over.append(f"stage {call.name} is over its limit of {call.time_limit:g} s; raise SHRINK_TIME_LIMIT")
-        elif (held := resident_mb(process.pid)) > call.memory_limit_mb:
+        elif (held := resident_mb(pid)) > call.memory_limit_mb:
             limit = f"its limit of {call.memory_limit_mb:.0f} MB"
             over.append(f"stage {call.name} holds {held:.0f} MB, over {limit}; raise SHRINK_MEMORY_MB")
         else:
             continue
-        end(process)
+        end(pid)
         return
 
 
@@ -132,18 +178,18 @@ def resident_mb(pid: int) -> float:
     return total / 1e6
 
 
-def end(process: subprocess.Popen[str]) -> None:
-    """Kill a worker's group: itself and whatever it started. Call before it is waited for: its id is still its own."""
+def end(pid: int) -> None:
+    """Kill a stage's group: itself and whatever it started."""
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(pid, signal.SIGKILL)
 
 
-def follow(process: subprocess.Popen[str], name: str) -> list[tuple[str, float, int]]:
-    """Read a worker's lines until it ends; logs them and returns the curve points."""
+def follow(zygote: subprocess.Popen[str], name: str) -> tuple[list[tuple[str, float, int]], int]:
+    """Read a stage's lines until it ends; logs them and returns the curve points and the exit status."""
     curves: list[tuple[str, float, int]] = []
     said = time.monotonic()
-    assert process.stdout is not None
-    for line in process.stdout:
+    assert zygote.stdout is not None
+    for line in zygote.stdout:
         try:
             event = json.loads(line)
         except ValueError:
@@ -157,8 +203,9 @@ def follow(process: subprocess.Popen[str], name: str) -> list[tuple[str, float, 
                     log.info("%s: %s/%s %s", name, done, total, note)
             case {"metric": metric, "value": value, "step": step}:
                 curves.append((metric, value, step))
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it ends by itself; reaped in `limited`
-    return curves
+            case {"ended": status}:
+                return curves, int(status)
+    return curves, zygote.wait()  # the zygote itself was killed
 
 
 def failure(name: str, path: Path, status: int) -> Exception:

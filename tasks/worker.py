@@ -1,4 +1,4 @@
-"""The process that one stage runs in: `python -m tasks.worker STAGE_DIRECTORY` (started by tasks/stage.py).
+"""What happens in the process that one stage runs in (forked by tasks/zygote.py).
 
 It reads call.json, holds the directory's lock, dies with its parent, and leaves `out` complete or not at all.
 """
@@ -10,11 +10,10 @@ import os
 import resource
 import shutil
 import signal
-import sys
 from pathlib import Path
 
 from tasks import progress
-from tasks.kinds import EveryStage, function_of
+from tasks.kinds import USES_TORCH, EveryStage, function_of
 
 PR_SET_PDEATHSIG = 1  # prctl(2): the signal that the kernel sends when the parent is gone
 
@@ -40,7 +39,7 @@ def run_call(directory: Path, call: dict[str, object]) -> None:
     """Run the stage into `out.partial`, then write result.json and rename to `out`."""
     progress.enabled = True
     config = EveryStage.validate_python(call["config"])
-    limit_threads(int(str(call["threads"])), torch_too=config.kind not in {"data", "floor", "quantize", "reload"})
+    limit_threads(int(str(call["threads"])), torch_too=config.kind in USES_TORCH)
     partial = directory / "out.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -66,7 +65,3 @@ def limit_threads(threads: int, *, torch_too: bool) -> None:
 
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(True, warn_only=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
