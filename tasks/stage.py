@@ -98,7 +98,7 @@ def zygote_of(call: StageCall) -> Iterator[subprocess.Popen[str]]:
     zygote = kept.pop(key, None) if torch_too else None
     if zygote is None or zygote.poll() is not None:
         zygote = new_zygote(call, PRELOADED if torch_too else ())
-    ended = zygote
+    ended: subprocess.Popen[str] | None = zygote
     try:
         yield zygote
         if torch_too:
