@@ -1,14 +1,17 @@
-"""A small server that always answers with the version behind an alias: `shrink serve NAME --alias champion`.
+"""A small server that always answers with the version behind an alias: `shrink deploy MODEL`, or MODEL@ALIAS.
 
 A loop compares the alias with what is loaded. A new version is fetched, hashed against its digest, opened and asked the
 golden texts of its evaluation; only then does it replace the old one, in one assignment. A version that fails keeps the
-old one serving, and /healthz says why. Requests in flight finish with the version they began with.
+old one serving, or, just after a start, brings the alias `previous` back; /healthz says why. Requests in flight finish
+with the version they began with.
 """
 
 import json
 import logging
 import shutil
+import socket
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,8 +22,9 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from flows.servers import client
 from flows.settings import settings
-from registry import versions
+from registry import promotion, versions
 from registry.records import STRICT, ShrinkError
 from tasks import runtime
 
@@ -30,6 +34,7 @@ MAX_TEXTS = 128
 MAX_CHARACTERS = 10_000
 MAX_BYTES = 1 << 20
 TOLERANCE = 1e-4  # of a golden logit; as in tasks/reload.py
+RETRY_SECONDS = 600.0  # after which a refused version is tried again: what was amiss may have been its transport
 
 
 class Unfit(RuntimeError):
@@ -62,6 +67,7 @@ class Refused(BaseModel):
     model_config = STRICT
     version: str
     why: str
+    until: float = Field(exclude=True, description="time.monotonic() at which it is tried again")
 
 
 class Slot(BaseModel):
@@ -83,45 +89,75 @@ def serve(
     cache: Path | None = None,
     threads: int = 1,
 ) -> None:
-    """Serve the alias until interrupted; versions are kept in `cache` (default: deployed/ in the state directory)."""
+    """Serve the alias until interrupted; versions are kept in `cache` (default: deployed/ in the state directory).
+
+    Raises ShrinkError when the port cannot be had.
+    """
     import uvicorn
-    from mlflow import MlflowClient
 
     if poll_seconds <= 0:
         raise ShrinkError(f"poll_seconds is {poll_seconds:g}; give a number of seconds above 0.")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    log.setLevel(logging.INFO)
+    holder = listening(host, port)
     slot, stop = Slot(name=name, alias=alias), threading.Event()
-    client, kept = MlflowClient(), cache if cache is not None else settings().home / "deployed"
+    registry, kept = client(), cache if cache is not None else settings().home / "deployed"
 
     def follow() -> None:
         while not stop.is_set():
-            reconcile(client, slot, kept, threads)
+            reconcile(registry, slot, kept, threads)
             stop.wait(poll_seconds)
 
+    config = uvicorn.Config(
+        application(slot, threads),
+        limit_concurrency=64,
+        timeout_graceful_shutdown=10,
+        log_level="warning",
+        access_log=False,
+    )
+    log.info("%s@%s on http://%s:%d: POST /predict, GET /healthz; Ctrl-C ends it", name, alias, host, port)
     threading.Thread(target=follow, name="follow", daemon=True).start()
     try:
-        uvicorn.run(
-            application(slot, threads), host=host, port=port, limit_concurrency=64, timeout_graceful_shutdown=10
-        )
+        uvicorn.Server(config).run(sockets=[holder])
+    except KeyboardInterrupt:
+        log.info("stopped")
     finally:
         stop.set()
+        holder.close()
 
 
-def reconcile(client: Any, slot: Slot, cache: Path, threads: int = 1) -> None:
+def listening(host: str, port: int) -> socket.socket:
+    """A socket bound to the port, taken before anything is loaded; raises ShrinkError when it cannot be had."""
+    holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        holder.bind((host, port))
+        holder.listen(1)  # SO_REUSEADDR alone lets two bind; only one listens
+    except (OSError, OverflowError) as error:
+        holder.close()
+        reason = getattr(error, "strerror", None) or error
+        raise ShrinkError(f"port = {port} cannot be listened on ({reason}); give another with --port.") from None
+    return holder
+
+
+def reconcile(registry: Any, slot: Slot, cache: Path, threads: int = 1) -> None:
     """One turn of the loop: make the slot serve what the alias names, or note why it does not. Never raises."""
     version = ""
     try:
-        version = versions.resolve(client, slot.name, slot.alias)
+        version = versions.resolve(registry, slot.name, slot.alias)
         if slot.serving is not None and slot.serving.version == version:
             slot.refused = slot.trouble = None
             return
-        if slot.refused is not None and slot.refused.version == version:
+        if slot.refused is not None and slot.refused.version == version and time.monotonic() < slot.refused.until:
             slot.trouble = None
-            return  # a version never changes, so neither does its verdict here
-        loaded = load(client, slot.name, version, cache, threads)
+            return
+        loaded = load(registry, slot.name, version, cache, threads)
     except (versions.CorruptVersion, Unfit) as error:
-        slot.refused, slot.trouble = Refused(version=version, why=str(error)), None
+        until = time.monotonic() + RETRY_SECONDS
+        slot.refused, slot.trouble = Refused(version=version, why=str(error), until=until), None
         log.error("version %s of %s is refused: %s", version, slot.name, error)
+        if slot.serving is None:
+            fall_back(registry, slot, cache, threads)
     except Exception as error:  # the registry is away or the alias unset: go on with what is loaded, try again
         if slot.trouble is None:
             log.warning("alias %s of %s cannot be followed: %s", slot.alias, slot.name, error)
@@ -132,16 +168,29 @@ def reconcile(client: Any, slot: Slot, cache: Path, threads: int = 1) -> None:
         log.info("serving version %s of %s (before: %s)", version, slot.name, before)
 
 
-def load(client: Any, name: str, version: str, cache: Path, threads: int = 1) -> Loaded:
+def fall_back(registry: Any, slot: Slot, cache: Path, threads: int) -> None:
+    """Serve the alias `previous` where nothing is served yet and the version asked for was refused."""
+    try:
+        version = versions.alias(registry, slot.name, promotion.PREVIOUS)
+        if version is None or (slot.refused is not None and version == slot.refused.version):
+            log.error("%s has no other version under the alias %s to go back to", slot.name, promotion.PREVIOUS)
+            return
+        slot.serving = load(registry, slot.name, version, cache, threads)
+        log.warning("serving version %s of %s, the previous one, instead", version, slot.name)
+    except Exception as error:
+        log.error("the previous version of %s cannot be served either: %s", slot.name, error)
+
+
+def load(registry: Any, name: str, version: str, cache: Path, threads: int = 1) -> Loaded:
     """Fetch, verify, open and check one version; raises CorruptVersion or Unfit when it must not be served."""
     folder = cache / f"{name}-{version}"
     try:
-        fetched = versions.fetch(client, name, version, folder)
+        fetched = versions.fetch(registry, name, version, folder)
     except versions.CorruptVersion:
         if not folder.exists():
             raise
         shutil.rmtree(folder)  # the kept copy is damaged or of another registry: the registry decides
-        fetched = versions.fetch(client, name, version, folder)
+        fetched = versions.fetch(registry, name, version, folder)
     try:
         return opened(fetched / "model", fetched / "evidence" / "golden.json", version, threads)
     except Unfit:

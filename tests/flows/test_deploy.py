@@ -18,7 +18,7 @@ from fastapi.testclient import TestClient
 from flows import deploy
 from infra import services
 from registry import runs, versions
-from registry.records import digest_directory
+from registry.records import ShrinkError, digest_directory
 from tasks import runtime
 
 WORDS = ["[UNK]", "bad", "fine", "good", "film"]
@@ -125,6 +125,51 @@ def test_a_version_that_fails_its_golden_check_is_refused_and_the_old_one_stays(
     client.set_registered_model_alias(name, "champion", good)
     deploy.reconcile(client, slot, cache)
     assert slot.refused is None
+
+
+def test_after_a_start_with_a_bad_champion_the_previous_one_is_served(client: Any, tmp_path: Path) -> None:
+    name, cache = "restarted", tmp_path / "cache"
+    good, wrong = put(client, name, tmp_path / "1", 1.0), put(client, name, tmp_path / "2", 2.0, shift=0.5)
+    client.set_registered_model_alias(name, "champion", wrong)
+    slot = deploy.Slot(name=name, alias="champion")
+    deploy.reconcile(client, slot, cache)
+    assert slot.serving is None and slot.refused is not None, "there is nothing to go back to yet"
+    client.set_registered_model_alias(name, "previous", good)
+    slot = deploy.Slot(name=name, alias="champion")
+    deploy.reconcile(client, slot, cache)
+    health = TestClient(deploy.application(slot)).get("/healthz").json()
+    assert (health["status"], health["version"], health["refused"]["version"]) == ("serving", good, wrong)
+    assert slot.refused is not None
+    slot.refused = slot.refused.model_copy(update={"until": 0.0})
+    deploy.reconcile(client, slot, cache)
+    assert slot.serving is not None and slot.serving.version == good
+    assert slot.refused.until > 0.0, "once its time is over the refused version was tried again"
+    third = put(client, name, tmp_path / "3", 3.0)
+    client.set_registered_model_alias(name, "champion", third)
+    deploy.reconcile(client, slot, cache)
+    assert slot.serving.version == third and slot.refused is None
+
+
+def test_a_port_that_is_taken_is_one_sentence() -> None:
+    holder = deploy.listening("127.0.0.1", 0)
+    try:
+        with pytest.raises(ShrinkError, match=r"port = \d+ cannot be listened on \(Address already in use\)"):
+            deploy.listening("127.0.0.1", holder.getsockname()[1])
+    finally:
+        holder.close()
+    with pytest.raises(ShrinkError, match="port = 99999"):
+        deploy.listening("127.0.0.1", 99999)
+
+
+def test_the_code_on_the_card_runs_and_agrees_with_ours(client: Any, tmp_path: Path) -> None:
+    from registry.card import SNIPPET
+
+    client.set_registered_model_alias("documented", "champion", put(client, "documented", tmp_path, 1.0))
+    for text, label in (("good film", "positive"), ("bad film", "negative")):
+        seen: dict[str, Any] = {}
+        exec((SNIPPET % "documented").replace("a text", text), seen)
+        ours = runtime.predict(tmp_path / "model", [text])[0]
+        assert seen["label"] == label and np.allclose(seen["logits"], ours)
 
 
 def test_changed_bytes_are_never_loaded(client: Any, servers_home: Path, tmp_path: Path) -> None:
