@@ -11,63 +11,59 @@ from typing import Annotated, Any
 
 import typer
 
+from flows import cli_operate, cli_registry
 from flows import console as screen
-from flows.settings import apply, base_environment, settings
+from flows.cli_common import Json, RunId, connected, say
+from flows.settings import settings
 from registry.records import ShrinkError
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Make a model many times smaller, prove it is still good enough, hand it over.",
-)
-Json = Annotated[bool, typer.Option("--json", help="print JSON instead of text")]
-QUIET = {  # stage logs go to Prefect's server; the terminal shows our own lines
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks,flows,registry",
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-}
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 COMPRESS, REGISTRY, OPERATE = "Compress", "Registry", "Operate"
+RESUME = "`shrink resume` goes on with the finished stages"
 
 
 def main() -> None:
     """Entry point: user errors are one sentence and exit code 2."""
     try:
-        status = app(standalone_mode=False)  # the code of a typer.Exit comes back as the value
+        status = app(standalone_mode=False, prog_name="shrink")  # the code of a typer.Exit comes back as the value
     except ShrinkError as error:
         typer.echo(f"shrink: {error}", err=True)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("stopped; `shrink resume` goes on with the finished stages.", err=True)
+        typer.echo("shrink: stopped.", err=True)
         sys.exit(1)
     except Exception as error:
-        if hasattr(error, "format_message"):  # click's own usage errors
-            typer.echo(f"shrink: {error.format_message()}", err=True)
+        if hasattr(error, "format_message"):  # click's own usage errors; a bare `shrink` has printed its help already
+            path = getattr(getattr(error, "ctx", None), "command_path", None) or "shrink"
+            if said := error.format_message().rstrip("."):
+                typer.echo(f"shrink: {said}; see `{path} --help`.", err=True)
             sys.exit(2)
-        typer.echo(f"shrink: failed: {error}; `shrink resume` goes on with the finished stages.", err=True)
+        typer.echo(f"shrink: failed: {first_line(error)}; `shrink doctor` looks for the cause.", err=True)
         sys.exit(1)
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def say(value: Any, as_json: bool, text: str) -> None:
-    """Print JSON or text."""
-    typer.echo(json.dumps(value, indent=1) if as_json else text)
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
-def connected(start: bool = False) -> Any:
-    """The servers (started when asked), with this process's libraries pointed at them."""
-    from infra import services
+def print_version(wanted: bool) -> None:
+    """The option --version."""
+    if wanted:
+        from importlib.metadata import version
 
-    home = settings().home
-    if start:
-        services.up(home, base_environment())
-    from flows.servers import services as found
+        typer.echo(f"shrink {version('shrinking-frontier')}")
+        raise typer.Exit(0)
 
-    got = found(home)
-    apply(services.environment(got, home) | QUIET)
-    return got
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="print the version and exit")
+    ] = False,
+) -> None:
+    """Make a model many times smaller, prove it is still good enough, hand it over."""
 
 
 @app.command(rich_help_panel=COMPRESS)
@@ -81,51 +77,103 @@ def run(
     from flows.recipe import load
 
     load(recipe)  # refuse a wrong recipe before any server starts
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    screen.console.stderr = as_json  # standard output is for the JSON alone
+    for one in (signal.SIGINT, signal.SIGTERM):  # a shell may have made SIGINT ignored
+        signal.signal(one, signal.default_int_handler)
     got = connected(start=True)
     if smoke or smoke_first:
-        walked = execute(recipe, smoke=True)
-        screen.console.print(f"smoke: the whole chain ran on a 2-layer clone ({len(walked['stages'])} stages)")
-    journal = walked if smoke else execute(recipe, smoke=False)
+        journal = execute(recipe, smoke=True)
+        screen.console.print(f"smoke: the whole chain ran on a 2-layer clone ({len(journal['stages'])} stages)\n")
+    if not smoke:
+        journal = execute(recipe, smoke=False)
+        screen.summary(journal, facts_of(journal), got, settings().country)
     if as_json:
         typer.echo(json.dumps(journal, indent=1))
-    elif not smoke:
-        summary(journal, got)
     raise typer.Exit(0 if journal["status"] == "passed" else 3)
 
 
 def execute(recipe: str, smoke: bool) -> dict[str, Any]:
-    """Run the flow with its progress on the screen."""
+    """Run the flow with its progress on the screen; what stops it says how to go on, with exit code 1."""
     from flows.compress import start
 
     watcher = screen.watch()
     try:
         return start(recipe, smoke)
+    except (ShrinkError, typer.Exit):
+        raise
+    except KeyboardInterrupt:
+        watcher.close()
+        typer.echo(f"shrink: stopped; {RESUME}.", err=True)
+        raise typer.Exit(1) from None
+    except Exception as error:
+        watcher.close()
+        typer.echo(f"shrink: failed: {first_line(error)}; {RESUME}.", err=True)
+        raise typer.Exit(1) from None
     finally:
         watcher.close()
 
 
-def summary(journal: dict[str, Any], services: Any) -> None:
-    """The end of a run: one sentence, the table, the verdict, the links and what to type next."""
-    evaluation = journal["evaluation"]
-    facts = json.loads(Path(settings().home, "runs", journal["run_id"], "evidence", "show.json").read_text())
-    screen.console.print(screen.comparison(evaluation))
-    screen.console.print("\n".join(screen.verdict_lines(journal["verdict"])))
-    screen.console.print(f"\n{screen.sentence(facts)}\n")
-    screen.console.print(f"MLflow  {services.mlflow_uri}   Prefect  {services.prefect_api.removesuffix('/api')}")
-    name = journal["recipe"]
-    screen.console.print(
-        f'next:   shrink predict {name}@champion "a touching, funny film"  ·  shrink why {name}  ·  shrink down'
-    )
+def facts_of(journal: dict[str, Any]) -> dict[str, Any]:
+    """What the run's version says of itself."""
+    path = settings().home / "runs" / str(journal["run_id"]) / "evidence" / "show.json"
+    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return facts
 
 
 @app.command(rich_help_panel=COMPRESS)
-def resume(run_id: Annotated[str | None, typer.Argument(help="run to go on with (default: newest)")] = None) -> None:
+def resume(run_id: RunId = None, as_json: Json = False) -> None:
     """Go on with an interrupted run; finished stages are re-used, verified."""
-    from flows.journal import find
+    from flows.journal import UNFINISHED, find, read_all
 
-    name = str(find(settings().home, run_id)["recipe"])
-    run(name.removesuffix("-smoke"), smoke=name.endswith("-smoke"))
+    home = settings().home
+    if run_id is None:
+        stopped = [journal for journal in read_all(home) if journal["status"] in UNFINISHED]
+        if not stopped:
+            raise ShrinkError("no run is interrupted; `shrink runs` lists them, `shrink run` starts one.")
+        journal = stopped[-1]
+    else:
+        journal = find(home, run_id)
+        if journal["status"] not in UNFINISHED:
+            end = "`shrink cancel` stops it" if journal["status"] == "running" else "there is nothing to go on with"
+            raise ShrinkError(f"run '{journal['run_id']}' is {journal['status']}; {end}.")
+    run(str(home / "runs" / str(journal["run_id"]) / "recipe.json"), as_json=as_json)
+
+
+@app.command(rich_help_panel=COMPRESS)
+def cancel(run_id: RunId = None, as_json: Json = False) -> None:
+    """Stop a run that goes on here; its finished stages stay for `shrink resume`."""
+    from flows.control import stop
+
+    journal = stop(settings().home, run_id)
+    text = f"run {journal['run_id']} is {journal['status']}; `shrink resume {journal['run_id']}` goes on with it"
+    say({"run_id": journal["run_id"], "status": journal["status"]}, as_json, text)
+
+
+@app.command(rich_help_panel=COMPRESS)
+def init(
+    name: Annotated[str, typer.Argument(help="the recipe's and the model's name: NAME.yaml is written here")],
+    data: Annotated[Path, typer.Option(help="CSV or JSONL file with a labelled text a row")],
+    model: Annotated[Path, typer.Option(help="folder with config.json, model.safetensors and tokenizer.json")],
+    text_column: Annotated[str, typer.Option(help="column or key of the text")] = "text",
+    label_column: Annotated[str, typer.Option(help="column or key of the label")] = "label",
+    licence: Annotated[str, typer.Option(help="the model's licence, for the card")] = "unknown",
+    data_licence: Annotated[str, typer.Option(help="the data's licence, for the card")] = "unknown",
+    as_json: Json = False,
+) -> None:
+    """Write a recipe for your own model and data, after checking both."""
+    from flows.init import write
+
+    found = write(name, data, model, (text_column, label_column), (licence, data_licence))
+    rows = ", ".join(f"{split} {count}" for split, count in found["rows"].items())
+    lines = [
+        f"{found['recipe']} written: {len(found['labels'])} labels ({', '.join(found['labels'][:8])}), rows: {rows}"
+    ]
+    if found["few_test_rows"]:
+        lines.append("few test rows: the intervals will be wide and the gate hard to pass; label more if you can")
+    if found["head_replaced"]:
+        lines.append("the model's own classifier is not used: the finetune stage trains a new one on your labels")
+    lines.append(f"next:   shrink run {found['recipe']} --smoke  ·  shrink run {found['recipe']}")
+    say(found, as_json, "\n".join(lines))
 
 
 @app.command(rich_help_panel=COMPRESS)
@@ -148,111 +196,29 @@ def runs(as_json: Json = False) -> None:
 
 
 @app.command(rich_help_panel=COMPRESS)
-def logs(run_id: Annotated[str | None, typer.Argument(help="run (default: newest)")] = None) -> None:
+def logs(run_id: RunId = None, as_json: Json = False) -> None:
     """What the stages of a run printed."""
     from flows.journal import find
 
     directory = settings().home / "runs" / str(find(settings().home, run_id)["run_id"])
-    for path in sorted(directory.glob("*/log.txt")):
-        typer.echo(f"== {path.parent.name}\n{path.read_text(errors='replace').rstrip()}")
+    found = {path.parent.name: path.read_text(errors="replace") for path in sorted(directory.glob("*/log.txt"))}
+    text = "\n".join(f"== {stage}\n{printed.rstrip()}".rstrip() for stage, printed in found.items())
+    say(found, as_json, text or "no stage of this run was computed: all came from the index")
 
 
-@app.command(rich_help_panel=REGISTRY)
-def show(
-    model: Annotated[str, typer.Argument(help="MODEL@ALIAS, such as sentiment@champion")], as_json: Json = False
-) -> None:
-    """A registered version: verdict, retention, bytes, latency, footprint, stages."""
-    connected()
-    from flows.outcome import describe
-
-    facts = describe(model)
-    lines = [f"{model} = version {facts['version']}, digest {facts['digest'][:16]}", screen.sentence(facts)]
-    say(facts, as_json, "\n".join(lines + screen.verdict_lines(facts["verdict"])))
-
-
-@app.command(rich_help_panel=REGISTRY)
-def why(model: Annotated[str, typer.Argument(help="recipe name")], as_json: Json = False) -> None:
-    """The newest verdict on a model, each check with its numbers."""
-    from flows.journal import read_all
-
-    judged = [run for run in read_all(settings().home) if run["recipe"] == model.split("@")[0] and run["verdict"]]
-    if not judged:
-        raise ShrinkError(f"model '{model}' was never judged here; `shrink run` judges one, `shrink runs` lists runs.")
-    say(judged[-1]["verdict"], as_json, "\n".join(screen.verdict_lines(judged[-1]["verdict"])))
-
-
-@app.command(rich_help_panel=REGISTRY)
-def predict(model: str, texts: Annotated[list[str], typer.Argument(help="sentences")], as_json: Json = False) -> None:
-    """Predict with a registered version, fetched and verified."""
-    connected()
-    from flows.outcome import predictions
-
-    found = predictions(model, texts, settings().home)
-    say(found, as_json, "\n".join(f"{one['label']:10} {one['score']:.3f}  {one['text']}" for one in found))
-
-
-@app.command(rich_help_panel=OPERATE)
-def deploy(
-    model: Annotated[str, typer.Argument(help="MODEL or MODEL@ALIAS")],
-    port: Annotated[int, typer.Option(help="port on loopback")] = 8080,
-) -> None:
-    """Serve what an alias names on /predict and /healthz; swap when it moves, back when the new one fails."""
-    connected()
-    from flows.deploy import serve
-    from flows.outcome import split_name
-
-    name, alias = split_name(model)
-    serve(name, alias, port=port)
-
-
-@app.command(rich_help_panel=OPERATE)
-def report(
-    out: Annotated[Path, typer.Option(help="HTML file to write")] = Path(".shrink/report.html"), as_json: Json = False
-) -> None:
-    """Energy of every stage and run, pay-back in requests, and how well each figure is known."""
-    from flows.journal import read_all
-    from flows.report import build, render_html
-
-    facts = build(read_all(settings().home), settings().country)
-    if not as_json:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(render_html(facts))
-    say(facts, as_json, f"report written to {out}")
-
-
-@app.command(rich_help_panel=OPERATE)
-def environment() -> None:
-    """Print the variables a Prefect worker needs, for: eval "$(shrink environment)" && prefect worker start."""
-    from infra import services
-
-    home = settings().home
-    for name, value in services.environment(connected(), home).items():
-        typer.echo(f"export {name}='{value}'")
-
-
-@app.command(rich_help_panel=OPERATE)
-def up(as_json: Json = False) -> None:
-    """Start S3, MLflow and Prefect on loopback."""
-    got = connected(start=True)
-    facts = {"s3": got.s3_endpoint, "mlflow": got.mlflow_uri, "prefect": got.prefect_api}
-    say(facts, as_json, "\n".join(f"{name:8} {address}" for name, address in facts.items()))
-
-
-@app.command(rich_help_panel=OPERATE)
-def down(as_json: Json = False) -> None:
-    """Stop the servers; state stays in .shrink and its size is said."""
-    from infra import services
-    from registry.records import directory_bytes
-
-    home = settings().home
-    ended = services.down(home)
-    size = directory_bytes(home) / 1e6 if home.exists() else 0.0
-    say(
-        {"stopped": ended, "megabytes": size},
-        as_json,
-        f"stopped {', '.join(ended) or 'nothing'}; {home} keeps {size:.0f} MB",
-    )
-
+for panel, commands in {
+    REGISTRY: (cli_registry.show, cli_registry.why, cli_registry.predict),
+    OPERATE: (
+        cli_operate.deploy,
+        cli_operate.report,
+        cli_operate.up,
+        cli_operate.down,
+        cli_operate.doctor,
+        cli_operate.environment,
+    ),
+}.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
 
 if __name__ == "__main__":
     main()

@@ -1,8 +1,11 @@
-"""What a person sees while a run goes on: bars with ETA on a terminal, plain lines elsewhere; then the summary."""
+"""What a person sees while a run goes on: bars with ETA on a terminal, plain lines elsewhere; then the summary.
+
+With --json everything here goes to standard error (`console.stderr = True`): standard output holds the JSON alone.
+"""
 
 import logging
-import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 PLAIN_SECONDS = 15.0  # between two progress lines where there is no terminal
+SCORES = {"validation_accuracy": "accuracy", "accuracy": "accuracy", "agreement": "agreement"}
+MODELS = ("teacher", "student", "floor")
 console = Console(highlight=False)
 
 
@@ -22,25 +27,28 @@ class ProgressLines(logging.Handler):
         self.bars = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
         self.tasks: dict[str, Any] = {}
         self.said = time.monotonic()
-        if sys.stdout.isatty():
+        if console.is_terminal:
             self.bars.start()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show one progress event, or the line of a finished stage."""
         if "stage" in record.__dict__:
-            self.bars.console.print(stage_line(record.__dict__["stage"]))
+            for name in self.tasks:
+                self.bars.update(self.tasks[name], visible=False)
+            console.print(stage_line(record.__dict__["stage"]), soft_wrap=True)
             return
         name, done, total, note = record.__dict__["progress"]
-        if sys.stdout.isatty():
+        if console.is_terminal:
             if name not in self.tasks:
                 self.tasks[name] = self.bars.add_task(name, total=total, note=note)
             self.bars.update(self.tasks[name], completed=done, total=total, note=note, visible=done < total)
         elif time.monotonic() - self.said > PLAIN_SECONDS:
             self.said = time.monotonic()
-            console.print(f"  {name} {done}/{total} {note}")
+            console.print(f"  {name} {done}/{total} {note}", markup=False, soft_wrap=True)
 
     def close(self) -> None:
-        """End the bars."""
+        """End the bars, give the terminal back and hear no more; a second call does nothing."""
+        logging.getLogger("progress").removeHandler(self)
         self.bars.stop()
         super().close()
 
@@ -56,12 +64,29 @@ def watch() -> ProgressLines:
 
 
 def stage_line(stage: dict[str, Any]) -> str:
-    """One line about a finished stage: megabytes, seconds, watt-hours, from the index or new."""
+    """One line about a finished stage: megabytes, score, seconds and watt-hours, or that it came from the index."""
     name = "/".join(part for part in (stage["kind"], stage["method"]) if part)
     kwh = stage["footprint"]["kwh"]
-    energy = "unmeasured" if kwh is None else f"{kwh['central'] * 1000:.2f} Wh"
+    energy = "energy not measured" if kwh is None else f"{digits(kwh['central'] * 1000)} Wh"
     how = "re-used, verified" if stage["cached"] else f"{stage['footprint']['seconds']:.1f} s, {energy}"
-    return f"  {name:26} {stage['bytes'] / 1e6:8.2f} MB   {stage['digest'][:12]}   {how}"
+    return f"  {name:22} {digits(stage['bytes'] / 1e6):>7} MB   {score(stage['measured']):17}  {how}"
+
+
+def score(measured: dict[str, Any]) -> str:
+    """What a stage measured of its model's quality; empty where it measured none."""
+    if isinstance(measured.get("retention"), dict):
+        return f"retention {measured['retention']['point']:.1%}"
+    return next((f"{SCORES[key]} {measured[key]:.1%}" for key in SCORES if key in measured), "")
+
+
+def digits(value: float) -> str:
+    """At least two significant digits, without an exponent and without decimals from 10 on: 91, 6.1, 0.061."""
+    if value == 0 or value >= 9.95:
+        return f"{value:.0f}"
+    places, least = 1, 0.995
+    while value < least and places < 9:
+        places, least = places + 1, least / 10
+    return f"{value:.{places}f}"
 
 
 def sentence(shown: dict[str, Any]) -> str:
@@ -69,19 +94,24 @@ def sentence(shown: dict[str, Any]) -> str:
     size, speed, kept = shown["bytes"], shown["latency_ms"], shown["retention"]
     floor = shown["accuracy"]["floor"] / shown["accuracy"]["teacher"]
     return (
-        f"{size['teacher'] / 1e6:.0f} MB → {size['student'] / 1e6:.1f} MB, "
-        f"{speed['teacher']:.1f} → {speed['student']:.1f} ms, keeps {kept['point']:.1%} "
+        f"{digits(size['teacher'] / 1e6)} MB → {digits(size['student'] / 1e6)} MB, "
+        f"{milliseconds(speed['teacher'])} → {milliseconds(speed['student'])} ms, keeps {kept['point']:.1%} "
         f"[{kept['low']:.1%}, {kept['high']:.1%}]; bag-of-words alone keeps {floor:.1%}"
     )
 
 
+def milliseconds(value: float) -> str:
+    """One decimal from 1 ms on, two digits below."""
+    return f"{value:.1f}" if value >= 1 else digits(value)
+
+
 def comparison(evaluation: dict[str, Any]) -> Table:
     """Teacher, student and floor side by side."""
-    table = Table("", "teacher", "student", "floor")
-    rows = [("accuracy", 1, ".3f"), ("macro_f1", 1, ".3f"), ("bytes", 1e6, ".2f"), ("p50_ms", 1, ".2f")]
+    table = Table("", *MODELS)
+    rows = [("accuracy", 1, ".3f"), ("macro_f1", 1, ".3f"), ("bytes", 1e6, ".3f"), ("p50_ms", 1, ".2f")]
     names = {"bytes": "megabytes", "p50_ms": "p50 ms (batch 1)", "throughput": "sentences/s (batch 32)"}
     for field, scale, form in [*rows, ("p95_ms", 1, ".2f"), ("throughput", 1, ".0f"), ("peak_rss_mb", 1, ".0f")]:
-        values = [evaluation[who][field] for who in ("teacher", "student", "floor")]
+        values = [evaluation[who][field] for who in MODELS]
         table.add_row(names.get(field, field), *("–" if v is None else format(v / scale, form) for v in values))
     return table
 
@@ -90,3 +120,58 @@ def verdict_lines(verdict: dict[str, Any]) -> list[str]:
     """The verdict, a line a check."""
     lines = [f"  {'✓' if check['passed'] else '✗'} {check['name']}: {check['why']}" for check in verdict["checks"]]
     return [f"verdict: {'passed' if verdict['passed'] else 'REJECTED'}", *lines]
+
+
+def energy_line(stages: list[dict[str, Any]], country: str | None) -> str:
+    """What all stages behind this version cost: kWh always, gCO2e of the country or as a range over grids."""
+    from registry import footprint as fp
+    from registry.records import StageRecord
+
+    spent = fp.spent(StageRecord.model_validate(stage) for stage in stages)
+    if spent.kwh is None:
+        return "energy: not measured"
+    grid = fp.grid_of(country)
+    grams = fp.grams(spent.kwh, grid)
+    assert grams is not None
+    kwh = f"{digits(spent.kwh.central)} kWh ({digits(spent.kwh.low)} to {digits(spent.kwh.high)})"
+    part = f", {spent.unmeasured} of {spent.stages} stages not measured" if spent.unmeasured else ""
+    where = grid.name if country else f"{grid.name}; SHRINK_COUNTRY=FRA names yours"
+    return f"energy: {kwh}{part}, {digits(grams.low)} to {digits(grams.high)} gCO2e ({where})"
+
+
+def summary(journal: dict[str, Any], facts: dict[str, Any], services: Any, country: str | None) -> None:
+    """The end of a run: one sentence, the table, the verdict, energy, the links and what to type next."""
+    lift, directory = facts["lift_retained"], f"runs/{journal['run_id']}"
+    name, version = journal["recipe"], journal["version"]
+    say = [f"\n{sentence(facts)}\n"]
+    say.append(f"lift over bag-of-words retained: {lift['point']:.1%} [{lift['low']:.1%}, {lift['high']:.1%}]")
+    say += verdict_lines(journal["verdict"])
+    say.append(energy_line(journal["stages"], country))
+    console.print("\n".join(say), markup=False, soft_wrap=True)
+    console.print(comparison(journal["evaluation"]))
+    console.print("\n".join(links(name, str(version), directory, services)), markup=False, soft_wrap=True)
+    console.print("\n".join(next_steps(name, str(version), journal["verdict"]["passed"])), markup=False, soft_wrap=True)
+
+
+def links(name: str, version: str, directory: str, services: Any) -> list[str]:
+    """Where to look: the registered version, the Prefect runs, the report's page."""
+    from flows.settings import settings
+
+    pages = sorted((Path(settings().home) / directory / "evidence").glob("*.html"))
+    page = pages[0].as_uri() if pages else "`shrink report` writes it"
+    return [
+        f"MLflow   {services.mlflow_uri}/#/models/{name}/versions/{version}",
+        f"Prefect  {services.prefect_api.removesuffix('/api')}/runs",
+        f"report   {page}",
+    ]
+
+
+def next_steps(name: str, version: str, passed: bool) -> list[str]:
+    """What to type next."""
+    model = f"{name}@champion" if passed else f"{name}@{version}"
+    return [
+        f'next:    shrink predict {model} "a touching, funny film"',
+        f"         shrink why {model}",
+        "         shrink init mine --data reviews.csv --model ./my-bert   (your own data and model)",
+        "         shrink down   (stops the servers)",
+    ]

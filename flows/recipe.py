@@ -18,16 +18,17 @@ from tasks.kinds import AnyChainConfig, ChainStage, methods
 from tasks.prune.structured import PruneStructuredConfig
 
 SHIPPED = Path(__file__).parent / "recipes"
+LOCAL = ("dir", "file")  # schemes of sources that are paths
 
 
 class Source(BaseModel):
-    """Where a directory comes from: `pypi:NAME==VERSION` with the file's sha256, or a local `dir:PATH`.
+    """Where a directory comes from: `pypi:NAME==VERSION` with the file's sha256, a local `dir:PATH` or one `file:PATH`.
 
     A relative PATH starts at the recipe file's folder, wherever the command is typed.
     """
 
     model_config = STRICT
-    uri: str = Field(description="pypi:NAME==VERSION, or dir:PATH (relative: to the recipe file)")
+    uri: str = Field(description="pypi:NAME==VERSION, or dir:PATH or file:PATH, relative to the recipe file")
     sha256: str | None = Field(default=None, description="of the package file; required for pypi:")
     path: str = Field(default=".", description="directory or .tar.gz inside the package")
     licence: str = Field(default="unknown", description="licence, as the card states it")
@@ -50,14 +51,15 @@ class Recipe(BaseModel):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the recipe's content; of a dir: source its last name alone, so that moving a folder keeps it.
+        """SHA-256 of the recipe's content; of a local source its last name alone, so that moving it changes nothing.
 
-        What lies in the folder counts by its own digest, in the key of every stage that reads it.
+        What lies there counts by its own digest, in the key of every stage that reads it.
         """
         content = self.model_dump(mode="json")
         for source in (content["teacher"], content["data_source"]):
-            if source["uri"].startswith("dir:"):
-                source["uri"] = f"dir:{Path(source['uri'].removeprefix('dir:')).name}"
+            scheme, _, rest = source["uri"].partition(":")
+            if scheme in LOCAL:
+                source["uri"] = f"{scheme}:{Path(rest).name}"
         return sha256_json(content)
 
 
@@ -94,11 +96,12 @@ def nearest_recipe(wanted: str) -> str:
 
 
 def anchored(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with relative dir: sources made absolute, starting at `folder`."""
+    """The recipe with relative local sources made absolute, starting at `folder`."""
 
     def anchor(source: Source) -> Source:
         scheme, _, rest = source.uri.partition(":")
-        return source if scheme != "dir" else source.model_copy(update={"uri": f"dir:{(folder / rest).resolve()}"})
+        uri = f"{scheme}:{(folder / rest).resolve()}"
+        return source.model_copy(update={"uri": uri}) if scheme in LOCAL else source
 
     return recipe.model_copy(
         update={"teacher": anchor(recipe.teacher), "data_source": anchor(recipe.data_source)},
@@ -172,8 +175,10 @@ def part_of(loc: tuple[int | str, ...]) -> type[BaseModel]:
             }
             if tags and (tags <= own):
                 return config
-    elif loc and isinstance(found := Recipe.model_fields[str(loc[0])].annotation, type):
-        return found
+    elif loc:
+        found = Recipe.model_fields[str(loc[0])].annotation
+        if isinstance(found, type) and issubclass(found, BaseModel):
+            return found
     return Recipe
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from flows.recipe import Source
-from registry.records import ShrinkError, sha256_json
+from registry.records import ShrinkError, sha256_file, sha256_json
 
 
 def resolve(source: Source, home: Path) -> Path:
@@ -20,19 +20,38 @@ def resolve(source: Source, home: Path) -> Path:
     Raises ShrinkError when it cannot be had or its hash is another.
     """
     scheme, _, rest = source.uri.partition(":")
+    if scheme == "file":
+        return alone(Path(rest), home)
     if scheme == "dir":
         directory = Path(rest) / source.path
         if not directory.is_dir():
             raise ShrinkError(f"source '{source.uri}' is no directory; give the path of one.")
         return directory
     if scheme != "pypi" or not source.sha256:
-        raise ShrinkError(f"source '{source.uri}' must be dir:PATH, or pypi:NAME==VERSION with its sha256.")
+        raise ShrinkError(f"source '{source.uri}' must be dir:PATH, file:PATH, or pypi:NAME==VERSION with its sha256.")
     target = home / "sources" / sha256_json(source.model_dump())[:16]
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
         if not target.exists():
             with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
                 unpack(download(rest, source.sha256, Path(scratch)), source.path, Path(scratch)).rename(target)
+    return target
+
+
+def alone(file: Path, home: Path) -> Path:
+    """A directory under home/sources that holds a copy of this one file, so that its neighbours do not count."""
+    if not file.is_file():
+        raise ShrinkError(f"source 'file:{file}' is no file; give the path of one.")
+    digest = sha256_file(file)
+    target = home / "sources" / sha256_json({"name": file.name, "sha256": digest})[:16]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):
+        if not (target / file.name).is_file() or sha256_file(target / file.name) != digest:
+            shutil.rmtree(target, ignore_errors=True)
+            with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+                (Path(scratch) / "kept").mkdir()
+                shutil.copyfile(file, Path(scratch) / "kept" / file.name)
+                (Path(scratch) / "kept").rename(target)
     return target
 
 
@@ -63,10 +82,12 @@ def unpack(package: Path, inner: str, scratch: Path) -> Path:
             archive_tar.extractall(opened, filter="data")
         root = next(opened.iterdir())
     wanted = root / inner
-    if wanted.suffixes[-2:] == [".tar", ".gz"]:
+    if wanted.is_file() and wanted.suffixes[-2:] == [".tar", ".gz"]:
         with tarfile.open(wanted) as nested:
             nested.extractall(scratch / "nested", filter="data")
         wanted = next((scratch / "nested").iterdir())
+    if not wanted.is_dir():
+        raise ShrinkError(f"path is '{inner}' but {package.name} has no such folder; correct it.")
     kept = scratch / "kept"
     shutil.copytree(wanted, kept)
     return kept

@@ -1,0 +1,74 @@
+"""What the modules of the command share: the --json option, printing, the servers, and the nearest registered name."""
+
+import difflib
+import json
+from typing import Annotated, Any
+
+import typer
+
+from flows.settings import apply, base_environment, settings
+from registry.records import ShrinkError
+
+Json = Annotated[bool, typer.Option("--json", help="print JSON instead of text")]
+RunId = Annotated[str | None, typer.Argument(help="run id, or a part of it (default: the newest that fits)")]
+QUIET = {  # stage logs go to Prefect's server; the terminal shows our own lines
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks,flows,registry",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+}
+
+
+def say(value: Any, as_json: bool, text: str) -> None:
+    """Print JSON or text."""
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=False) if as_json else text)
+
+
+def connected(start: bool = False) -> Any:
+    """The servers (started when asked), with this process's libraries pointed at them."""
+    from infra import services
+
+    home = settings().home
+    if start:
+        services.up(home, base_environment())
+    from flows.servers import services as found
+
+    got = found(home)
+    apply(services.environment(got, home) | QUIET)
+    return got
+
+
+def require(model: str, version: bool = True) -> None:
+    """Refuse a MODEL, MODEL@ALIAS or MODEL@VERSION that the registry does not know, naming the nearest.
+
+    With version=False only the model has to be there: its alias may be set later.
+    """
+    from flows.servers import client
+    from registry import versions
+
+    name, _, wanted = model.partition("@")
+    wanted = wanted or "champion"
+    found = {str(one.name): one for one in client().search_registered_models(max_results=1000)}
+    if name not in found:
+        hint = nearest(name, sorted(found), "registered are") or "nothing is registered yet; `shrink run` does it."
+        raise ShrinkError(f"model '{name}' is not registered; {hint}")
+    if not version or versions.alias(client(), name, wanted) is not None:
+        return
+    numbers = sorted((int(one.version) for one in client().search_model_versions(f"name = '{name}'")), reverse=True)
+    if wanted.isdecimal():
+        if int(wanted) not in numbers:
+            have = ", ".join(map(str, numbers[:12])) or "none"
+            raise ShrinkError(f"model {name} has no version '{wanted}'; its versions are: {have}.")
+        return
+    hint = nearest(wanted, sorted(found[name].aliases or {}), "its aliases are")
+    newest = f"its newest version is {name}@{numbers[0]}." if numbers else "it has no versions."
+    raise ShrinkError(f"model {name} has no alias '{wanted}'; {hint or newest}")
+
+
+def nearest(wrong: str, known: list[str], otherwise: str) -> str:
+    """The nearest known name as a question, else all of them; nothing when none is known."""
+    near = difflib.get_close_matches(wrong, known, n=1)
+    if near:
+        return f"did you mean '{near[0]}'?"
+    return f"{otherwise}: {', '.join(known[:12])}." if known else ""

@@ -1,0 +1,106 @@
+"""The commands that keep things running: `shrink up | down | deploy | report | environment | doctor`."""
+
+import json
+import socket
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.cli_common import Json, connected, require, say
+from flows.settings import settings
+from registry.records import ShrinkError
+
+HOST = "127.0.0.1"
+
+
+def up(as_json: Json = False) -> None:
+    """Start S3, MLflow and Prefect on loopback."""
+    got = connected(start=True)
+    facts = {"s3": got.s3_endpoint, "mlflow": got.mlflow_uri, "prefect": got.prefect_api}
+    say(facts, as_json, "\n".join(f"{name:8} {address}" for name, address in facts.items()))
+
+
+def down(as_json: Json = False) -> None:
+    """Stop the servers; state stays in .shrink and its size is said."""
+    from infra import services
+    from registry.records import directory_bytes
+
+    home = settings().home
+    ended = services.down(home)
+    size = directory_bytes(home) / 1e6 if home.exists() else 0.0
+    text = f"stopped {', '.join(ended) or 'nothing'}; {home} keeps {size:.0f} MB"
+    say({"stopped": list(ended), "megabytes": size}, as_json, text)
+
+
+def deploy(
+    model: Annotated[str, typer.Argument(help="MODEL or MODEL@ALIAS")],
+    port: Annotated[int, typer.Option(help="port on loopback")] = 8080,
+    as_json: Json = False,
+) -> None:
+    """Serve what an alias names on /predict and /healthz; swap when it moves, back when the new one fails."""
+    require_port(port)
+    connected()
+    require(model)
+    from flows.deploy import serve
+    from flows.outcome import split_name
+
+    name, alias = split_name(model)
+    address = f"http://{HOST}:{port}"
+    facts = {"model": name, "alias": alias, "predict": f"{address}/predict", "healthz": f"{address}/healthz"}
+    ask = f"""curl -s {address}/predict -d '{{"texts": ["a touching, funny film"]}}'"""
+    typer.echo(json.dumps(facts) if as_json else f"{name}@{alias} on {address}; ask it with: {ask}; Ctrl-C ends it")
+    serve(name, alias, host=HOST, port=port)
+
+
+def require_port(port: int) -> None:
+    """Refuse a port that cannot be listened on."""
+    if not 1 <= port <= 65535:
+        raise ShrinkError(f"port is {port} but must lie between 1 and 65535; choose another with --port.")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise ShrinkError(
+                f"port is {port} but {error.strerror or 'it is taken'}; choose another with --port."
+            ) from None
+
+
+def report(
+    out: Annotated[Path | None, typer.Option(help="HTML file to write (default: report.html in .shrink)")] = None,
+    as_json: Json = False,
+) -> None:
+    """Energy of every stage and run, pay-back in requests, and how well each figure is known."""
+    from flows.journal import read_all
+    from flows.report import build, render_html
+
+    facts = build(read_all(settings().home), settings().country)
+    target = out or settings().home / "report.html"
+    if out is not None or not as_json:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(render_html(facts), encoding="utf-8")
+    say(facts, as_json, f"report written to {target}")
+
+
+def environment(as_json: Json = False) -> None:
+    """Print the variables a Prefect worker needs, for: eval "$(shrink environment)" && prefect worker start."""
+    from infra import services
+
+    home = settings().home
+    found: dict[str, Any] = services.environment(connected(), home)
+    say(found, as_json, "\n".join(f"export {name}='{value}'" for name, value in found.items()))
+
+
+def doctor(as_json: Json = False) -> None:
+    """Check this machine, the installation, the servers and the state; exit code 1 when something is broken."""
+    from flows.doctor import examine
+
+    found = examine(settings().home)
+    signs = {"ok": "✓", "warn": "!", "broken": "✗"}
+    lines = [
+        f"{signs[one.state]} {one.name:12} {one.what}" + (f"; {one.remedy}" if one.remedy else "") for one in found
+    ]
+    say([one.model_dump() for one in found], as_json, "\n".join(lines))
+    if any(one.state == "broken" for one in found):
+        raise typer.Exit(1)

@@ -1,0 +1,181 @@
+"""`shrink init`: a recipe for a user's own model and labelled file, checked before it is written.
+
+The shapes follow the shipped `sentiment` recipe: half of the layers (a third of more than six), half of the
+feed-forward width, the first and the last layer always kept.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flows.preflight import preflight
+from flows.recipe import anchored, parse, shipped
+from registry.records import ShrinkError
+from tasks import data, layout
+from tasks.data import DataConfig
+
+FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+FEW_ROWS = 5000  # train rows below which the stages take twice the epochs
+FEW_TESTS = 300  # test rows below which the gate's intervals will be wide
+SAMPLE = 2000  # texts whose length in tokens is looked at
+LONG = 0.99  # part of the texts that shall fit whole into the models' input
+
+TEMPLATE = """# {name}: written by `shrink init`. Run: shrink run {file} (first with --smoke: it takes a minute)
+name: {name}
+task: classify
+seed: 0
+teacher: {{uri: {teacher}, licence: {licence}}}
+data_source: {{uri: {source}, licence: {data_licence}}}
+data:
+  kind: data
+  file: {data_file}
+  format: {format}
+  text_column: {text_column}
+  label_column: {label_column}
+  max_length: {max_length}   # tokens; longer texts are cut
+stages:
+  - {{kind: finetune, epochs: {epochs}}}
+  - {{kind: label, second_teacher: {second_teacher}, transfer: false}}
+{vocabulary}  - {{kind: prune, method: structured, layers: {layers}, ffn: {ffn}}}
+  - {{kind: distill, method: logits, epochs: {distill_epochs}, transfer: false}}
+  - {{kind: export, method: onnx}}
+  - {{kind: quantize, method: int8_dynamic, embedding: int4}}
+gate:   # what the student must reach to become @champion
+  retention_min: 0.97
+  retention_low_min: 0.95
+  beat_floor: true
+  bytes_ratio_min: {bytes_ratio}
+  speed_ratio_min: {speed_ratio}
+"""
+
+
+def write(
+    name: str,
+    data_file: Path,
+    model: Path,
+    columns: tuple[str, str] = ("text", "label"),
+    licences: tuple[str, str] = ("unknown", "unknown"),
+    folder: Path = Path(),
+) -> dict[str, Any]:
+    """Write folder/NAME.yaml for a CSV or JSONL file and a model folder; returns what was found and written.
+
+    Raises ShrinkError, with nothing written, when the file, the model or the name will not do.
+    """
+    target = folder / f"{name}.yaml"
+    check_target(name, target)
+    if not model.is_dir():
+        raise ShrinkError(f"model is '{model}' but there is no such folder; name one with config.json.")
+    found = layout.read(model)
+    config = data_config(data_file, columns)
+    rows, labels = data.labelled_rows(data_file.parent, config)
+    splits = data.split_rows(rows, config.split)
+    data.check_splits(splits, labels)
+    length = max_length([row["text"] for row in rows], found)
+    text = TEMPLATE.format(
+        file=target.name,
+        teacher=quoted(f"dir:{path_from(model, folder)}"),
+        source=quoted(f"file:{path_from(data_file, folder)}"),
+        licence=quoted(licences[0]),
+        data_licence=quoted(licences[1]),
+        **{key: quoted(value) for key, value in facts_of(config).items()},
+        **shape(found, len(splits["train"]), len(labels)),
+        name=name,
+        max_length=length,
+    )
+    recipe = anchored(parse(yaml.safe_load(text), str(target)), folder.absolute())
+    preflight(recipe, model, data_file.parent)
+    with target.open("x", encoding="utf-8") as stream:
+        stream.write(text)
+    counts = {split: len(part) for split, part in splits.items()}
+    return {"recipe": str(target), "name": name, "labels": labels, "rows": counts, "max_length": length} | {
+        "layers": found.layers,
+        "head_replaced": replaces_head(found),
+        "few_test_rows": counts["test"] < FEW_TESTS,
+    }
+
+
+def check_target(name: str, target: Path) -> None:
+    """Refuse a name that is taken or cannot be a file's; the recipe's own pattern is checked with the rest."""
+    if name in shipped():
+        raise ShrinkError(f"name is '{name}' but a shipped recipe is called so; choose another.")
+    if Path(name).name != name:
+        raise ShrinkError(f"name is '{name}' but must be lowercase letters, digits and dashes; choose another.")
+    if target.exists():
+        raise ShrinkError(f"'{target}' exists; choose another name or remove it.")
+
+
+def data_config(file: Path, columns: tuple[str, str]) -> DataConfig:
+    """How the labelled file is read, by its ending."""
+    if file.suffix.lower() not in FORMATS:
+        raise ShrinkError(f"data is '{file}' but must end in {', '.join(FORMATS)}; convert it to CSV or JSON lines.")
+    if not file.is_file():
+        raise ShrinkError(f"data is '{file}' but there is no such file; name a CSV or JSONL file.")
+    content = {"file": file.name, "format": FORMATS[file.suffix.lower()]}
+    return DataConfig.model_validate({**content, "text_column": columns[0], "label_column": columns[1]})
+
+
+def facts_of(config: DataConfig) -> dict[str, str]:
+    """The template's data fields."""
+    return {
+        "data_file": config.file,
+        "format": config.format,
+        "text_column": config.text_column,
+        "label_column": config.label_column,
+    }
+
+
+def shape(found: layout.Layout, train_rows: int, labels: int) -> dict[str, Any]:
+    """What the stages keep of the model and how long they train."""
+    epochs = 2 if train_rows >= FEW_ROWS else 4
+    cut = found.layers > 3
+    wordpiece = "  - {kind: prune, method: vocabulary, min_count: 1}\n"
+    return {
+        "epochs": epochs,
+        "distill_epochs": epochs,
+        "second_teacher": 0.5 if labels == 2 else 0,
+        "vocabulary": wordpiece if found.tokenizer == "WordPiece" else "",
+        "layers": spread(found.layers),
+        "ffn": max(8, found.ffn // 16 * 8),
+        "bytes_ratio": 10 if cut else 4,
+        "speed_ratio": 3 if cut else 1.5,
+    }
+
+
+def spread(layers: int) -> list[int]:
+    """The kept layers: half of them, a third of more than six, at least two, evenly from the first to the last."""
+    kept = max(2, layers // 3 if layers > 6 else layers // 2)
+    if layers <= kept:
+        return list(range(layers))
+    return [number * (layers - 1) // (kept - 1) for number in range(kept)]
+
+
+def max_length(texts: list[str], found: layout.Layout) -> int:
+    """The length in tokens within which nearly all texts stay whole: a multiple of 16 that the model can read."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(found.folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    sample = texts[:: max(1, len(texts) // SAMPLE)]
+    lengths = sorted(len(encoding.ids) for encoding in tokenizer.encode_batch(sample))
+    wanted = lengths[min(len(lengths) - 1, int(LONG * len(lengths)))]
+    return min(-(-wanted // 16) * 16, found.positions, 512)
+
+
+def replaces_head(found: layout.Layout) -> bool:
+    """Whether the model comes with a classifier of its own, which the finetune stage does not use."""
+    architectures = layout.read_json(found.folder / "config.json").get("architectures") or []
+    return any("SequenceClassification" in str(one) for one in architectures)
+
+
+def path_from(path: Path, folder: Path) -> str:
+    """The path as the recipe says it: relative where it lies below the recipe's folder, so that both move together."""
+    whole, base = path.resolve(), folder.resolve()
+    return whole.relative_to(base).as_posix() if whole.is_relative_to(base) else whole.as_posix()
+
+
+def quoted(value: str) -> str:
+    """A string as YAML reads it back, whatever it holds."""
+    return json.dumps(value, ensure_ascii=False)
