@@ -167,7 +167,8 @@ def part_of(loc: tuple[int | str, ...]) -> type[BaseModel]:
     """The model that the keys at a location belong to."""
     if loc and loc[0] == "stages":
         tags = {str(part) for part in loc[2:]}
-        for config in get_args(AnyChainConfig):
+        configs: tuple[type[BaseModel], ...] = get_args(AnyChainConfig)
+        for config in configs:
             own = {
                 str(get_args(config.model_fields[name].annotation)[0])
                 for name in ("kind", "method")
