@@ -1,0 +1,252 @@
+"""The command as a person meets it: help, JSON, one-sentence refusals with exit code 2, cancel, doctor, progress."""
+
+import json
+import logging
+import re
+import resource
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from flows import cli, doctor
+from flows import console as screen
+from flows import journal as journals
+from infra.services import Services
+from registry import runs, versions
+from registry.records import digest_directory
+from tests.flows.test_init import make_csv, make_model
+from tests.flows.test_report import stage as make_stage
+
+Answer = tuple[int, str, str]
+Shrink = Callable[..., Answer]
+HEAVY = ("torch", "transformers", "mlflow", "prefect", "boto3", "sklearn", "onnxruntime")
+STAGE = make_stage("distill", 3.0) | {"method": "logits", "measured": {}}
+COMMANDS = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]  # a click.Group
+
+
+@pytest.fixture
+def shrink(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Shrink:
+    """Run the command in this process, with a state directory of its own and tmp_path as the current one."""
+    monkeypatch.setenv("SHRINK_HOME", str(tmp_path / ".shrink"))
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["shrink", *words])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return call
+
+
+def refused(answer: Answer) -> str:
+    """The sentence of a refusal: exit code 2, one line on standard error, nothing on standard output."""
+    status, out, err = answer
+    assert status == 2 and out == "" and err.startswith("shrink: ") and err.count("\n") == 1, answer
+    return err
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_has_help_and_json(shrink: Shrink, name: str) -> None:
+    status, out, _ = shrink(name, "--help")
+    assert status == 0 and "--json" in out and COMMANDS[name].help
+
+
+def test_help_is_grouped_quick_and_imports_nothing_heavy() -> None:
+    code = f"""
+import sys
+from flows import cli
+for words in (["--help"], ["--version"], ["stages", "--json"], ["runs"], ["run", "nope"], ["init", "--help"]):
+    sys.argv = ["shrink", *words]
+    try:
+        cli.main()
+    except SystemExit:
+        pass
+print([name for name in {HEAVY!r} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    heads = [done.stdout.index(f"─ {group} ─") for group in ("Compress", "Registry", "Operate")]
+    assert heads == sorted(heads)
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "flows.cli", "--help"], capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) < 0.5, "CPU seconds of `shrink --help`"
+
+
+def test_commands_on_an_empty_home(shrink: Shrink, tmp_path: Path) -> None:
+    assert shrink("--version")[1].startswith("shrink ")
+    assert json.loads(shrink("runs", "--json")[1]) == []
+    assert json.loads(shrink("stages", "--json")[1])["prune"] == ["structured", "vocabulary"]
+    assert json.loads(shrink("down", "--json")[1]) == {"stopped": [], "megabytes": 0.0}
+    found = {one["name"]: one for one in json.loads(shrink("doctor", "--json")[1])}
+    assert found["s3"]["state"] == "warn" and "shrink up" in found["s3"]["remedy"]
+    assert found["libraries"]["state"] == "ok" and found["python"]["remedy"] is None
+    assert not (tmp_path / ".shrink").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["rn"], r"No such command 'rn'. Did you mean 'run'"),
+        (["run", "--smok"], r"No such option: --smok .*--smoke"),
+        (["show"], r"Missing argument 'model'; see `shrink show --help`"),
+        (["run", "sentimnt"], r"recipe 'sentimnt' does not exist; did you mean 'sentiment'"),
+        (["run", "mine.yml"], r"recipe 'mine.yml' does not exist; did you mean 'mine.yaml'"),
+        (["run", "mine.yaml"], r"unknown key 'gaet'; did you mean 'gate'"),
+        (["resume"], r"no run is interrupted; `shrink runs`"),
+        (["resume", "x1"], r"run 'x1' does not exist; `shrink runs`"),
+        (["cancel"], r"no run is running"),
+        (["cancel", "x1"], r"run 'x1' does not exist"),
+        (["logs", "x1"], r"run 'x1' does not exist"),
+        (["predict", "sentiment", "fine", " "], r"text 2 is ' '; give some words"),
+        (["deploy", "sentiment", "--port", "70000"], r"port is 70000 but must lie between 1 and 65535"),
+        (["deploy", "sentiment", "--port", "http"], r"Invalid value for '--port'.*see `shrink deploy --help`"),
+        (["show", "sentiment"], r"s3, mlflow, prefect do not answer; start them with `shrink up`"),
+        (["init", "mine2", "--data", "no.csv", "--model", "bert"], r"model is 'bert' but there is no such folder"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_writes_nothing(
+    shrink: Shrink, tmp_path: Path, words: list[str], message: str
+) -> None:
+    (tmp_path / "mine.yaml").write_text("name: mine\ngaet: {}\n")
+    assert re.search(message, refused(shrink(*words)))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
+
+
+def test_a_taken_port_is_refused(shrink: Shrink) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        assert f"port is {port} but" in refused(shrink("deploy", "sentiment", "--port", str(port)))
+
+
+def test_init_through_the_command(shrink: Shrink, tmp_path: Path) -> None:
+    make_model(tmp_path / "bert")
+    make_csv(tmp_path / "rows.csv")
+    words = ["--data", "rows.csv", "--model", "bert", "--json"]
+    status, out, err = shrink("init", "mine", *words)
+    assert status == 0 and err == "" and json.loads(out)["labels"] == ["no", "yes"]
+    assert "exists; choose another name" in refused(shrink("init", "mine", *words))
+
+
+def test_names_that_the_registry_does_not_know(
+    shrink: Shrink, servers: Services, servers_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHRINK_HOME", str(servers_home))
+    client, name = runs.connect(servers.mlflow_uri), f"known-{uuid.uuid4().hex[:8]}"
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "file.txt").write_text("x")
+    run_id = runs.open_run(client, "tests", "run", {runs.RUN_TAG: uuid.uuid4().hex})
+    versions.register(client, name, folder, None, digest_directory(folder), {versions.RECIPE_TAG: "r"}, "x", run_id)
+    assert f"its newest version is {name}@1" in refused(shrink("show", name))
+    client.set_registered_model_alias(name, "champion", "1")
+    wrong = name[:-1] + "?"
+    assert f"model '{wrong}' is not registered; did you mean '{name}'" in refused(shrink("predict", wrong, "fine"))
+    assert "has no alias 'champoin'; did you mean 'champion'" in refused(shrink("show", f"{name}@champoin"))
+    assert "has no version '7'; its versions are: 1" in refused(shrink("why", f"{name}@7"))
+    assert "has no alias 'live'" in refused(shrink("deploy", f"{name}@live", "--port", "18431"))
+
+
+RUNNING = """
+import os, sys, time, psutil
+from pathlib import Path
+from flows import journal as journals
+directory = Path(sys.argv[1])
+journal = {"run_id": directory.name, "recipe": "tiny", "status": "running", "pid": os.getpid(), "version": None,
+           "pid_created": psutil.Process().create_time(), "stages": [], "verdict": None}
+try:
+    journals.write(directory, journal)
+    time.sleep(60)
+except KeyboardInterrupt:
+    journals.write(directory, journal | {"status": "cancelled"})
+"""
+
+
+def test_cancel_ends_a_running_run_and_says_how_to_go_on(shrink: Shrink, tmp_path: Path) -> None:
+    directories = [
+        tmp_path / ".shrink" / "runs" / name for name in ("20260101-000000-tiny-aa", "20260101-000001-tiny-bb")
+    ]
+    processes = []
+    for directory in directories:
+        directory.mkdir(parents=True)
+        processes.append(subprocess.Popen([sys.executable, "-c", RUNNING, str(directory)]))
+    try:
+        until = time.monotonic() + 20
+        while not all((directory / "run.json").exists() for directory in directories) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert "2 runs are running; name one of" in refused(shrink("cancel"))
+        assert "is running; `shrink cancel` stops it" in refused(shrink("resume", "tiny-aa"))
+        status, out, _ = shrink("cancel", "tiny-aa", "--json")
+        assert status == 0 and json.loads(out) == {"run_id": directories[0].name, "status": "cancelled"}
+        assert processes[0].wait(5) == 0 and processes[1].poll() is None
+        assert f"`shrink resume {directories[1].name}`" in shrink("cancel")[1]
+        assert "is cancelled, not running" in refused(shrink("cancel", "tiny-bb"))
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def test_doctor_sees_crashed_runs_and_damaged_journals(shrink: Shrink, tmp_path: Path) -> None:
+    directory = tmp_path / ".shrink" / "runs" / "20260101-000000-tiny-aa"
+    directory.mkdir(parents=True)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    content = {"run_id": directory.name, "recipe": "tiny", "status": "running", "pid": gone.pid, "pid_created": 1.0}
+    journals.write(directory, content)
+    status, out, _ = shrink("doctor")
+    assert status == 0 and f"{directory.name} crashed; `shrink resume RUN`" in out
+    (directory / "run.json").write_text('{"run')
+    status, out, _ = shrink("doctor", "--json")
+    found = {one["name"]: one for one in json.loads(out)}
+    assert status == 1 and found["runs"]["state"] == "broken"
+
+
+def test_doctor_knows_a_cuda_build_and_other_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "version_of", lambda name: "2.13.0+cu126" if name == "torch" else "0.0.1")
+    assert doctor.torch_build().state == "warn"
+    (found,) = doctor.libraries()
+    assert found.state == "warn" and "safetensors 0.0.1 (tried: " in found.what
+    monkeypatch.setattr(doctor, "version_of", lambda name: None)
+    assert doctor.torch_build().state == "broken" and doctor.libraries()[0].state == "broken"
+
+
+def test_a_closed_watcher_hears_no_more() -> None:
+    for _ in range(2):
+        watcher = screen.watch()
+        with screen.console.capture() as printed:
+            logging.getLogger("progress").info("done", extra={"stage": STAGE})
+        watcher.close()
+        assert printed.get().count(" MB ") == 1
+    assert watcher not in logging.getLogger("progress").handlers
+
+
+def test_what_a_line_says() -> None:
+    stage = {**STAGE, "bytes": 61_234}
+    line = screen.stage_line({**stage, "measured": {"validation_accuracy": 0.871}})
+    assert "0.061 MB" in line and "accuracy 87.1%" in line and " s, " in line and "Wh" in line
+    assert "retention 98.2%" in screen.stage_line({**stage, "measured": {"retention": {"point": 0.982}}})
+    assert "re-used, verified" in screen.stage_line({**stage, "measured": {}, "cached": True})
+    assert [screen.digits(value) for value in (91.2, 9.96, 6.12, 0.0612, 0)] == ["91", "10", "6.1", "0.061", "0"]
+
+
+def test_energy_is_a_range_over_grids_until_the_country_is_known() -> None:
+    stages = [STAGE, make_stage("evaluate", 1.0)]
+    everywhere, france = screen.energy_line(stages, None), screen.energy_line(stages, "FRA")
+    assert "kWh" in everywhere and "national grids; SHRINK_COUNTRY=FRA" in everywhere
+    assert "kWh" in france and "gCO2e (France)" in france
+    assert screen.energy_line([make_stage("evaluate", None)], None) == "energy: not measured"
