@@ -20,10 +20,13 @@ from registry import card, promotion, runs, versions
 from registry import footprint as fp
 from registry.records import Evaluation, Verdict, digest_directory
 
+WIDE = "\u00a0" * 4  # MLflow's pages put no space between the columns of a table
+
 
 def open_tracking(recipe: Recipe, journal: dict[str, Any]) -> None:
     """Open the parent MLflow run, or go on with the one of a resumed run."""
     tags = {"shrink.recipe": recipe.digest, runs.RUN_TAG: str(journal["run_id"])}
+    tags |= {"mlflow.user": getpass.getuser(), "mlflow.source.name": f"shrink run {recipe.name}"}
     journal["mlflow_run_id"] = runs.open_run(client(), recipe.name, str(journal["run_id"]), tags)
 
 
@@ -98,7 +101,7 @@ def register(
     done = {**journal, "status": verdict_word, "stages": [record.model_dump(mode="json") for record in shop.records]}
     facts = report.build([done], shop.settings.country)
     seen = shown(recipe.name, recipe.digest, digest, evaluation, verdict, shop.records, facts, shop.settings.country)
-    evidence = write_evidence(shop, recipe, evaluation, verdict, facts, seen, evaluated)
+    evidence = write_evidence(shop, recipe, evaluation, verdict, facts, seen, student, evaluated)
     made = {record.digest for record in shop.records}
     inputs = {f"{r.kind}.{role}": at for r in shop.records for role, at in r.inputs.items() if at not in made}
     tags = {
@@ -123,6 +126,7 @@ def write_evidence(
     verdict: Verdict,
     facts: dict[str, Any],
     seen: dict[str, Any],
+    student: Path,
     evaluated: Path,
 ) -> Path:
     """The run's evidence/ as it is stored with the version: card, report, golden answers and the facts of `show`."""
@@ -137,13 +141,16 @@ def write_evidence(
         recipe_digest=recipe.digest,
         payback=facts["payback_sentence"],
         limits=tuple(facts["limits"]),
+        labels=tuple(json.loads((student / "config.json").read_text())["labels"]),
         sources={"teacher": recipe.teacher.uri, "data": recipe.data_source.uri},
         licences={"teacher": recipe.teacher.licence, "data": recipe.data_source.licence},
         grams=seen["footprint"]["gco2e"],
         grams_range=report.carbon_text(facts),
     )
     whole = fp.whole(fp.spent(shop.records))
-    text = card.render(recipe.name, recipe.model_dump(mode="json"), evaluation, verdict, whole, story)
+    text = card.render(
+        recipe.name, recipe.model_dump(mode="json", exclude_none=True), evaluation, verdict, whole, story
+    )
     (evidence / "README.md").write_text(text)
     return evidence
 
@@ -168,10 +175,10 @@ def about_model(recipe: Recipe) -> str:
 def description(verdict: Verdict, said: str) -> str:
     """One sentence and the verdict as a Markdown table, shown on the version's page."""
     lines = [f"**{'passed' if verdict.passed else 'REJECTED'}**: {said}", ""]
-    lines += ["| check | value | limit | passed |", "|---|---:|---:|---|"]
+    lines += [f"| check{WIDE} | value{WIDE} | limit{WIDE} | passed |", "|---|---|---|---|"]
     for check in verdict.checks:
         cells = (check.name, units.number(check.value), units.number(check.limit), "yes" if check.passed else "NO")
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append("|" + "|".join(f" {cell}{WIDE} " for cell in cells) + "|")
     return "\n".join(lines)
 
 

@@ -116,7 +116,7 @@ def payback_sentence(payback: fp.Payback, cost: fp.Total, requests: dict[str, Ba
 
 def limits(facts: dict[str, Any]) -> list[str]:
     """What these figures do not say, sentence by sentence, from the facts."""
-    return [*_limits_energy(facts), *_limits_carbon(facts), *_limits_quality(facts)]
+    return [*_limits_quality(facts), *_limits_energy(facts), *_limits_carbon(facts)]
 
 
 def _records(run: dict[str, Any]) -> list[StageRecord]:

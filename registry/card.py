@@ -37,6 +37,7 @@ class Story(BaseModel):
     recipe_digest: str
     payback: str
     limits: tuple[str, ...]
+    labels: tuple[str, ...]
     sources: dict[str, str]
     licences: dict[str, str]
     grams: float | None = None
@@ -56,6 +57,7 @@ def render(
         _metadata(name, evaluation, story),
         f"# {_text(name)}",
         _summary(evaluation, verdict),
+        _answers(story, recipe),
         _use(name),
         _scores(evaluation),
         _gate(verdict),
@@ -72,12 +74,13 @@ def _metadata(name: str, evaluation: Evaluation, story: Story) -> str:
     licence: dict[str, Any] = {"license": licences[0].lower()} if len(licences) == 1 else {"license": "other"}
     if len(licences) != 1:
         licence["license_name"] = ", ".join(f"{what} {one}" for what, one in sorted(story.licences.items()))
+    teacher = story.sources.get("teacher", "")
     meta: dict[str, Any] = {
         "pipeline_tag": "text-classification",
         "library_name": "onnx",
         "tags": ["distillation", "pruning", "quantization", "onnx", "text-classification"],
         **licence,
-        "base_model": _package(story.sources.get("teacher", "unknown")),
+        **({"base_model": _package(teacher)} if teacher.startswith("pypi:") else {}),
         "co2_eq_emissions": {
             "emissions": story.grams,
             "source": "CodeCarbon",
@@ -111,6 +114,13 @@ def _package(uri: str) -> str:
     return uri.partition(":")[2].partition("==")[0].rstrip("/").rpartition("/")[2] or uri
 
 
+def _answers(story: Story, recipe: Mapping[str, Any]) -> str:
+    """What goes in and what comes out."""
+    longest = recipe.get("data", {}).get("max_length")
+    cut = f", cut after {longest} tokens" if longest else ""
+    return f"It takes a text{cut}, and gives a logit for each label: {', '.join(map(_text, story.labels))}."
+
+
 def _use(name: str) -> str:
     return "\n".join(
         [
@@ -134,10 +144,13 @@ def _summary(seen: Evaluation, verdict: Verdict) -> str:
     smaller = _times(seen.teacher.bytes, seen.student.bytes)
     faster = _times(seen.teacher.p50_ms, seen.student.p50_ms)
     outcome = "passed its gate" if verdict.passed else "**was rejected by its gate**"
+    lift = f"{_interval(seen.lift_retained)} of the teacher's lift over the floor"
+    if seen.teacher.accuracy <= seen.floor.accuracy:
+        lift = "no lift over the floor, which the teacher does not beat either"
     return (
         f"A student that takes {seen.student.bytes / 1e6:.2f} MB where its teacher takes {seen.teacher.bytes / 1e6:.2f}"
         f" MB ({smaller}), answers {faster} as fast, and {outcome}. It keeps {_interval(seen.retention)} of the"
-        f" teacher's score and {_interval(seen.lift_retained)} of the teacher's lift over the floor (95 % intervals,"
+        f" teacher's score and {lift} (95 % intervals,"
         f" {seen.examples} examples seen by all three). It agrees with the teacher on {seen.agreement:.1%};"
         f" {seen.flips_to_wrong} answers turned wrong and {seen.flips_to_right} turned right."
     )

@@ -57,7 +57,14 @@ def register(
     made = client.create_model_version(
         name, source=f"models:/{model_id}", run_id=run_id, tags=marks, description=description, model_id=model_id
     )
+    _name_output(client, run_id, model_id)
     return str(made.version)
+
+
+def _name_output(client: Any, run_id: str, model_id: str) -> None:
+    from mlflow.entities import LoggedModelOutput
+
+    client.log_outputs(run_id, models=[LoggedModelOutput(model_id, step=0)])
 
 
 def fetch(client: Any, name: str, version: str, dest: Path, digest: str | None = None, tries: int = TRIES) -> Path:

@@ -18,12 +18,13 @@ def _card(footprint: Footprint, grams: float | None = None) -> tuple[dict[str, A
         recipe_digest="r" * 64,
         payback="It never pays back.",
         limits=("Only English was seen.",),
+        labels=("bad", "good"),
         sources={"teacher": "pypi:big-bert==1.0", "data|set": "dir:/home/data/"},
         licences={"teacher": "MIT", "data|set": "MIT"},
         grams=grams,
         grams_range="1 g to 2 g over 157 national grids",
     )
-    text = render("tiny", {"name": "tiny", "seed": 1}, seen, verdict, footprint, story)
+    text = render("tiny", {"name": "tiny", "seed": 1, "data": {"max_length": 64}}, seen, verdict, footprint, story)
     _, head, body = text.split("---\n", 2)
     return yaml.safe_load(head), body
 
@@ -45,3 +46,4 @@ def test_a_rejected_student_is_called_rejected_and_tables_stay_whole() -> None:
     assert "was rejected" in body and "Verdict: rejected." in body
     assert "data\\|set: MIT" in body and meta["license"] == "mit" and meta["base_model"] == "big-bert"
     assert "seed: 1" in body and "d" * 64 in body and "Only English was seen." in body and "never pays back" in body
+    assert "cut after 64 tokens, and gives a logit for each label: bad, good." in body

@@ -79,6 +79,7 @@ def test_a_version_is_registered_once_and_comes_back_verified(
     version = _register(client, tmp_path, name, run_id, "one")
     assert _register(client, tmp_path, name, run_id, "one") == version == "1"
     got = versions.fetch(client, name, version, tmp_path / "got")
+    assert [one.model_id for one in client.get_run(run_id).outputs.model_outputs]
     assert digest_directory(got / "model") == versions.describe(client, name, version)["digest"]
     assert (got / "evidence" / "file.txt").read_text() == "one"
     assert versions.fetch(client, name, version, got) == got
