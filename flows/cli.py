@@ -77,7 +77,8 @@ def run(
     from flows.recipe import load
 
     load(recipe)  # refuse a wrong recipe before any server starts
-    screen.console.stderr = as_json  # standard output is for the JSON alone
+    if as_json:
+        screen.to_stderr()  # standard output is for the JSON alone
     for one in (signal.SIGINT, signal.SIGTERM):  # a shell may have made SIGINT ignored
         signal.signal(one, signal.default_int_handler)
     got = connected(start=True)

@@ -1,6 +1,6 @@
 """What a person sees while a run goes on: bars with ETA on a terminal, plain lines elsewhere; then the summary.
 
-With --json everything here goes to standard error (`console.stderr = True`): standard output holds the JSON alone.
+With --json everything here goes to standard error (`to_stderr`): standard output holds the JSON alone.
 """
 
 import logging
@@ -18,6 +18,12 @@ MODELS = ("teacher", "student", "floor")
 console = Console(highlight=False)
 
 
+def to_stderr() -> None:
+    """From now on show everything on standard error."""
+    global console
+    console = Console(stderr=True, highlight=False)
+
+
 class ProgressLines(logging.Handler):
     """Turns the `progress` logger's records into bars or lines (logging asks for a class here)."""
 
@@ -27,7 +33,7 @@ class ProgressLines(logging.Handler):
         self.bars = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
         self.tasks: dict[str, Any] = {}
         self.said = time.monotonic()
-        if console.is_terminal:
+        if console.is_interactive:
             self.bars.start()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -38,7 +44,7 @@ class ProgressLines(logging.Handler):
             console.print(stage_line(record.__dict__["stage"]), soft_wrap=True)
             return
         name, done, total, note = record.__dict__["progress"]
-        if console.is_terminal:
+        if console.is_interactive:
             if name not in self.tasks:
                 self.tasks[name] = self.bars.add_task(name, total=total, note=note)
             self.bars.update(self.tasks[name], completed=done, total=total, note=note, visible=done < total)
@@ -49,7 +55,8 @@ class ProgressLines(logging.Handler):
     def close(self) -> None:
         """End the bars, give the terminal back and hear no more; a second call does nothing."""
         logging.getLogger("progress").removeHandler(self)
-        self.bars.stop()
+        if console.is_interactive:  # elsewhere stop() would print an empty line
+            self.bars.stop()
         super().close()
 
 

@@ -143,7 +143,12 @@ def test_init_through_the_command(shrink: Shrink, tmp_path: Path) -> None:
 
 
 def test_names_that_the_registry_does_not_know(
-    shrink: Shrink, servers: Services, servers_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shrink: Shrink,
+    servers: Services,
+    servers_home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("SHRINK_HOME", str(servers_home))
     client, name = runs.connect(servers.mlflow_uri), f"known-{uuid.uuid4().hex[:8]}"
@@ -152,6 +157,7 @@ def test_names_that_the_registry_does_not_know(
     (folder / "file.txt").write_text("x")
     run_id = runs.open_run(client, "tests", "run", {runs.RUN_TAG: uuid.uuid4().hex})
     versions.register(client, name, folder, None, digest_directory(folder), {versions.RECIPE_TAG: "r"}, "x", run_id)
+    capsys.readouterr()  # what MLflow says while it registers
     assert f"its newest version is {name}@1" in refused(shrink("show", name))
     client.set_registered_model_alias(name, "champion", "1")
     wrong = name[:-1] + "?"
