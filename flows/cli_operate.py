@@ -49,7 +49,7 @@ def deploy(
     address = f"http://{HOST}:{port}"
     facts = {"model": name, "alias": alias, "predict": f"{address}/predict", "healthz": f"{address}/healthz"}
     ask = f"""curl -s {address}/predict -d '{{"texts": ["a touching, funny film"]}}'"""
-    typer.echo(json.dumps(facts) if as_json else f"{name}@{alias} on {address}; ask it with: {ask}; Ctrl-C ends it")
+    typer.echo(json.dumps(facts) if as_json else f"ask it with: {ask}")
     serve(name, alias, host=HOST, port=port)
 
 

@@ -97,7 +97,8 @@ def serve(
 
     if poll_seconds <= 0:
         raise ShrinkError(f"poll_seconds is {poll_seconds:g}; give a number of seconds above 0.")
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    form = "%(asctime)s %(levelname)s %(message)s"
+    logging.basicConfig(level=logging.WARNING, format=form, force=True)  # Prefect's import leaves a silent set-up
     log.setLevel(logging.INFO)
     holder = listening(host, port)
     slot, stop = Slot(name=name, alias=alias), threading.Event()
