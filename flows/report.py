@@ -10,26 +10,17 @@ from typing import Any
 import jinja2
 
 from flows import units
+from flows.limits import limits
 from registry import footprint as fp
 from registry.records import Band, Evaluation, Footprint, StageRecord, Verdict
 
 TEMPLATES = Path(__file__).parent / "templates"
-ENDED = ("passed", "rejected")  # a rejected student is a finished run
 MODELS = ("teacher", "student", "floor")
 COMPARED = (
     ("accuracy", "Accuracy on the test split", "longer is better", units.percent),
     ("bytes", "Size on disk", "shorter is better", units.size),
     ("p50_ms", "Median latency, one thread, batch 1", "shorter is better", units.milliseconds),
 )
-TIER_TEXT = {
-    "cpu counter": "CPU energy was read from a hardware counter.",
-    "cpu modelled": "CPU energy is modelled from the machine's load and an assumed maximum power, not read from a "
-    "counter; the band allows a factor of 2.5 either way.",
-    "cpu constant": "CPU energy is a constant power multiplied by time.",
-    "ram constant": "Memory energy is a constant guessed from the amount of memory installed, multiplied by time.",
-    "ram counter": "Memory energy was read from a hardware counter.",
-    "gpu counter": "GPU energy was read from the device's own counter.",
-}
 
 
 def build(
@@ -49,6 +40,7 @@ def build(
     # a student pays back what all runs of its recipe took, the failed and rejected ones too
     cost = fp.spent(record for run in runs if judged and run["recipe"] == judged["recipe"] for record in _records(run))
     payback = fp.payback(cost.kwh, requests["teacher"], requests["student"])
+    rows = _stage_rows(stages, owners)
     facts: dict[str, Any] = {
         "title": title or (f"{judged['recipe']}: what it cost and what it won" if judged else "What it cost"),
         "runs": [_run_row(run) for run in runs],
@@ -65,11 +57,14 @@ def build(
         "payback": payback.model_dump() | {"cost": _dump(cost.kwh)},
         "payback_sentence": payback_sentence(payback, cost, requests),
         "request_wh": {name: _dump(band) for name, band in requests.items()},
-        "stages": _stage_rows(stages, owners),
+        "stages": rows,
+        "bars": _bars(rows, len(runs) > 1),
         "evaluation": evaluation.model_dump() if evaluation else None,
         "comparison": _comparison(evaluation),
         "verdict": verdict.model_dump() if verdict else None,
     }
+    if verdict and not verdict.passed:
+        facts["payback_sentence"] += " It was rejected, so it saves nothing unless it is deployed all the same."
     facts["limits"] = limits(facts)
     return facts
 
@@ -114,11 +109,6 @@ def payback_sentence(payback: fp.Payback, cost: fp.Total, requests: dict[str, Ba
     )
 
 
-def limits(facts: dict[str, Any]) -> list[str]:
-    """What these figures do not say, sentence by sentence, from the facts."""
-    return [*_limits_quality(facts), *_limits_energy(facts), *_limits_carbon(facts)]
-
-
 def _records(run: dict[str, Any]) -> list[StageRecord]:
     return [StageRecord.model_validate(record) for record in run.get("stages", [])]
 
@@ -161,7 +151,6 @@ def _requests(evaluation: Evaluation | None, power: Footprint | None) -> dict[st
 
 def _stage_rows(stages: list[StageRecord], owners: list[str]) -> list[dict[str, Any]]:
     counted = {id(record) for record in fp.charged(stages)}
-    top = max((record.footprint.kwh.high for record in stages if record.footprint.kwh), default=0.0)
     return [
         {
             "run_id": owner,
@@ -174,16 +163,27 @@ def _stage_rows(stages: list[StageRecord], owners: list[str]) -> list[dict[str, 
             "bytes": record.bytes,
             "kwh": _dump(record.footprint.kwh),
             "tier": record.footprint.tier,
-            "bar": _bar(record.footprint.kwh, top),
         }
         for record, owner in zip(stages, owners, strict=True)
     ]
 
 
-def _bar(band: Band | None, top: float) -> dict[str, float] | None:
-    if band is None or top <= 0.0:
-        return None
-    return {name: round(100 * value / top, 2) for name, value in band.model_dump().items()}
+def _bars(rows: list[dict[str, Any]], together: bool) -> list[dict[str, Any]]:
+    """The energy chart: a bar a counted stage, or, of several runs together, a bar a kind and method."""
+    groups: dict[Any, list[dict[str, Any]]] = {}
+    for place, row in enumerate(row for row in rows if row["counted"]):
+        groups.setdefault((row["kind"], row["method"]) if together else place, []).append(row)
+    bars: list[dict[str, Any]] = []
+    for group in groups.values():
+        band = fp.add_bands(Band.model_validate(row["kwh"]) for row in group if row["kwh"])
+        name = " ".join(part for part in (group[0]["kind"], group[0]["method"]) if part)
+        times = f"{len(group)} times" if len(group) > 1 else ("reused" if group[0]["cached"] else "")
+        bars.append({"name": name, "note": times, "cached": all(row["cached"] for row in group), "kwh": _dump(band)})
+    top = max((bar["kwh"]["high"] for bar in bars if bar["kwh"]), default=0.0)
+    for bar in bars:
+        scaled = bar["kwh"] and top > 0.0
+        bar["bar"] = {key: round(100 * value / top, 2) for key, value in bar["kwh"].items()} if scaled else None
+    return bars
 
 
 def _comparison(evaluation: Evaluation | None) -> list[dict[str, Any]]:
@@ -212,67 +212,3 @@ def wilson(share: float, examples: int) -> tuple[float, float]:
     middle = (share + z * z / (2 * examples)) / (1 + z * z / examples)
     half = z * math.sqrt(share * (1 - share) / examples + z * z / (4 * examples**2)) / (1 + z * z / examples)
     return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def _limits_energy(facts: dict[str, Any]) -> list[str]:
-    spent, rows = facts["spent"], facts["stages"]
-    lines = []
-    if spent["unmeasured"]:
-        lines.append(
-            f"{spent['unmeasured']} of {spent['stages']} stages could not be measured; they are missing from every "
-            "total, which is therefore a lower bound."
-        )
-    named = {part for tier in spent["tiers"] for part in tier.split(", ")}
-    lines += [text for part, text in TIER_TEXT.items() if part in named]
-    if spent["kwh"]:
-        lines.append("The whole machine is counted: anything else that ran at the same time is in these figures.")
-    reused = sum(row["cached"] and row["counted"] for row in rows)
-    if reused:
-        lines.append(f"{reused} reused stages are charged once with the energy of their first execution.")
-    unfinished = [run["run_id"] for run in facts["runs"] if run["status"] not in ENDED]
-    if unfinished:
-        lines.append(
-            f"{len(unfinished)} of {len(facts['runs'])} runs did not finish; the energy of stages they did finish is "
-            "counted."
-        )
-    lines.append("Training the original teacher, making the hardware and the network are not included.")
-    return lines
-
-
-def _limits_carbon(facts: dict[str, Any]) -> list[str]:
-    grid, lines = facts["grid"], []
-    if grid["country"] is None:
-        lines.append(f"No country was given, so CO2e is a {grid['name']} ({grid['year']}), not an estimate of one.")
-    else:
-        lines.append(
-            f"CO2e uses the mean of {grid['name']} in {grid['year']}, not the hour or the contract of this run."
-        )
-    if facts["pue"] == 1.0:
-        lines.append("Cooling and power conversion of the site are not included (PUE 1).")
-    if facts["payback"]["requests"]:
-        lines.append(
-            "Pay-back assumes that a request draws the mean power of the evaluation for its median latency, at one "
-            "thread and batch 1; batching or another machine changes it."
-        )
-    return lines
-
-
-def _limits_quality(facts: dict[str, Any]) -> list[str]:
-    evaluation, lines = facts["evaluation"], []
-    if evaluation is None:
-        return ["No run has been evaluated: nothing is said about quality, size or speed."]
-    kept, won = evaluation["retention"], evaluation["win_over_floor"]
-    lines.append(
-        f"Quality rests on {evaluation['examples']:,} test examples: retention lies between {kept['low']:.1%} and "
-        f"{kept['high']:.1%} with 95 % confidence, on this task and data alone."
-    )
-    if won["low"] <= 0.0:
-        lines.append("The student is not shown to be better than the simple floor: its interval includes 0.")
-    if evaluation["flips_to_wrong"]:
-        lines.append(
-            f"{evaluation['flips_to_wrong']:,} examples that the teacher had right are wrong now "
-            f"({evaluation['flips_to_right']:,} the other way); an average hides which."
-        )
-    if facts["verdict"] is None:
-        lines.append("No gate has judged this student.")
-    return lines

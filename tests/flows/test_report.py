@@ -135,6 +135,8 @@ def test_quality_is_of_the_last_real_run_and_every_run_has_its_row() -> None:
     facts = report.build([{**run(stage("evaluate", 2.0)), "licences": {"teacher": "Apache-2.0"}}, smoke])
     assert facts["run_id"] == "r1" and [row["run_id"] for row in facts["runs"]] == ["r1", "r2"]
     assert facts["runs"][0]["kwh"]["central"] == 0.002 and facts["runs"][0]["retention"] == 0.98
+    (bar,) = facts["bars"]
+    assert (bar["name"], bar["note"], bar["kwh"]["central"]) == ("evaluate", "2 times", 0.003)
     html = report.render_html(facts)
     assert "tiny-smoke" in html and "teacher: Apache-2.0" in html and "98.0 %" in html
 

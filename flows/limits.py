@@ -1,0 +1,83 @@
+"""What the figures of a report do not say, sentence by sentence, from its facts alone (flows/report.py)."""
+
+from typing import Any
+
+ENDED = ("passed", "rejected")  # a rejected student is a finished run
+TIER_TEXT = {
+    "cpu counter": "CPU energy was read from a hardware counter.",
+    "cpu modelled": "CPU energy is modelled from the machine's load and an assumed maximum power, not read from a "
+    "counter; the band allows a factor of 2.5 either way.",
+    "cpu constant": "CPU energy is a constant power multiplied by time.",
+    "ram constant": "Memory energy is a constant guessed from the amount of memory installed, multiplied by time.",
+    "ram counter": "Memory energy was read from a hardware counter.",
+    "gpu counter": "GPU energy was read from the device's own counter.",
+}
+
+
+def limits(facts: dict[str, Any]) -> list[str]:
+    """What these figures do not say, sentence by sentence, from the facts."""
+    return [*_limits_quality(facts), *_limits_energy(facts), *_limits_carbon(facts)]
+
+
+def _limits_energy(facts: dict[str, Any]) -> list[str]:
+    spent, rows = facts["spent"], facts["stages"]
+    lines = []
+    if spent["unmeasured"]:
+        lines.append(
+            f"{spent['unmeasured']} of {spent['stages']} stages could not be measured; they are missing from every "
+            "total, which is therefore a lower bound."
+        )
+    named = {part for tier in spent["tiers"] for part in tier.split(", ")}
+    lines += [text for part, text in TIER_TEXT.items() if part in named]
+    if spent["kwh"]:
+        lines.append("The whole machine is counted: anything else that ran at the same time is in these figures.")
+    reused = sum(row["cached"] and row["counted"] for row in rows)
+    if reused:
+        lines.append(f"{reused} reused stages are charged once with the energy of their first execution.")
+    unfinished = [run["run_id"] for run in facts["runs"] if run["status"] not in ENDED]
+    if unfinished:
+        lines.append(
+            f"{len(unfinished)} of {len(facts['runs'])} runs did not finish; the energy of stages they did finish is "
+            "counted."
+        )
+    lines.append("Training the original teacher, making the hardware and the network are not included.")
+    return lines
+
+
+def _limits_carbon(facts: dict[str, Any]) -> list[str]:
+    grid, lines = facts["grid"], []
+    if grid["country"] is None:
+        lines.append(f"No country was given, so CO2e is a {grid['name']} ({grid['year']}), not an estimate of one.")
+    else:
+        lines.append(
+            f"CO2e uses the mean of {grid['name']} in {grid['year']}, not the hour or the contract of this run."
+        )
+    if facts["pue"] == 1.0:
+        lines.append("Cooling and power conversion of the site are not included (PUE 1).")
+    if facts["payback"]["requests"]:
+        lines.append(
+            "Pay-back assumes that a request draws the mean power of the evaluation for its median latency, at one "
+            "thread and batch 1; batching or another machine changes it."
+        )
+    return lines
+
+
+def _limits_quality(facts: dict[str, Any]) -> list[str]:
+    evaluation, lines = facts["evaluation"], []
+    if evaluation is None:
+        return ["No run has been evaluated: nothing is said about quality, size or speed."]
+    kept, won = evaluation["retention"], evaluation["win_over_floor"]
+    lines.append(
+        f"Quality rests on {evaluation['examples']:,} test examples: retention lies between {kept['low']:.1%} and "
+        f"{kept['high']:.1%} with 95 % confidence, on this task and data alone."
+    )
+    if won["low"] <= 0.0:
+        lines.append("The student is not shown to be better than the simple floor: its interval includes 0.")
+    if evaluation["flips_to_wrong"]:
+        lines.append(
+            f"{evaluation['flips_to_wrong']:,} examples that the teacher had right are wrong now "
+            f"({evaluation['flips_to_right']:,} the other way); an average hides which."
+        )
+    if facts["verdict"] is None:
+        lines.append("No gate has judged this student.")
+    return lines
