@@ -73,6 +73,7 @@ def watch() -> ProgressLines:
 def stage_line(stage: dict[str, Any]) -> str:
     """One line about a finished stage: megabytes, score, seconds and watt-hours, or that it came from the index."""
     name = "/".join(part for part in (stage["kind"], stage["method"]) if part)
+    name += " (teacher)" if stage["kind"] == "export" and stage["role"] == "teacher" else ""
     kwh = stage["footprint"]["kwh"]
     energy = "energy not measured" if kwh is None else f"{digits(kwh['central'] * 1000)} Wh"
     how = "re-used, verified" if stage["cached"] else f"{stage['footprint']['seconds']:.1f} s, {energy}"
