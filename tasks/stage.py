@@ -114,7 +114,7 @@ def new_zygote(call: StageCall, modules: tuple[str, ...]) -> subprocess.Popen[st
     """Start a zygote with the stage's environment, its own trouble going to the stage's log."""
     with (Path(call.directory) / "log.txt").open("w") as log_file:
         return subprocess.Popen(
-            [sys.executable, "-m", "tasks.zygote", *modules],
+            [sys.executable, "-m", "tasks.zygote", str(os.getpid()), *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log_file,

@@ -54,8 +54,11 @@ def run_call(directory: Path, call: dict[str, object]) -> None:
         "peak_rss_mb": usage.ru_maxrss * 1024 / 1e6,
     }
     (directory / "result.json").write_text(json.dumps(result))
-    shutil.rmtree(directory / "out", ignore_errors=True)
-    partial.rename(directory / "out")
+    out = directory / "out"
+    if out.is_symlink():  # of an earlier go of this run, when it led to the cache
+        out.unlink()
+    shutil.rmtree(out, ignore_errors=True)
+    partial.rename(out)
 
 
 def limit_threads(threads: int, *, torch_too: bool) -> None:

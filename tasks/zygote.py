@@ -1,4 +1,4 @@
-"""The process that stages are forked from: `python -m tasks.zygote [MODULE …]`, started by tasks/stage.py.
+"""The process that stages are forked from: `python -m tasks.zygote PARENT [MODULE …]`, started by tasks/stage.py.
 
 Every stage has a process of its own, but importing torch and transformers takes seconds: the modules named are
 imported once, here. A line on stdin names a stage's directory; its process is forked, runs it (tasks/worker.py) and
@@ -21,7 +21,9 @@ from tasks import worker
 def main() -> None:
     """Serve until stdin ends; dies with its parent, and a stage's process dies with this one."""
     worker.die_with_parent()
-    for name in sys.argv[1:]:
+    if os.getppid() != int(sys.argv[1]):
+        return  # the parent was killed before the kernel was asked: nobody would end us
+    for name in sys.argv[2:]:
         importlib.import_module(name)
     for line in sys.stdin:
         child = os.fork()
@@ -36,18 +38,18 @@ def main() -> None:
 
 def stage(directory: Path) -> int:
     """Run one stage in this (forked) process, in a group of its own, its messages going to log.txt; exit status."""
-    os.setsid()
-    say({"started": os.getpid()})
-    with (directory / "log.txt").open("w") as log:
-        os.dup2(log.fileno(), sys.stderr.fileno())
-    try:
-        return worker.main(directory)
+    try:  # nothing may leave here: a forked process that tears down what the zygote imported hangs
+        os.setsid()
+        say({"started": os.getpid()})
+        with (directory / "log.txt").open("w") as log:
+            os.dup2(log.fileno(), sys.stderr.fileno())
+        status = worker.main(directory)
+        sys.stdout.flush()
+        return status
     except BaseException:
         traceback.print_exc()
-        return 1
-    finally:
-        sys.stdout.flush()
         sys.stderr.flush()
+        return 1
 
 
 def say(event: dict[str, int]) -> None:
