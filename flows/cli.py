@@ -74,11 +74,9 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Compress by a recipe, judge, register and promote; goes on where an interrupted run stopped."""
-    from flows.recipe import load
-
-    load(recipe)  # refuse a wrong recipe before any server starts
     if as_json:
         screen.to_stderr()  # standard output is for the JSON alone
+    check(recipe)
     for one in (signal.SIGINT, signal.SIGTERM):  # a shell may have made SIGINT ignored
         signal.signal(one, signal.default_int_handler)
     got = connected(start=True)
@@ -91,6 +89,19 @@ def run(
     if as_json:
         typer.echo(json.dumps(journal, indent=1))
     raise typer.Exit(0 if journal["status"] == "passed" else 3)
+
+
+def check(recipe: str) -> None:
+    """Refuse a wrong recipe, model or data before any server starts."""
+    from flows import sources
+    from flows.preflight import preflight
+    from flows.recipe import load
+    from infra.services import status
+
+    chosen, home = load(recipe), settings().home
+    preflight(chosen, sources.peek(chosen.teacher, home), sources.peek(chosen.data_source, home))
+    if set(status(home).values()) != {"healthy"}:
+        screen.console.print("starting S3, MLflow and Prefect")
 
 
 def execute(recipe: str, smoke: bool) -> dict[str, Any]:

@@ -38,6 +38,12 @@ def resolve(source: Source, home: Path) -> Path:
     return target
 
 
+def peek(source: Source, home: Path) -> Path:
+    """A directory to look at before a run: like `resolve`, but one file is looked at where it lies, not copied."""
+    scheme, _, rest = source.uri.partition(":")
+    return Path(rest).parent if scheme == "file" and Path(rest).is_file() else resolve(source, home)
+
+
 def alone(file: Path, home: Path) -> Path:
     """A directory under home/sources that holds a copy of this one file, so that its neighbours do not count."""
     if not file.is_file():

@@ -142,6 +142,15 @@ def test_init_through_the_command(shrink: Shrink, tmp_path: Path) -> None:
     assert "exists; choose another name" in refused(shrink("init", "mine", *words))
 
 
+def test_an_unknown_architecture_is_refused_before_any_server_or_stage(shrink: Shrink, tmp_path: Path) -> None:
+    config = make_model(tmp_path / "bert") / "config.json"
+    make_csv(tmp_path / "rows.csv")
+    shrink("init", "mine", "--data", "rows.csv", "--model", "bert")
+    config.write_text(config.read_text().replace('"bert"', '"roberta"'))
+    assert "model_type is 'roberta' but only 'bert'" in refused(shrink("run", "mine.yaml", "--json"))
+    assert not (tmp_path / ".shrink").exists()
+
+
 def test_names_that_the_registry_does_not_know(
     shrink: Shrink,
     servers: Services,
