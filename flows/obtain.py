@@ -93,14 +93,14 @@ def digest_of(shop: Workshop, path: Path) -> str:
 def reuse(shop: Workshop, key: str) -> StageRecord | None:
     """The record of a stage computed before whose artifact is there and re-hashes to its digest, or None."""
     record, sent = cache.recall(shop.settings.home, key)
-    if record is None:
+    if found_elsewhere := record is None:
         record, sent = index.lookup(shop.s3, shop.bucket, key), True
     if record is None or not (intact(shop, record) or fetched(shop, record)):
         return None
-    if sent:
-        cache.note(shop.settings.home, record, sent=True)
-    else:
+    if not sent:
         publish(shop, record)
+    elif found_elsewhere:
+        cache.note(shop.settings.home, record, sent=True)
     return record.model_copy(update={"cached": True})
 
 

@@ -31,6 +31,9 @@ def reconcile(home: Path) -> None:
         runs.kill_run(servers.client(), str(journal["recipe"]), str(journal["run_id"]))
         sweep_run(home / "runs" / str(journal["run_id"]))
         journals.write(home / "runs" / str(journal["run_id"]), journal | {"mlflow_ended": True})
+    for directory in (home / "runs").glob("*"):
+        if not (directory / "run.json").exists():  # killed before its first word; a living one holds our lock
+            shutil.rmtree(directory, ignore_errors=True)
     sweep_cache(home)
 
 

@@ -59,6 +59,7 @@ class Services(BaseModel):
 def environment(services: Services, home: Path) -> dict[str, str]:
     """The variables under which a client (flow, worker, command line) finds these services and no others."""
     return {
+        "SHRINK_HOME": str(home.resolve()),
         "MLFLOW_TRACKING_URI": services.mlflow_uri,
         "MLFLOW_REGISTRY_URI": services.mlflow_uri,
         "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -1,20 +1,28 @@
-"""The whole loop on a tiny recipe against the real servers, through the command: passes, re-uses, survives a kill."""
+"""The whole loop on a tiny recipe against the real servers, through the command: passes, re-uses, survives everything.
+
+The last test walks the same recipe in a copy of the code in another folder, with servers of its own, S3 gone in the
+middle and a kill -9 after that: the digests must be those of the first, undisturbed run.
+"""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-import yaml
+import psutil
 
+from flows import journal as journals
+from infra import services
 from infra.services import Services
-from tasks import models as encoders
-from tests.tasks.test_torch_stages import make_model, make_texts, make_tokenizer
+from registry import runs
+
+ROOT = Path(__file__).parents[2]
+MODELS = {"data", "floor", "finetune", "label", "prune", "distill", "export", "quantize"}  # not what measures time
 
 
 def shrink(home: Path, *words: str, check: int | None = 0) -> subprocess.CompletedProcess[str]:
@@ -23,36 +31,6 @@ def shrink(home: Path, *words: str, check: int | None = 0) -> subprocess.Complet
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert check is None or done.returncode == check, done.stdout + done.stderr
     return done
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny")
-    (folder / "teacher").mkdir()
-    head = encoders.Head(labels=("negative", "positive"), max_length=16)
-    encoders.save(folder / "teacher", make_model(), make_tokenizer(), head)
-    (folder / "data").mkdir()
-    lines = [f"{number}\t{mean}\t{text}" for number, (text, mean) in enumerate(make_texts(400, 1), start=1)]
-    (folder / "data" / "rated.txt").write_text("\n".join(lines), encoding="utf-8")
-    content: dict[str, Any] = {
-        "name": "tiny",
-        "teacher": {"uri": f"dir:{folder / 'teacher'}"},
-        "data_source": {"uri": f"dir:{folder / 'data'}"},
-        "data": {"kind": "data", "file": "rated.txt", "format": "rated", "max_length": 16},
-        "stages": [
-            {"kind": "finetune", "epochs": 1, "lr": 1e-3},
-            {"kind": "label", "transfer": False},
-            {"kind": "prune", "method": "structured", "layers": [0, 2], "ffn": 24},
-            {"kind": "distill", "method": "logits", "epochs": 3, "lr": 1e-3, "transfer": False},
-            {"kind": "export", "method": "onnx"},
-            {"kind": "quantize", "method": "int8_dynamic"},
-        ],
-        "gate": {"beat_floor": False, "bytes_ratio_min": 1.1},
-    }
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(content))
-    content["name"], content["gate"]["bytes_ratio_min"] = "tiny-rejected", 1000.0
-    (folder / "rejected.yaml").write_text(yaml.safe_dump(content))
-    return folder
 
 
 def test_the_whole_loop(servers: Services, servers_home: Path, tiny: Path) -> None:
@@ -82,22 +60,99 @@ def test_second_run_reuses_and_registers_nothing_twice(servers: Services, server
     assert last["version"] == "1"
 
 
-def test_a_killed_run_is_resumed_with_the_same_digest(servers: Services, servers_home: Path, tiny: Path) -> None:
-    content = yaml.safe_load((tiny / "tiny.yaml").read_text()) | {"name": "tiny-killed", "seed": 5}
-    (tiny / "killed.yaml").write_text(yaml.safe_dump(content))
-    environment = {**os.environ, "SHRINK_HOME": str(servers_home), "SHRINK_THREADS": "1"}
-    command = [sys.executable, "-m", "flows.cli", "run", str(tiny / "killed.yaml")]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+def test_a_clone_elsewhere_that_lost_s3_and_was_killed_ends_with_the_same_digests(
+    servers: Services, servers_home: Path, tiny: Path, tmp_path: Path
+) -> None:
+    clone, home = tmp_path / "clone", tmp_path / "elsewhere"
+    for package in ("flows", "tasks", "registry", "infra"):
+        shutil.copytree(ROOT / package, clone / package, ignore=shutil.ignore_patterns("__pycache__"))
+    run = walker(clone, home, tiny / "tiny.yaml")
+    shrink(home, "up")
+    try:
+        process = run()
+        until(process, "floor")
+        os.kill(services.current(home).pids["s3"][0].pid, signal.SIGKILL)  # type: ignore[union-attr]
+        printed, _ = process.communicate(timeout=200)
+        assert process.returncode == 1 and "`shrink resume`" in printed and "Traceback" not in printed, printed
+        assert journals.find(home, None)["status"] == "failed"
+        assert list((home / "index" / "unsent").iterdir()), "what was finished without S3 is remembered"
+
+        process = run()  # starts S3 again
+        until(process, "label")
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        process.wait()
+        assert not psutil.wait_procs(family, timeout=20)[1], "an orphan goes on"
+        assert journals.find(home, None)["status"] == "crashed"
+
+        process = run()
+        printed, _ = process.communicate(timeout=200)
+        assert process.returncode == 0, printed
+        (last,) = journals.read_all(home)
+        assert (last["status"], last["resumed"], last["version"]) == ("passed", 2, "1")
+        assert {"data", "floor", "finetune", "label"} <= {s["kind"] for s in last["stages"] if s["cached"]}
+        undisturbed = next(j for j in journals.read_all(servers_home) if j["recipe"] == "tiny")
+        assert last["digest"] == undisturbed["digest"]
+        made = [{s["kind"]: s["digest"] for s in j["stages"] if s["kind"] in MODELS} for j in (last, undisturbed)]
+        assert made[0] == made[1] and len(made[0]) == len(MODELS)
+        assert not list((home / "index" / "unsent").iterdir())
+        check_nothing_hangs(home, last)
+    finally:
+        shrink(home, "down")
+
+
+def walker(clone: Path, home: Path, recipe: Path) -> Callable[[], subprocess.Popen[str]]:
+    """A function that starts `shrink run` from the copied code, in a session of its own."""
+    more = {"SHRINK_HOME": str(home), "SHRINK_THREADS": "1", "PYTHONPATH": str(clone), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
+    where = "import tasks, flows; print(tasks.__file__, flows.__file__)"
+    found = subprocess.run(
+        [sys.executable, "-P", "-c", where], env=environment | more, cwd=clone.parent, capture_output=True, text=True
+    )
+    assert found.stdout.count(str(clone)) == 2, found.stdout + found.stderr
+    command = [sys.executable, "-m", "flows.cli", "run", str(recipe)]
+    return lambda: subprocess.Popen(
+        command,
+        env=environment | more,
+        cwd=clone,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def until(process: subprocess.Popen[str], kind: str) -> None:
+    """Read a run's lines until the one of the finished stage (a progress line has no megabytes)."""
     assert process.stdout is not None
+    seen = []
     for line in process.stdout:
-        if "label" in line:
-            break
-    time.sleep(0.5)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    shrink(servers_home, "run", str(tiny / "killed.yaml"))
-    journals = json.loads(shrink(servers_home, "runs", "--json").stdout)
-    runs = [journal for journal in journals if journal["recipe"] == "tiny-killed"]
-    assert len(runs) == 1 and runs[0]["resumed"] == 1 and runs[0]["status"] == "passed"
-    kept = {stage["kind"] for stage in runs[0]["stages"] if stage["cached"]}
-    assert {"data", "floor", "finetune", "label"} <= kept
+        seen.append(line)
+        if line.split()[:1] == [kind] and " MB " in line:
+            return
+    raise AssertionError("".join(seen))
+
+
+def check_nothing_hangs(home: Path, journal: dict[str, Any]) -> None:
+    """One version, every Prefect and MLflow run ended, the killed one as such; tables and streamed lines are there."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas import filters
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    running = services.current(home)
+    assert running is not None
+    client = runs.connect(running.mlflow_uri)
+    assert [found.version for found in client.search_model_versions("name = 'tiny'")] in (["1"], [1])
+    where = [client.get_experiment_by_name("tiny").experiment_id]
+    tracked = client.search_runs(where)
+    assert {run.info.status for run in tracked} == {"FINISHED"}
+    assert len([run for run in tracked if runs.PARENT not in run.data.tags]) == 1
+    with temporary_settings({PREFECT_API_URL: running.prefect_api}), get_client(sync_client=True) as prefect:
+        flow_runs = {str(run.id): run for run in prefect.read_flow_runs()}
+        last = flow_runs[journal["prefect_run_id"]]
+        chosen = filters.LogFilterFlowRunId(any_=[last.id])
+        lines = {line.name: line for line in prefect.read_logs(filters.LogFilter(flow_run_id=chosen), limit=200)}
+        tables = {artifact.key for artifact in prefect.read_artifacts()}
+    assert sorted(str(run.state.name) for run in flow_runs.values() if run.state) == ["Completed", "Crashed", "Failed"]
+    assert last.name == f"tiny · {journal['run_id']}"
+    assert {"tasks.stage", "flows.obtain"} <= set(lines) and {"tiny-stages", "tiny-verdict"} <= tables

@@ -101,7 +101,7 @@ def test_damaged_local_data_is_made_again_with_the_same_digest(
     shop: obtain.Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(obtain, "run_stage", run_stage.fn)
-    monkeypatch.setattr(obtain.carbon, "open_meter", no_meter)
+    monkeypatch.setattr("tasks.carbon.open_meter", no_meter)
     (tmp_path / "source").mkdir()
     lines = [f"{n}\t{1 if n % 2 else -1}\tsentence {n} is word{n} and more{n * n}" for n in range(1, 200)]
     (tmp_path / "source" / "rated.txt").write_text("\n".join(lines))
