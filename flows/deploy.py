@@ -85,7 +85,7 @@ def serve(
     alias: str = "champion",
     host: str = "127.0.0.1",
     port: int = 8080,
-    poll_seconds: float = 5.0,
+    poll_seconds: float = 2.0,
     cache: Path | None = None,
     threads: int = 1,
 ) -> None:
