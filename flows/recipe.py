@@ -215,7 +215,7 @@ def smoke(recipe: Recipe) -> Recipe:
             case DistillLogitsConfig():
                 stage = stage.model_copy(update={"epochs": 1})
         stages.append(stage)
-    data = recipe.data.model_copy(update={"limit": 400})
+    data = recipe.data.model_copy(update={"limit": 300, "transfer": recipe.data.transfer[:1]})
     return recipe.model_copy(
         update={
             "name": f"{recipe.name}-smoke",
