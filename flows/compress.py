@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import prefect.runtime
 from prefect import flow, tags
 
@@ -61,8 +62,11 @@ def compress(recipe: str, smoke: bool = False) -> dict[str, Any]:
 
 def start(recipe: str, smoke: bool = False) -> dict[str, Any]:
     """Run the flow in this process, its Prefect run tagged with the process from the very beginning."""
-    with tags(journals.process_tag()):
-        return compress(recipe, smoke)
+    try:
+        with tags(journals.process_tag()):
+            return compress(recipe, smoke)
+    except httpx.TransportError as error:  # it names neither the server nor its address
+        raise RuntimeError(f"Prefect's server does not answer ({error})") from error
 
 
 def chain(shop: Workshop, recipe: Recipe, teacher_source: Path, data_source: Path) -> dict[str, Path]:

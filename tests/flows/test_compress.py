@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ def test_a_clone_elsewhere_that_lost_s3_and_was_killed_ends_with_the_same_digest
     try:
         process = run()
         until(process, "floor")
+        begun(home, "02-finetune")
         os.kill(services.current(home).pids["s3"][0].pid, signal.SIGKILL)  # type: ignore[union-attr]
         printed, _ = process.communicate(timeout=200)
         assert process.returncode == 1 and "`shrink resume`" in printed and "Traceback" not in printed, printed
@@ -131,6 +133,14 @@ def until(process: subprocess.Popen[str], kind: str) -> None:
         if line.split()[:1] == [kind] and " MB " in line:
             return
     raise AssertionError("".join(seen))
+
+
+def begun(home: Path, stage: str) -> None:
+    """Wait until a stage's process has been described, which is just before it starts."""
+    late = time.monotonic() + 60
+    while not list(home.glob(f"runs/*/{stage}/call.json")):
+        assert time.monotonic() < late, f"{stage} did not begin"
+        time.sleep(0.05)
 
 
 def check_nothing_hangs(home: Path, journal: dict[str, Any]) -> None:
