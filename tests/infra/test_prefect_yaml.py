@@ -42,7 +42,7 @@ async def deployed(wait: float) -> tuple[Any, list[Any]]:
 def test_the_nightly_deployment_is_accepted_and_its_schedule_fires(
     servers: services.Services, servers_home: Path
 ) -> None:
-    prefect(servers, servers_home, "work-pool", "create", "shrink", "--type", "process")
+    prefect(servers, servers_home, "work-pool", "create", "shrink", "--type", "process", "--overwrite")
     prefect(servers, servers_home, "deploy", "--prefect-file", str(FILE), "--all")
     deployment, runs = asyncio.run(deployed(90))
     assert deployment.entrypoint == "flows.compress.compress"
