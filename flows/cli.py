@@ -97,8 +97,10 @@ def check(recipe: str) -> None:
     from flows.preflight import preflight
     from flows.recipe import load
     from infra.services import status
+    from registry.footprint import grid_of
 
     chosen, home = load(recipe), settings().home
+    grid_of(settings().country)  # the report comes last: a wrong country must not wait for it
     preflight(chosen, sources.peek(chosen.teacher, home), sources.peek(chosen.data_source, home))
     if set(status(home).values()) != {"healthy"}:
         screen.console.print("starting S3, MLflow and Prefect")

@@ -35,7 +35,7 @@ def connected(start: bool = False) -> Any:
     from flows.servers import services as found
 
     got = found(home)
-    apply(services.environment(got, home) | QUIET)
+    apply(services.environment(got, home) | QUIET, services.FOREIGN)
     return got
 
 

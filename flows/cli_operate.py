@@ -1,6 +1,7 @@
 """The commands that keep things running: `shrink up | down | deploy | report | environment | doctor`."""
 
 import json
+import shlex
 import socket
 from pathlib import Path
 from typing import Annotated, Any
@@ -89,7 +90,7 @@ def environment(as_json: Json = False) -> None:
 
     home = settings().home
     found: dict[str, Any] = services.environment(connected(), home)
-    say(found, as_json, "\n".join(f"export {name}='{value}'" for name, value in found.items()))
+    say(found, as_json, "\n".join(f"export {name}={shlex.quote(value)}" for name, value in found.items()))
 
 
 def doctor(as_json: Json = False) -> None:

@@ -7,7 +7,7 @@ import typer
 from flows import console as screen
 from flows.cli_common import Json, connected, require, say
 from flows.settings import settings
-from registry.records import ShrinkError
+from registry.records import ShrinkError, is_unicode
 
 Model = Annotated[str, typer.Argument(help="MODEL@ALIAS or MODEL@VERSION, such as sentiment@champion")]
 
@@ -55,6 +55,8 @@ def predict(
     for number, text in enumerate(texts, start=1):
         if not text.strip():
             raise ShrinkError(f"text {number} is {text!r}; give some words to classify.")
+        if not is_unicode(text):
+            raise ShrinkError(f"text {number} is {text!r} but no UTF-8; convert it.")
     connected()
     require(model)
     from flows.outcome import predictions

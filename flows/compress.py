@@ -25,6 +25,7 @@ from flows.recipe import smoke as smoke_of
 from flows.settings import settings
 from registry import gate, store
 from registry.records import Evaluation
+from tasks import layout
 from tasks.export.onnx import OnnxConfig
 from tasks.reload import ReloadConfig
 
@@ -41,9 +42,10 @@ def compress(recipe: str, smoke: bool = False) -> dict[str, Any]:
     """
     for name in OURS:
         logging.getLogger(name).setLevel(logging.INFO)
-    chosen = smoke_of(load(recipe)) if smoke else load(recipe)
-    home = settings().home
+    chosen, home = load(recipe), settings().home
     teacher, data = sources.resolve(chosen.teacher, home), sources.resolve(chosen.data_source, home)
+    if smoke:
+        chosen = smoke_of(chosen, layout.read(teacher).layers)
     preflight(chosen, teacher, data)
     with opened(chosen) as (shop, journal):
         found = chain(shop, chosen, teacher, data)

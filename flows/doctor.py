@@ -4,7 +4,6 @@
 """
 
 import importlib.metadata
-import json
 import os
 import platform
 import re
@@ -176,21 +175,13 @@ def state(home: Path) -> Finding:
 
 def runs(home: Path) -> Finding:
     """Runs whose process is gone, failed runs, and journals that cannot be read."""
-    from flows.journal import read_all
+    from flows.journal import read, read_all
 
-    unreadable = [path.parent.name for path in sorted((home / "runs").glob("*/run.json")) if not readable(path)]
+    unreadable = [path.parent.name for path in sorted((home / "runs").glob("*/run.json")) if read(path) is None]
     if unreadable:
         remedy = f"move the folder away: {home / 'runs' / unreadable[0]}"
-        return Finding(name="runs", state="broken", what=f"journal of {unreadable[0]} is no JSON", remedy=remedy)
+        return Finding(name="runs", state="broken", what=f"journal of {unreadable[0]} is damaged", remedy=remedy)
     found: list[dict[str, Any]] = read_all(home)
     stopped = [run for run in found if run["status"] in {"crashed", "failed", "cancelled"}]
     what = f"{len(found)} in all" + "".join(f", {run['run_id']} {run['status']}" for run in stopped[-3:])
     return finding("runs", not stopped, what, "`shrink resume RUN` goes on with one")
-
-
-def readable(path: Path) -> bool:
-    """Whether a journal is JSON with a status."""
-    try:
-        return "status" in json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False

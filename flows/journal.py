@@ -7,6 +7,7 @@ that another process is at work on is never taken over.
 import datetime
 import json
 import os
+import re
 import secrets
 import socket
 from pathlib import Path
@@ -21,6 +22,8 @@ from registry.records import ShrinkError
 Journal = dict[str, Any]
 UNFINISHED = {"failed", "cancelled", "crashed"}
 TAG = "process"
+NEEDED = {"run_id", "recipe", "recipe_digest", "status", "pid", "pid_created", "verdict", "version", "stages"}
+NAME = re.compile(r"\d{8}-\d{6}-[a-z0-9-]+-[0-9a-f]{4}")  # of a run's directory; nothing else in there is ours
 
 
 def write(directory: Path, journal: Journal) -> None:
@@ -34,14 +37,28 @@ def write(directory: Path, journal: Journal) -> None:
 
 
 def read_all(home: Path) -> list[Journal]:
-    """Every run's journal, oldest first; a run whose process is gone reads as crashed."""
+    """Every run's journal, oldest first; a run whose process is gone reads as crashed.
+
+    A damaged journal is passed over: it must not stop every other run; `shrink doctor` names it.
+    """
     found = []
     for path in sorted((home / "runs").glob("*/run.json")):
-        journal = json.loads(path.read_text())
+        journal = read(path)
+        if journal is None:
+            continue
         if journal["status"] == "running" and not alive(journal):
             journal["status"] = "crashed"
         found.append(journal)
     return found
+
+
+def read(path: Path) -> Journal | None:
+    """One journal, or None when it is damaged."""
+    try:
+        journal = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return journal if isinstance(journal, dict) and journal.keys() >= NEEDED else None
 
 
 def alive(journal: Journal) -> bool:

@@ -69,10 +69,12 @@ def curves_of(shop: Workshop, key: str) -> Curves:
     if key in shop.curves:
         return shop.curves[key]
     for path in (shop.settings.home / "runs").glob("*/*/record.json"):
-        if json.loads(path.read_text())["key"] == key and path.with_name("curves.json").exists():
-            return tuple(
-                (name, value, step) for name, value, step in json.loads(path.with_name("curves.json").read_text())
-            )
+        try:
+            if json.loads(path.read_text())["key"] == key:
+                found = json.loads(path.with_name("curves.json").read_text())
+                return tuple((name, value, step) for name, value, step in found)
+        except (OSError, ValueError, LookupError, TypeError):
+            continue  # that run was killed while it wrote them
     return ()
 
 

@@ -3,7 +3,9 @@
 `compress` calls it before a run is opened, so that a refusal leaves nothing behind; `shrink init` calls it too.
 """
 
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from flows.recipe import Recipe
 from registry.records import ShrinkError
@@ -18,11 +20,24 @@ def preflight(recipe: Recipe, teacher_directory: Path, data_directory: Path) -> 
     """Raise ShrinkError when the sources cannot go through the recipe's stages."""
     model = layout.read(teacher_directory)
     rows, labels = data.labelled_rows(data_directory, recipe.data)
-    data.check_splits(data.split_rows(rows, recipe.data.split), labels)
+    splits = data.split_rows(rows, recipe.data.split)
+    data.check_splits(splits, labels)
+    check_folds(recipe, splits["train"], labels)
     for file in recipe.data.transfer:
         data.require_file(data_directory, file, "transfer")
     check_lengths(recipe, model)
     check_stages(recipe, model, labels)
+
+
+def check_folds(recipe: Recipe, train: list[dict[str, Any]], labels: list[str]) -> None:
+    """Every fold of the floor needs a train row of every label."""
+    counts = Counter(row["label"] for row in train)
+    number, least = min(counts.items(), key=lambda item: item[1])
+    if least < recipe.floor.folds:
+        raise ShrinkError(
+            f"label {labels[number]!r} has {least} train rows but floor.folds is {recipe.floor.folds}: "
+            "give more rows of it, or lower floor.folds."
+        )
 
 
 def check_lengths(recipe: Recipe, model: layout.Layout) -> None:

@@ -203,15 +203,18 @@ def check_order(recipe: Recipe) -> None:
         raise ShrinkError(f"recipe '{recipe.name}': the stages end without a deployable; add kind: export.")
 
 
-def smoke(recipe: Recipe) -> Recipe:
-    """The same chain on a 2-layer clone and a few rows, with an open gate: shows in a minute that all of it runs."""
-    stages = []
+def smoke(recipe: Recipe, layers: int = 2) -> Recipe:
+    """The same chain on a 2-layer clone and a few rows, with an open gate: shows in a minute that all of it runs.
+
+    `layers` is what the teacher has: one with a single layer stays so. Few rows need few folds of the floor.
+    """
+    stages, count = [], min(2, layers)
     for stage in recipe.stages:
         match stage:
             case FinetuneConfig():
-                stage = stage.model_copy(update={"keep_layers": 2, "epochs": 1, "tuned_layers": 1})
+                stage = stage.model_copy(update={"keep_layers": count, "epochs": 1, "tuned_layers": 1})
             case PruneStructuredConfig() if stage.layers:
-                stage = stage.model_copy(update={"layers": (0, 1) if isinstance(stage.layers, tuple) else [0, 1]})
+                stage = stage.model_copy(update={"layers": tuple(range(count))})
             case DistillLogitsConfig():
                 stage = stage.model_copy(update={"epochs": 1})
         stages.append(stage)
@@ -221,6 +224,7 @@ def smoke(recipe: Recipe) -> Recipe:
             "name": f"{recipe.name}-smoke",
             "stages": tuple(stages),
             "data": data,
+            "floor": recipe.floor.model_copy(update={"folds": 2}),
             "gate": Gate(beat_floor=False, bytes_ratio_min=1.0),
         }
     )

@@ -32,7 +32,8 @@ def reconcile(home: Path) -> None:
         sweep_run(home / "runs" / str(journal["run_id"]))
         journals.write(home / "runs" / str(journal["run_id"]), journal | {"mlflow_ended": True})
     for directory in (home / "runs").glob("*"):
-        if not (directory / "run.json").exists():  # killed before its first word; a living one holds our lock
+        ours = journals.NAME.fullmatch(directory.name)  # a home may be a folder that has a runs/ of another program
+        if ours and not (directory / "run.json").exists():  # killed before its first word; a living one holds our lock
             shutil.rmtree(directory, ignore_errors=True)
     sweep_cache(home)
 
@@ -84,13 +85,13 @@ def sweep_run(directory: Path) -> None:
 def sweep_cache(home: Path) -> None:
     """Remove downloads and records that a process, by now gone, was writing; their names carry its id."""
     for path in (home / "cache").glob(".*.*"):
-        if not lives(path.name.split(".")[2]):
+        if left_by_the_dead(path.name.split(".")[2]):
             shutil.rmtree(path, ignore_errors=True)
     for path in (home / "index").rglob("*.part"):
-        if not lives(path.name.split(".")[-2]):
+        if left_by_the_dead(path.name.split(".")[-2]):
             path.unlink(missing_ok=True)
 
 
-def lives(pid: str) -> bool:
-    """Whether a process of this id exists (it may be another one: then what it seems to hold is left for later)."""
-    return pid.isdecimal() and (int(pid) == os.getpid() or psutil.pid_exists(int(pid)))
+def left_by_the_dead(pid: str) -> bool:
+    """Whether no process of this id exists (a living one may be another: then what it seems to hold stays for now)."""
+    return pid.isdecimal() and int(pid) != os.getpid() and not psutil.pid_exists(int(pid))

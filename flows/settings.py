@@ -3,14 +3,16 @@
 import os
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from registry.records import ShrinkError
 
 
 class Settings(BaseSettings):
     """Where state lives and what the machine is allowed; all have defaults that work on one machine."""
 
-    model_config = SettingsConfigDict(env_prefix="SHRINK_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="SHRINK_", frozen=True, extra="ignore", env_ignore_empty=True)
     home: Path = Field(default=Path(".shrink"), description="directory of all local state")
     threads: int = Field(default=2, ge=1, le=64, description="compute threads of a stage; part of every cache key")
     time_limit: float = Field(default=7200, gt=0, description="seconds after which a stage is ended")
@@ -19,8 +21,13 @@ class Settings(BaseSettings):
 
 
 def settings() -> Settings:
-    """The settings of this process, with an absolute home."""
-    read = Settings()
+    """The settings of this process, with an absolute home; raises ShrinkError for a variable that will not do."""
+    try:
+        read = Settings()
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        name, said = f"SHRINK_{wrong['loc'][0]}".upper(), wrong["msg"].removeprefix("Input should be ")
+        raise ShrinkError(f"{name} is {wrong['input']!r} but must be {said}; change or unset it.") from None
     return read.model_copy(update={"home": read.home.absolute()})
 
 
@@ -29,8 +36,13 @@ def base_environment() -> dict[str, str]:
     return dict(os.environ)
 
 
-def apply(environment: dict[str, str]) -> None:
-    """Set variables that libraries (Prefect, MLflow) read; call before importing them."""
+def apply(environment: dict[str, str], foreign: tuple[str, ...] = ()) -> None:
+    """Set variables that libraries (Prefect, MLflow) read, in place of all that begin so; call before importing them.
+
+    The caller's own profile, token or run id of another server would else be taken for ours.
+    """
+    for name in [name for name in os.environ if name.startswith(foreign)]:
+        del os.environ[name]
     os.environ.update(environment)
 
 

@@ -30,7 +30,9 @@ NAMES = ("s3", "mlflow", "prefect")
 HOST = "127.0.0.1"
 BUCKET = "shrink"
 REGION = "us-east-1"
-FOREIGN = ("MLFLOW_", "PREFECT_", "AWS_", "RCLONE_")  # settings of the caller that must not leak into the services
+# Settings of the caller that must leak neither into the services nor into their clients. With NO_PROXY a proxy does no
+# harm, but httpx refuses to start under a SOCKS one (ALL_PROXY) that it has no library for, even for loopback.
+FOREIGN = ("MLFLOW_", "PREFECT_", "AWS_", "RCLONE_", "ALL_PROXY", "all_proxy")
 SOURCES = r"^models:/m-[0-9a-f]{32}$"  # a model version comes from a logged model of this server, never from a URL
 
 
@@ -89,7 +91,11 @@ def environment(services: Services, home: Path) -> dict[str, str]:
 def up(home: Path, base_env: Mapping[str, str] | None = None, timeout: float = 180.0) -> Services:
     """Start what is not healthy and wait until all is; does nothing when everything already is."""
     home = home.resolve()
-    (home / "logs").mkdir(parents=True, exist_ok=True)
+    try:
+        (home / "logs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = error.strerror or error
+        raise ShrinkError(f"SHRINK_HOME is '{home}' but cannot be written ({why}); name another folder.") from None
     with FileLock(home / "services.lock", timeout=timeout):
         services = _remembered(home)
         missing = [name for name in NAMES if not (_alive(services, name) and _answers(services, name))]
@@ -153,13 +159,31 @@ def _remembered(home: Path) -> Services:
     path, keys = home / "services.json", home / "credentials.json"
     if not keys.exists():
         text = json.dumps({"access_key": secrets.token_hex(10), "secret_key": secrets.token_urlsafe(30)})
-        with os.fdopen(os.open(keys, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as stream:
+        part = keys.with_suffix(f".{os.getpid()}.part")  # in one step: a kill must not leave half a file
+        with os.fdopen(os.open(part, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w") as stream:
             stream.write(text)
-    credentials = json.loads(keys.read_text())
-    if path.exists():
-        return Services.model_validate_json(json.dumps({**json.loads(path.read_text()), **credentials}))
+        part.rename(keys)
     addresses = {"s3_endpoint": "", "mlflow_uri": "", "prefect_api": ""}
-    return Services(bucket=BUCKET, region=REGION, **addresses, **credentials)
+    first: dict[str, Any] = {"bucket": BUCKET, "region": REGION, **addresses}
+    try:
+        credentials = _read(keys, {"access_key", "secret_key"})
+    except ValueError:
+        remedy = "remove it, then `shrink down` and `shrink up` (nothing that is stored depends on it)"
+        raise ShrinkError(f"'{keys}' is damaged; {remedy}.") from None
+    try:
+        known = _read(path, set(first)) if path.exists() else first
+        return Services.model_validate_json(json.dumps({**known, **credentials}))
+    except ValueError:
+        remedy = f"end the servers whose command lines name '{home}', remove it, then `shrink up`"
+        raise ShrinkError(f"'{path}' is damaged; {remedy}.") from None
+
+
+def _read(path: Path, fields: set[str]) -> dict[str, Any]:
+    """A JSON object with these fields; ValueError otherwise."""
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict) or not fields <= value.keys():
+        raise ValueError(f"{path} lacks fields")
+    return value
 
 
 def _remember(home: Path, services: Services) -> None:

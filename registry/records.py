@@ -147,3 +147,12 @@ def digest_directory(directory: Path) -> str:
 def directory_bytes(directory: Path) -> int:
     """Sum of the sizes of all files below a directory."""
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8: lone halves of surrogate pairs cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

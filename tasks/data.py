@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, field_validator
 
-from registry.records import STRICT, ShrinkError
+from registry.records import STRICT, ShrinkError, is_unicode
 
 SPLITS = ("train", "validation", "test")
 RARE = 10  # rows of each label that a limit leaves, so that every label still reaches the train split
@@ -176,6 +176,8 @@ def _rated(source: Path, file: str) -> Iterator[Row]:
 def _table(source: Path, file: str, config: DataConfig, labelled: bool) -> Iterator[Row]:
     records = _csv_records if config.format == "csv" else _jsonl_records
     columns = {"text_column": config.text_column} | ({"label_column": config.label_column} if labelled else {})
+    if labelled and config.text_column == config.label_column:
+        raise ShrinkError(f"label_column is {config.label_column!r} and so is text_column: name the one of the labels.")
     number = 0
     for number, record in enumerate(records(_read_text(source, file), file), start=1):
         if number == 1:
@@ -191,6 +193,9 @@ def _check_columns(record: Row, columns: dict[str, str], file: str) -> None:
     names = [str(name) for name in record if name is not None]
     for field, column in columns.items():
         if column not in record:
+            mark = next((one for one in (";", "\t") if len(names) == 1 and column in names[0].split(one)), None)
+            if mark is not None:
+                raise ShrinkError(f"{file} has its cells between {mark!r}: write commas between them.")
             near = difflib.get_close_matches(column, names, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"name one of: {', '.join(names[:12])}."
             raise ShrinkError(f"{field} is {column!r} but row 1 of {file} has no such column: {hint}")
@@ -215,7 +220,7 @@ def _jsonl_records(text: str, file: str) -> Iterator[Row]:
         number += 1
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict):
             raise ShrinkError(f"Row {number} of {file} is no JSON object: put one object on each line.")
@@ -224,9 +229,12 @@ def _jsonl_records(text: str, file: str) -> Iterator[Row]:
 
 def _cell(record: Row, column: str, field: str, number: int, file: str) -> str:
     value = record.get(column)
-    text = "" if value is None or isinstance(value, list | dict) else str(value).strip()
+    absent = value is None or isinstance(value, list | dict) or value != value  # NaN is what a table says for nothing
+    text = "" if absent else str(value).strip()
     if not text:
         raise ShrinkError(f"Row {number} of {file} has no {column!r} ({field}): fill it in or drop the row.")
+    if not is_unicode(text):
+        raise ShrinkError(f"Row {number} of {file} has half a surrogate pair in {column!r} ({field}): mend that text.")
     return text
 
 

@@ -54,11 +54,14 @@ def kept_pieces(description: dict[str, Any], counts: Counter[int], min_count: in
     if model.get("type") != "WordPiece":
         raise ShrinkError(f"The tokenizer is {model.get('type')} but only WordPiece can be pruned: drop this stage.")
     prefix = model["continuing_subword_prefix"]
-    always = {token["content"] for token in description["added_tokens"]} | {model["unk_token"]}
+    added = {token["id"] for token in description["added_tokens"]}  # later ones stand outside of the vocabulary
     return sorted(
-        number
-        for piece, number in model["vocab"].items()
-        if counts[number] >= min_count or piece in always or len(piece.removeprefix(prefix)) == 1
+        added
+        | {
+            number
+            for piece, number in model["vocab"].items()
+            if counts[number] >= min_count or piece == model["unk_token"] or len(piece.removeprefix(prefix)) == 1
+        }
     )
 
 
@@ -70,10 +73,16 @@ def reindex(description: dict[str, Any], kept: Iterable[int]) -> tuple[dict[str,
     result["model"]["vocab"] = dict(sorted(vocabulary.items(), key=lambda item: item[1]))
     for token in result["added_tokens"]:
         token["id"] = new[token["id"]]
-    post = result.get("post_processor") or {}
+    renumber(result.get("post_processor") or {}, new)
+    return result, new
+
+
+def renumber(post: dict[str, Any], new: dict[int, int]) -> None:
+    """Give the special tokens of a post-processor, or of each in a sequence of them, their new ids in place."""
     for special in post.get("special_tokens", {}).values():
         special["ids"] = [new[old] for old in special["ids"]]
     for name in ("cls", "sep"):
         if isinstance(post.get(name), list):
             post[name][1] = new[post[name][1]]
-    return result, new
+    for part in post.get("processors", []):
+        renumber(part, new)

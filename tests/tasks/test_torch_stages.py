@@ -249,6 +249,20 @@ def test_pruned_vocabulary_gives_identical_logits(teacher: Path, rows: Path, fol
     assert "[UNK]" not in new.encode("unused").tokens
 
 
+def test_vocabulary_keeps_added_tokens_and_renumbers_a_sequence_of_post_processors() -> None:
+    description = json.loads(make_tokenizer().to_str())
+    last = len(description["model"]["vocab"])  # a token added by its user stands outside of the vocabulary
+    description["added_tokens"].append({**description["added_tokens"][0], "id": last, "content": "[URL]"})
+    description["post_processor"] = {"type": "Sequence", "processors": [description["post_processor"]]}
+    old = Tokenizer.from_str(json.dumps(description))
+    text = "film [URL] good"
+    kept = vocabulary.kept_pieces(description, Counter(old.encode(text).ids), 1)
+    smaller, new = vocabulary.reindex(description, kept)
+    found = Tokenizer.from_str(json.dumps(smaller)).encode(text)
+    assert len(kept) < last and found.tokens == old.encode(text).tokens == ["[CLS]", "film", "[URL]", "good", "[SEP]"]
+    assert found.ids == [new[number] for number in old.encode(text).ids]
+
+
 def test_vocabulary_needs_wordpiece() -> None:
     description = json.loads(Tokenizer(models.BPE()).to_str())
     with pytest.raises(ShrinkError, match="only WordPiece"):

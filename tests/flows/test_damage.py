@@ -1,0 +1,96 @@
+"""What damage and odd surroundings must not do: stop other runs, sweep another program's files, fail after the work."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from flows import journal as journals
+from flows import reconcile
+from flows.preflight import check_folds
+from flows.recipe import load, smoke
+from flows.settings import apply, settings
+from infra import services
+from registry.records import ShrinkError
+from tasks import data
+from tasks.finetune import FinetuneConfig
+
+
+@pytest.mark.parametrize("text", ["", '{"run_id": "x", "sta', "[]", "{}"])
+def test_a_damaged_journal_hides_only_itself(tmp_path: Path, text: str) -> None:
+    whole = journals.begin(tmp_path, load("sentiment"), None)
+    damaged = tmp_path / "runs" / "20260101-000000-sentiment-abcd"
+    damaged.mkdir()
+    (damaged / "run.json").write_text(text)
+    assert [found["run_id"] for found in journals.read_all(tmp_path)] == [whole["run_id"]]
+
+
+def test_a_runs_folder_of_another_program_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = [tmp_path / "runs" / "Nov23_tensorboard", tmp_path / "cache" / ".their.data"]
+    ours = [tmp_path / "runs" / "20260101-000000-sentiment-abcd", tmp_path / "cache" / f".digest.{2**22 + 1}"]
+    for folder in (*theirs, *ours):
+        folder.mkdir(parents=True)
+    monkeypatch.setattr(reconcile, "crash_flow_runs", lambda dead: None)
+    reconcile.reconcile(tmp_path)
+    assert [folder.exists() for folder in (*theirs, *ours)] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("name", ["credentials.json", "services.json"])
+def test_a_damaged_file_of_the_servers_is_said_in_one_sentence(tmp_path: Path, name: str) -> None:
+    (tmp_path / "services.json").write_text('{"bucket": "b", "region": "r", "s3_endpoint": "", "mlflow_uri": ""}')
+    (tmp_path / "credentials.json").write_text('{"access_key": "a", "secret_key": "b"}')
+    (tmp_path / name).write_text('{"access')
+    with pytest.raises(ShrinkError, match=rf"{name}' is damaged; .*`shrink up`"):
+        services.status(tmp_path)
+
+
+def test_a_home_that_cannot_be_and_a_variable_that_will_not_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ShrinkError, match=r"SHRINK_HOME is .* cannot be written"):
+        services.up(tmp_path / "file")
+    monkeypatch.setenv("SHRINK_THREADS", "many")
+    with pytest.raises(ShrinkError, match="SHRINK_THREADS is 'many' but must be"):
+        settings()
+
+
+def test_a_smoke_fits_a_teacher_of_one_layer_and_few_rows_of_a_label() -> None:
+    tried = smoke(load("sentiment"), layers=1)
+    assert [stage.keep_layers for stage in tried.stages if isinstance(stage, FinetuneConfig)] == [1]
+    rows = [{"label": 0}] * 2 + [{"label": 1}] * 9
+    check_folds(tried, rows, ["a", "b"])
+    with pytest.raises(ShrinkError, match=r"label .a. has 2 train rows but floor\.folds is 5"):
+        check_folds(load("sentiment"), rows, ["a", "b"])
+
+
+def rows_of(folder: Path, name: str, content: str, **more: str) -> list[data.Row]:
+    (folder / name).write_text(content, encoding="utf-8")
+    config = data.DataConfig.model_validate({"file": name, "format": name.rpartition(".")[2], **more})
+    return data.labelled_rows(folder, config)[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.jsonl", json.dumps({"text": "half \ud800", "label": 1}), "Row 1 of a.jsonl has half a surrogate pair"),
+        ("a.jsonl", '{"text": "fine", "label": NaN}', "Row 1 of a.jsonl has no 'label'"),
+        ("a.jsonl", "[" * 100_000, "Row 1 of a.jsonl is no JSON object"),
+        ("a.csv", "text;label\nfine;1\n", "a.csv has its cells between ';'"),
+        ("a.csv", "text\tlabel\nfine\t1\n", r"a.csv has its cells between '\\t'"),
+    ],
+)
+def test_odd_rows_are_refused_in_one_sentence(tmp_path: Path, name: str, content: str, said: str) -> None:
+    with pytest.raises(ShrinkError, match=said):
+        rows_of(tmp_path, name, content)
+    with pytest.raises(ShrinkError, match="and so is text_column"):
+        rows_of(tmp_path, name, content, label_column="text")
+
+
+def test_the_callers_own_servers_do_not_leak_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_RUN_ID", "PREFECT_PROFILE", "AWS_PROFILE", "ALL_PROXY", "HTTPS_PROXY", "SHRINK_THREADS"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere")
+    apply({"MLFLOW_TRACKING_URI": "http://127.0.0.1:5000"}, services.FOREIGN)
+    found = {name: value for name, value in os.environ.items() if value in {"1", "http://127.0.0.1:5000"}}
+    assert {"MLFLOW_TRACKING_URI", "HTTPS_PROXY", "SHRINK_THREADS"} <= found.keys()
+    assert not found.keys() & {"MLFLOW_RUN_ID", "PREFECT_PROFILE", "AWS_PROFILE", "ALL_PROXY"}
