@@ -68,6 +68,11 @@ def check_architecture(config: dict[str, Any]) -> None:
     for field in (*SIZES, "max_position_embeddings"):
         if not isinstance(config.get(field), int) or config[field] < 1:
             raise ShrinkError(f"config.json has {field} = {config.get(field)!r}: give the model's own config.json.")
+    if config["hidden_size"] % config["num_attention_heads"]:
+        raise ShrinkError(
+            f"config.json has hidden_size = {config['hidden_size']}, which its num_attention_heads = "
+            f"{config['num_attention_heads']} does not divide: give the model's own config.json."
+        )
     positions = config.get("position_embedding_type") or "absolute"
     if positions != "absolute":
         raise ShrinkError(
@@ -78,20 +83,40 @@ def check_architecture(config: dict[str, Any]) -> None:
 def check_weights(folder: Path, config: dict[str, Any]) -> None:
     """ShrinkError when model.safetensors is missing, cut off, or of other sizes than config.json says."""
     shapes = safetensors_shapes(folder / "model.safetensors")
-    shapes = {name.removeprefix("bert."): shape for name, shape in shapes.items()}
-    width = config["hidden_size"]
-    wanted = {
-        "embeddings.word_embeddings.weight": [config["vocab_size"], width],
-        "embeddings.position_embeddings.weight": [config["max_position_embeddings"], width],
-    }
-    for layer in range(config["num_hidden_layers"]):
-        wanted[f"encoder.layer.{layer}.intermediate.dense.weight"] = [config["intermediate_size"], width]
-    for name, shape in wanted.items():
+    shapes = {plain_name(name): shape for name, shape in shapes.items()}
+    for name, shape in wanted_shapes(config).items():
         if shapes.get(name) != shape:
             raise ShrinkError(
                 f"model.safetensors lacks {name} in the size {shape} that config.json says (it has "
                 f"{shapes.get(name, 'none')}): use a matching pair of files."
             )
+
+
+def plain_name(name: str) -> str:
+    """A weight's name as the bare encoder has it: without the prefix, LayerNorm's gamma and beta of old checkpoints."""
+    name = name.removeprefix("bert.")
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+
+
+def wanted_shapes(config: dict[str, Any]) -> dict[str, list[int]]:
+    """{weight: shape} of an encoder of these sizes, fewer heads than the hidden size has room for included."""
+    width, ffn, heads = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
+    inner = (config.get("kept_heads") or heads) * (width // heads)
+    wanted = {
+        "embeddings.word_embeddings.weight": [config["vocab_size"], width],
+        "embeddings.position_embeddings.weight": [config["max_position_embeddings"], width],
+        "embeddings.token_type_embeddings.weight": [config.get("type_vocab_size", 2), width],
+    }
+    norms = ["embeddings.LayerNorm"]
+    for layer in range(config["num_hidden_layers"]):
+        at = f"encoder.layer.{layer}"
+        dense = {f"attention.self.{name}": [inner, width] for name in ("query", "key", "value")}
+        dense |= {"attention.output.dense": [width, inner]}
+        dense |= {"intermediate.dense": [ffn, width], "output.dense": [width, ffn]}
+        for name, shape in dense.items():
+            wanted |= {f"{at}.{name}.weight": shape, f"{at}.{name}.bias": shape[:1]}
+        norms += [f"{at}.attention.output.LayerNorm", f"{at}.output.LayerNorm"]
+    return wanted | {f"{norm}.{part}": [width] for norm in norms for part in ("weight", "bias")}
 
 
 def safetensors_shapes(path: Path) -> dict[str, list[int]]:

@@ -192,7 +192,7 @@ def slice_positions(model: Classifier, count: int) -> None:
 
 def _fill(encoder: Any, weights: dict[str, Tensor]) -> None:
     """Load the encoder's own weights out of a checkpoint that may carry a prefix, a pooler or another head."""
-    plain = {name.removeprefix("bert."): value for name, value in weights.items()}
+    plain = {layout.plain_name(name): value for name, value in weights.items()}
     state = encoder.state_dict()
     wrong = [name for name, value in state.items() if name not in plain or plain[name].shape != value.shape]
     if wrong:

@@ -15,6 +15,7 @@ from flows import init, sources
 from flows.preflight import preflight
 from flows.recipe import Recipe, load
 from registry.records import ShrinkError
+from tasks import layout
 
 PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{number}" for number in range(60)))
 SIZES = {
@@ -31,13 +32,8 @@ def make_model(folder: Path, **changes: Any) -> Path:
     """A BERT folder whose files have the right names and shapes (all weights 0)."""
     folder.mkdir(parents=True)
     sizes = {**SIZES, **{key: value for key, value in changes.items() if key in SIZES}}
-    width, ffn = sizes["hidden_size"], sizes["intermediate_size"]
-    weights = {
-        "bert.embeddings.word_embeddings.weight": np.zeros((sizes["vocab_size"], width), np.float32),
-        "bert.embeddings.position_embeddings.weight": np.zeros((sizes["max_position_embeddings"], width), np.float32),
-    }
-    for layer in range(sizes["num_hidden_layers"]):
-        weights[f"bert.encoder.layer.{layer}.intermediate.dense.weight"] = np.zeros((ffn, width), np.float32)
+    shapes = layout.wanted_shapes(sizes)
+    weights = {f"bert.{name}": np.zeros(shape, np.float32) for name, shape in shapes.items()}
     save_file(weights, folder / "model.safetensors")
     config = {"model_type": "bert", "architectures": ["BertForSequenceClassification"], "pad_token_id": 0, **sizes}
     (folder / "config.json").write_text(json.dumps(config | changes))

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import Tensor
 
 from registry.records import ShrinkError, digest_directory
-from tasks import data, finetune, label, losses, train
+from tasks import data, finetune, label, layout, losses, train
 from tasks import models as encoders
 from tasks.distill import logits as distill
 from tasks.prune import structured, vocabulary
@@ -247,6 +247,25 @@ def test_pruned_vocabulary_gives_identical_logits(teacher: Path, rows: Path, fol
     wanted, _ = train.predict(big, train.tokenize(old, texts))
     assert torch.equal(train.predict(small, train.tokenize(new, texts))[0], wanted)
     assert "[UNK]" not in new.encode("unused").tokens
+
+
+def test_an_old_checkpoint_is_read_whole_and_one_without_a_weight_is_refused_before_training(
+    teacher: Path, folder: Callable[[str], Path]
+) -> None:
+    old, weights = folder("old"), load_file(teacher / "model.safetensors")
+    for name in ("config.json", "tokenizer.json"):
+        (old / name).write_bytes((teacher / name).read_bytes())
+    names = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}  # as bert-base-uncased has them
+    for new, was in names.items():
+        weights = {f"bert.{name}".replace("bert.bert.", "bert.").replace(new, was): w for name, w in weights.items()}
+    save_file(weights, old / "model.safetensors")
+    assert layout.read(old).layers == layout.read(teacher).layers
+    found, known = encoders.load_encoder(old).state_dict(), encoders.load_encoder(teacher).state_dict()
+    assert all(torch.equal(found[name], known[name]) for name in known)
+    del weights["bert.encoder.layer.1.attention.self.query.weight"]
+    save_file(weights, old / "model.safetensors")
+    with pytest.raises(ShrinkError, match=r"lacks encoder\.layer\.1\.attention\.self\.query\.weight"):
+        layout.read(old)
 
 
 def test_vocabulary_keeps_added_tokens_and_renumbers_a_sequence_of_post_processors() -> None:
