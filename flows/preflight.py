@@ -14,6 +14,8 @@ from tasks.finetune import FinetuneConfig
 from tasks.label import LabelConfig
 from tasks.prune.structured import PruneStructuredConfig
 from tasks.prune.vocabulary import PruneVocabularyConfig
+from tasks.quantize.int4_weight_only import Int4WeightOnlyConfig
+from tasks.quantize.int8_dynamic import Int8DynamicConfig
 
 
 def preflight(recipe: Recipe, teacher_directory: Path, data_directory: Path) -> None:
@@ -50,7 +52,7 @@ def check_lengths(recipe: Recipe, model: layout.Layout) -> None:
 
 def check_stages(recipe: Recipe, model: layout.Layout, labels: list[str]) -> None:
     """The sizes that stages ask for against those that the student has when they run."""
-    layers, ffn, heads = model.layers, model.ffn, model.heads
+    layers, ffn, heads, embedded = model.layers, model.ffn, model.heads, False
     for number, stage in enumerate(recipe.stages, start=1):
         where = f"stage {number} ({stage.kind})"
         match stage:
@@ -76,6 +78,10 @@ def check_stages(recipe: Recipe, model: layout.Layout, labels: list[str]) -> Non
                     layers = len(wanted)
                 ffn = limited(where, "ffn", stage.ffn or ffn, ffn)
                 heads = limited(where, "heads", stage.heads or heads, heads)
+            case Int8DynamicConfig() | Int4WeightOnlyConfig() if stage.embedding != "none":
+                if embedded:
+                    raise ShrinkError(f"{where}: the embedding is quantized already: set embedding to none here.")
+                embedded = True
 
 
 def limited(where: str, field: str, wanted: int, present: int) -> int:

@@ -8,12 +8,12 @@ import pytest
 
 from flows import journal as journals
 from flows import reconcile
-from flows.preflight import check_folds
+from flows.preflight import check_folds, check_stages
 from flows.recipe import load, smoke
 from flows.settings import apply, settings
 from infra import services
 from registry.records import ShrinkError
-from tasks import data
+from tasks import data, layout
 from tasks.finetune import FinetuneConfig
 
 
@@ -61,6 +61,15 @@ def test_a_smoke_fits_a_teacher_of_one_layer_and_few_rows_of_a_label() -> None:
     check_folds(tried, rows, ["a", "b"])
     with pytest.raises(ShrinkError, match=r"label .a. has 2 train rows but floor\.folds is 5"):
         check_folds(load("sentiment"), rows, ["a", "b"])
+
+
+def test_a_second_quantization_of_the_embedding_is_refused_before_training() -> None:
+    sizes = {"layers": 6, "ffn": 1536, "heads": 12, "positions": 512, "tokenizer": "WordPiece"}
+    model, recipe = layout.Layout(folder=Path(), **sizes), load("sentiment")
+    check_stages(recipe, model, ["a", "b"])
+    twice = recipe.model_copy(update={"stages": (*recipe.stages, recipe.stages[-1])})
+    with pytest.raises(ShrinkError, match=r"stage 8 \(quantize\): the embedding is quantized already"):
+        check_stages(twice, model, ["a", "b"])
 
 
 def rows_of(folder: Path, name: str, content: str, **more: str) -> list[data.Row]:
