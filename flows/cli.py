@@ -116,6 +116,7 @@ def execute(recipe: str, smoke: bool) -> dict[str, Any]:
     except (ShrinkError, typer.Exit):
         raise
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # impatient second one: Prefect's clean-up would print a traceback
         watcher.close()
         typer.echo(f"shrink: stopped; {RESUME}.", err=True)
         raise typer.Exit(1) from None

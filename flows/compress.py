@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import prefect.runtime
 from prefect import flow, tags
+from prefect.exceptions import TerminationSignal
 
 from flows import journal as journals
 from flows import outcome, pictures, reconcile, servers, sources
@@ -104,7 +105,9 @@ def opened(recipe: Recipe) -> Iterator[tuple[Workshop, dict[str, Any]]]:
         journals.write(directory, journal)
         yield shop, journal
     except BaseException as error:
-        cancelled = isinstance(error, KeyboardInterrupt)
+        cancelled = isinstance(
+            error, KeyboardInterrupt | TerminationSignal
+        )  # Ctrl-C, or a SIGTERM as Prefect raises it
         journal["status"], journal["error"] = "cancelled" if cancelled else "failed", f"{error}"
         if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise RuntimeError(no_space(here.home, error)) from error
