@@ -107,7 +107,7 @@ def opened(recipe: Recipe) -> Iterator[tuple[Workshop, dict[str, Any]]]:
     except BaseException as error:
         cancelled = isinstance(
             error, KeyboardInterrupt | TerminationSignal
-        )  # Ctrl-C, or a SIGTERM as Prefect raises it
+        )  # Ctrl-C, or SIGTERM as Prefect has it
         journal["status"], journal["error"] = "cancelled" if cancelled else "failed", f"{error}"
         if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise RuntimeError(no_space(here.home, error)) from error
