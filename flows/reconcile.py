@@ -5,6 +5,7 @@ directories. `reconcile` is called under the journals' lock and may itself be ki
 """
 
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -20,13 +21,15 @@ from registry import runs
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
+log = logging.getLogger("flows.reconcile")
 FLOW = "compress"
 
 
 def reconcile(home: Path) -> None:
     """End, in Prefect and MLflow, the runs whose process is gone, and sweep what they had half written."""
-    dead = [journal for journal in journals.read_all(home) if not settled(home, journal)]
-    crash_flow_runs({str(journal["prefect_run_id"]) for journal in dead})
+    known = journals.read_all(home)
+    dead = [journal for journal in known if not settled(home, journal)]
+    crash_flow_runs({str(journal["prefect_run_id"]) for journal in known if not journals.alive(journal)})
     for journal in dead:
         runs.kill_run(servers.client(), str(journal["recipe"]), str(journal["run_id"]))
         sweep_run(home / "runs" / str(journal["run_id"]))
@@ -51,6 +54,7 @@ def crash_flow_runs(dead: set[str]) -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas import filters
     from prefect.client.schemas.objects import StateType
+    from prefect.exceptions import PrefectHTTPStatusError
     from prefect.states import Crashed
 
     going = [StateType.RUNNING, StateType.PENDING]
@@ -69,9 +73,14 @@ def crash_flow_runs(dead: set[str]) -> None:
             tasks = client.read_task_runs(
                 flow_run_filter=of_run, task_run_filter=filters.TaskRunFilter(state=task_state)
             )
-            for task in tasks:
-                client.set_task_run_state(task.id, gone, force=True)
-            client.set_flow_run_state(run.id, gone, force=True)
+            try:
+                client.set_flow_run_state(run.id, gone, force=True)
+                for task in tasks:
+                    client.set_task_run_state(task.id, gone, force=True)
+            except PrefectHTTPStatusError as error:  # seen for a deployment's slot whose lease was about to end
+                log.warning(
+                    "the dead Prefect run %s could not be ended (%s); the next start tries again", run.id, error
+                )
 
 
 def sweep_run(directory: Path) -> None:
