@@ -105,9 +105,7 @@ def opened(recipe: Recipe) -> Iterator[tuple[Workshop, dict[str, Any]]]:
         journals.write(directory, journal)
         yield shop, journal
     except BaseException as error:
-        cancelled = isinstance(
-            error, KeyboardInterrupt | TerminationSignal
-        )  # Ctrl-C, or SIGTERM as Prefect has it
+        cancelled = isinstance(error, KeyboardInterrupt | TerminationSignal)  # Ctrl-C, or SIGTERM as Prefect has it
         journal["status"], journal["error"] = "cancelled" if cancelled else "failed", f"{error}"
         if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise RuntimeError(no_space(here.home, error)) from error

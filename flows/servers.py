@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from infra.services import Services, current, status
+from infra.addresses import Services
+from infra.services import current, status
 from registry.records import ShrinkError
 from registry.store import S3Config
 

@@ -9,8 +9,6 @@ import json
 import os
 import secrets
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -20,72 +18,19 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 from filelock import FileLock
-from pydantic import BaseModel, Field
 
-from registry.records import STRICT, ShrinkError
+from infra.addresses import HOST, NAMES, Services, address, environment, port_of, with_free_ports
+from infra.processes import end, living, started_now, tree
+from registry.records import ShrinkError
 
-NAMES = ("s3", "mlflow", "prefect")
-HOST = "127.0.0.1"
+__all__ = ["FOREIGN", "HOST", "NAMES", "Services", "current", "down", "environment", "status", "up"]
 BUCKET = "shrink"
 REGION = "us-east-1"
 # Settings of the caller that must leak neither into the services nor into their clients. With NO_PROXY a proxy does no
 # harm, but httpx refuses to start under a SOCKS one (ALL_PROXY) that it has no library for, even for loopback.
 FOREIGN = ("MLFLOW_", "PREFECT_", "AWS_", "RCLONE_", "ALL_PROXY", "all_proxy")
 SOURCES = r"^models:/m-[0-9a-f]{32}$"  # a model version comes from a logged model of this server, never from a URL
-
-
-class Started(BaseModel):
-    """One process by pid and creation time, so that a recycled pid is never taken for ours."""
-
-    model_config = STRICT
-    pid: int
-    created: float
-
-
-class Services(BaseModel):
-    """Addresses and credentials of the running services; `pids` lists each service's processes, its leader first."""
-
-    model_config = STRICT
-    s3_endpoint: str
-    bucket: str
-    access_key: str
-    secret_key: str = Field(repr=False)
-    region: str
-    mlflow_uri: str
-    prefect_api: str
-    pids: dict[str, tuple[Started, ...]] = {}
-
-
-def environment(services: Services, home: Path) -> dict[str, str]:
-    """The variables under which a client (flow, worker, command line) finds these services and no others."""
-    return {
-        "SHRINK_HOME": str(home.resolve()),
-        "MLFLOW_TRACKING_URI": services.mlflow_uri,
-        "MLFLOW_REGISTRY_URI": services.mlflow_uri,
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",  # half a minute in all: a restart is ridden out, an outage is said
-        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-        "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false",
-        "DO_NOT_TRACK": "true",
-        "PREFECT_API_URL": services.prefect_api,
-        "PREFECT_HOME": str(home.resolve() / "prefect"),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks,flows,registry",
-        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-        "AWS_ACCESS_KEY_ID": services.access_key,
-        "AWS_SECRET_ACCESS_KEY": services.secret_key,
-        "AWS_DEFAULT_REGION": services.region,
-        "AWS_REGION": services.region,
-        "AWS_ENDPOINT_URL_S3": services.s3_endpoint,
-        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
-        "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "NO_PROXY": "127.0.0.1,localhost",
-        "no_proxy": "127.0.0.1,localhost",
-    }
 
 
 def up(home: Path, base_env: Mapping[str, str] | None = None, timeout: float = 180.0) -> Services:
@@ -100,21 +45,21 @@ def up(home: Path, base_env: Mapping[str, str] | None = None, timeout: float = 1
         services = _remembered(home)
         missing = [name for name in NAMES if not (_alive(services, name) and _answers(services, name))]
         for name in missing:
-            _end(services.pids.get(name, ()))
-        services = _with_free_ports(services, missing)
+            end(services.pids.get(name, ()))
+        services = with_free_ports(services, missing)
         inherited = {k: v for k, v in (base_env or {"PATH": os.defpath}).items() if not k.startswith(FOREIGN)}
         env = inherited | environment(services, home)
         processes = {name: _start(name, services, home, env) for name in missing}
-        leaders = {name: (_started(process.pid),) for name, process in processes.items()}
+        leaders = {name: (started_now(process.pid),) for name, process in processes.items()}
         services = services.model_copy(update={"pids": {**services.pids, **leaders}})
         _remember(home, services)  # before waiting: `down` can end what an interrupted `up` began
         try:
             _wait(services, processes, home, timeout)
         except BaseException:
             for name in missing:
-                _end(services.pids[name])
+                end(services.pids[name])
             raise
-        trees = {name: _tree(services.pids[name][0]) for name in missing}
+        trees = {name: tree(services.pids[name][0]) for name in missing}
         services = services.model_copy(update={"pids": {**services.pids, **trees}})
         if missing:
             _remember(home, services)
@@ -130,7 +75,7 @@ def down(home: Path) -> tuple[str, ...]:
         services = _remembered(home)
         running = tuple(name for name in NAMES if _alive(services, name))
         for name in reversed(NAMES):  # clients of the S3 endpoint go before it
-            _end(services.pids.get(name, ()))
+            end(services.pids.get(name, ()))
         _remember(home, services.model_copy(update={"pids": {}}))
         return running
 
@@ -194,45 +139,6 @@ def _remember(home: Path, services: Services) -> None:
     part.replace(home / "services.json")
 
 
-def _with_free_ports(services: Services, missing: list[str]) -> Services:
-    """Keep each missing service's remembered port when it is still free, else take a new one."""
-    if not missing:
-        return services
-    ports = {name: _port(services, name) for name in NAMES}
-    sockets = []  # held until all are chosen, so that no port is given twice
-    for name in missing:
-        holder = _bind(ports[name]) or _bind(0)
-        if holder is None:
-            raise ShrinkError(f"services.{name}: no port is free on {HOST}; close a program that listens there.")
-        sockets.append(holder)
-        ports[name] = holder.getsockname()[1]
-    for holder in sockets:
-        holder.close()
-    roots = {name: f"http://{HOST}:{port}" for name, port in ports.items()}
-    addresses = {"s3_endpoint": roots["s3"], "mlflow_uri": roots["mlflow"], "prefect_api": roots["prefect"] + "/api"}
-    return services.model_copy(update=addresses)
-
-
-def _bind(port: int) -> socket.socket | None:
-    holder = socket.socket()
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free for a server
-    try:
-        holder.bind((HOST, port))
-    except OSError:
-        holder.close()
-        return None
-    return holder
-
-
-def _address(services: Services, name: str) -> str:
-    return {"s3": services.s3_endpoint, "mlflow": services.mlflow_uri, "prefect": services.prefect_api}[name]
-
-
-def _port(services: Services, name: str) -> int:
-    address = _address(services, name)
-    return (httpx.URL(address).port or 0) if address else 0
-
-
 def _start(name: str, services: Services, home: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Start one service in its own session, its output appended to logs/<name>.log."""
     command, more = _command(name, services, home)
@@ -250,12 +156,12 @@ def _start(name: str, services: Services, home: Path, env: Mapping[str, str]) ->
 
 def _command(name: str, services: Services, home: Path) -> tuple[list[str], dict[str, str]]:
     """The command line of one service and its own variables (secrets travel there, where `ps` does not show them)."""
-    place = ["--host", HOST, "--port", str(_port(services, name))]
+    place = ["--host", HOST, "--port", str(port_of(services, name))]
     if name == "s3":
         (home / "s3" / services.bucket).mkdir(parents=True, exist_ok=True)
         for path in (home / "s3").rglob(".rclone_temp_*"):  # uploads that a kill cut off
             path.unlink(missing_ok=True)
-        listen = ["--addr", f"{HOST}:{_port(services, name)}", "--config", "", "--vfs-cache-mode", "off"]
+        listen = ["--addr", f"{HOST}:{port_of(services, name)}", "--config", "", "--vfs-cache-mode", "off"]
         keys = {"RCLONE_AUTH_KEY": f'"{services.access_key},{services.secret_key}"'}
         return [_rclone(), "serve", "s3", *listen, str(home / "s3")], keys
     if name == "mlflow":
@@ -286,11 +192,11 @@ def _rclone() -> str:
 
 def _answers(services: Services, name: str) -> bool:
     """One health request; the S3 endpoint refuses an unsigned request with 403, which is its sign of life."""
-    if not _address(services, name):
+    if not address(services, name):
         return False
     suffix = {"s3": "/", "mlflow": "/health", "prefect": "/health"}[name]
     try:
-        answer = httpx.get(_address(services, name) + suffix, timeout=3, trust_env=False)
+        answer = httpx.get(address(services, name) + suffix, timeout=3, trust_env=False)
     except httpx.HTTPError:
         return False
     return answer.status_code < 500 if name == "s3" else answer.status_code == 200
@@ -316,47 +222,6 @@ def _failure(name: str, what: str, home: Path) -> ShrinkError:
     return ShrinkError(f"services.{name}: {what}; mend what its log {log} ends with:\n" + "\n".join(lines))
 
 
-def _started(pid: int) -> Started:
-    return Started(pid=pid, created=psutil.Process(pid).create_time())
-
-
-def _process(started: Started) -> Any | None:
-    """The living process, or None when it is gone, a zombie, or another one under a recycled pid."""
-    try:
-        process = psutil.Process(started.pid)
-        same = abs(process.create_time() - started.created) < 0.05 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return None
-    return process if same else None
-
-
 def _alive(services: Services, name: str) -> bool:
     known = services.pids.get(name, ())
-    return bool(known) and _process(known[0]) is not None
-
-
-def _tree(leader: Started) -> tuple[Started, ...]:
-    """The leader and all its descendants now."""
-    process = _process(leader)
-    members = [leader]
-    for child in process.children(recursive=True) if process is not None else []:
-        try:
-            members.append(Started(pid=child.pid, created=child.create_time()))
-        except psutil.Error:
-            continue
-    return tuple(members)
-
-
-def _end(known: tuple[Started, ...], grace: float = 10.0) -> None:
-    """Ask these processes and their descendants to end, and kill what has not after a while."""
-    members = {member for started in known if _process(started) is not None for member in _tree(started)}
-    alive = [process for process in map(_process, members) if process is not None]
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        for process in alive:
-            try:
-                process.send_signal(sign)
-            except psutil.Error:
-                continue
-        _, alive = psutil.wait_procs(alive, timeout=grace)
-        if not alive:
-            return
+    return bool(known) and living(known[0]) is not None

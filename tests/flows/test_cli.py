@@ -18,7 +18,7 @@ import typer.main
 from flows import cli, doctor
 from flows import console as screen
 from flows import journal as journals
-from infra.services import Services
+from infra.addresses import Services
 from registry import runs, versions
 from registry.records import digest_directory
 from tests.flows.test_init import make_csv, make_model

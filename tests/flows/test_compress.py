@@ -19,7 +19,7 @@ import psutil
 
 from flows import journal as journals
 from infra import services
-from infra.services import Services
+from infra.addresses import Services
 from registry import runs
 
 ROOT = Path(__file__).parents[2]

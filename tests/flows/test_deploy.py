@@ -16,7 +16,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from flows import deploy
-from infra import services
+from infra import addresses, services
 from registry import runs, versions
 from registry.records import ShrinkError, digest_directory
 from tasks import runtime
@@ -250,7 +250,7 @@ def test_a_bad_body_is_refused_by_field(ready: TestClient, body: bytes, code: in
 @pytest.fixture
 def process(servers: services.Services, servers_home: Path, tmp_path: Path) -> Iterator[tuple[Any, str]]:
     """`serve` as a program of its own, following the alias `live` of the model `busy`."""
-    holder = services._bind(0)
+    holder = addresses.bind(0)
     assert holder is not None
     port = holder.getsockname()[1]
     holder.close()

@@ -13,7 +13,7 @@ import pytest
 from flows import journal as journals
 from flows import reconcile
 from flows.recipe import Recipe, parse
-from infra.services import Services
+from infra.addresses import Services
 from registry import runs
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from flows import cache, obtain
 from flows.settings import Settings
-from infra.services import Services
+from infra.addresses import Services
 from registry import index, store
 from registry.records import ShrinkError, StageRecord, digest_directory
 from tasks.data import DataConfig

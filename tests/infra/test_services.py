@@ -13,11 +13,11 @@ import httpx
 import psutil
 import pytest
 
-from infra import services
+from infra import addresses, processes, services
 from registry.records import ShrinkError
 
 
-def everything(running: services.Services) -> list[services.Started]:
+def everything(running: services.Services) -> list[processes.Started]:
     return [process for known in running.pids.values() for process in known]
 
 
@@ -102,7 +102,7 @@ def test_data_and_addresses_survive_crash_and_restart_and_down_leaves_no_process
         assert second.pids["s3"] != first.pids["s3"], "the dead one is started again"
         assert second.pids["mlflow"] == first.pids["mlflow"], "the healthy ones are left alone"
         assert services.down(tmp_path) == services.NAMES
-        assert not [process for process in everything(first) + everything(second) if services._process(process)]
+        assert not [process for process in everything(first) + everything(second) if processes.living(process)]
         third = services.up(tmp_path, dict(os.environ))
         assert third.model_dump(exclude={"pids"}) == first.model_dump(exclude={"pids"})
         answer = storage(third).get_object(Bucket=third.bucket, Key="kept/file")
@@ -117,7 +117,7 @@ def test_down_spares_a_stranger_that_got_a_remembered_pid(tmp_path: Path) -> Non
     try:
         born = psutil.Process(stranger.pid).create_time()
         known = services._remembered(tmp_path).model_copy(
-            update={"pids": {"s3": (services.Started(pid=stranger.pid, created=born - 100),)}}
+            update={"pids": {"s3": (processes.Started(pid=stranger.pid, created=born - 100),)}}
         )
         services._remember(tmp_path, known)
         assert services.down(tmp_path) == ()
@@ -143,5 +143,5 @@ def test_a_remembered_port_taken_by_another_program_is_replaced(tmp_path: Path) 
         other.listen()
         taken = f"http://{services.HOST}:{other.getsockname()[1]}"
         known = services._remembered(tmp_path).model_copy(update={"mlflow_uri": taken})
-        chosen = services._with_free_ports(known, ["mlflow"])
+        chosen = addresses.with_free_ports(known, ["mlflow"])
     assert chosen.mlflow_uri != taken

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from infra.services import Services
+from infra.addresses import Services
 from registry import runs, store
 
 
