@@ -99,7 +99,8 @@ def test_a_start_ends_what_dead_runs_left_and_spares_the_living(
                 (tmp_path / "runs" / str(journal["run_id"]) / left).mkdir(parents=True)
         for leftover in (".abc.999999999.x", f".abc.{other.pid}.x"):
             (tmp_path / "cache" / leftover).mkdir(parents=True)
-        (tmp_path / "runs" / "nameless").mkdir(exist_ok=True)
+        for wordless in ("20261123-000000-tale-abcd", "of-another-program"):
+            (tmp_path / "runs" / wordless).mkdir(exist_ok=True)
 
         reconcile.reconcile(tmp_path)
 
@@ -118,5 +119,6 @@ def test_a_start_ends_what_dead_runs_left_and_spares_the_living(
     assert {path.name for path in tmp_path.glob("runs/*/fetched")} == {"fetched"} and (kept / "fetched").is_dir()
     assert list(tmp_path.glob("runs/*/*/out.partial")) == [kept / "03-label" / "out.partial"]
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [f".abc.{other.pid}.x"]
-    assert not (tmp_path / "runs" / "nameless").exists()
+    assert not (tmp_path / "runs" / "20261123-000000-tale-abcd").exists()
+    assert (tmp_path / "runs" / "of-another-program").exists()
     assert {journal["status"] for journal in journals.read_all(tmp_path)} == {"running", "crashed"}

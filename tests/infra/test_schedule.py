@@ -1,0 +1,83 @@
+"""The deployment of infra/prefect.yaml really runs by itself: its cron, a process worker, a run to its end."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from infra.addresses import Services
+from tests.flows.test_compress import shrink
+from tests.infra.test_prefect_yaml import FILE, prefect
+
+DONE = {"COMPLETED", "FAILED", "CRASHED"}  # a run that meets the one before it is cancelled: one at a time
+
+
+@pytest.fixture
+def worker(servers: Services, servers_home: Path, tmp_path: Path) -> Iterator[Path]:
+    """A process worker in an empty directory, under the variables that `shrink environment` prints."""
+    printed = shrink(servers_home, "environment").stdout
+    pairs = (line.removeprefix("export ").split("=", 1) for line in printed.splitlines())
+    variables = {name: value.strip("'") for name, value in pairs} | {"SHRINK_THREADS": "1"}
+    assert variables["SHRINK_HOME"] == str(servers_home)
+    prefect(servers, servers_home, "work-pool", "create", "shrink", "--type", "process", "--overwrite")
+    words = ["worker", "start", "--pool", "shrink", "--type", "process", "--limit", "1"]
+    with (tmp_path / "worker.txt").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", *words],
+            cwd=tmp_path,
+            env=os.environ | variables,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    yield tmp_path
+    process.terminate()
+    process.wait(30)
+
+
+async def scheduled_run(wait: float) -> Any:
+    """The first run of the deployment that has ended, or the one that went farthest within `wait` seconds."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
+
+    chosen = DeploymentFilter(name=DeploymentFilterName(any_=["soon"]))
+    async with get_client() as client:
+        until = time.monotonic() + wait
+        while True:
+            runs = await client.read_flow_runs(deployment_filter=chosen)
+            ended = [run for run in runs if run.state and run.state.type.value in DONE]
+            if ended or time.monotonic() > until:
+                return next(iter(ended or runs), None)
+            await asyncio.sleep(1)
+
+
+def test_a_cron_schedule_runs_the_recipe_to_its_end_by_itself(
+    servers: Services,
+    servers_home: Path,
+    tiny: Path,
+    worker: Path,
+) -> None:
+    content = yaml.safe_load(FILE.read_text())
+    (deployment,) = content["deployments"]
+    deployment |= {"name": "soon", "parameters": {"recipe": str(tiny / "tiny.yaml")}}
+    deployment["schedules"][0]["cron"] = "* * * * *"
+    deployment["work_pool"]["job_variables"]["working_dir"] = str(worker)
+    (worker / "prefect.yaml").write_text(yaml.safe_dump(content))
+    try:
+        prefect(servers, servers_home, "deploy", "--prefect-file", str(worker / "prefect.yaml"), "--all")
+        run = asyncio.run(scheduled_run(240))
+    finally:
+        prefect(servers, servers_home, "deployment", "delete", "compress/soon")
+    told = (worker / "worker.txt").read_text()
+    assert run is not None and run.state.type.value == "COMPLETED", f"{run}\n{told}"
+    assert run.auto_scheduled and run.start_time is not None
+    journals = [json.loads(path.read_text()) for path in servers_home.glob("runs/*/run.json")]
+    (journal,) = [journal for journal in journals if journal["prefect_run_id"] == str(run.id)]
+    assert journal["status"] == "passed" and run.name == f"tiny · {journal['run_id']}"
