@@ -74,7 +74,7 @@ def test_a_clone_elsewhere_that_lost_s3_and_was_killed_ends_with_the_same_digest
         until(process, "floor")
         begun(home, "02-finetune")
         os.kill(services.current(home).pids["s3"][0].pid, signal.SIGKILL)  # type: ignore[union-attr]
-        printed, _ = process.communicate(timeout=200)
+        printed, _ = process.communicate(timeout=300)
         assert process.returncode == 1 and "`shrink resume`" in printed and "Traceback" not in printed, printed
         assert journals.find(home, None)["status"] == "failed"
         assert list((home / "index" / "unsent").iterdir()), "what was finished without S3 is remembered"
@@ -90,7 +90,7 @@ def test_a_clone_elsewhere_that_lost_s3_and_was_killed_ends_with_the_same_digest
         assert journals.find(home, None)["status"] == "crashed"
 
         process = run()
-        printed, _ = process.communicate(timeout=200)
+        printed, _ = process.communicate(timeout=300)
         assert process.returncode == 0, printed
         (last,) = journals.read_all(home)
         assert (last["status"], last["resumed"], last["version"]) == ("passed", 2, "1")
