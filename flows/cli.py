@@ -81,6 +81,7 @@ def run(
         signal.signal(one, signal.default_int_handler)
     got = connected(start=True)
     if smoke or smoke_first:
+        screen.console.print("smoke: the whole chain on a 2-layer clone and a few rows; its scores mean nothing")
         journal = execute(recipe, smoke=True)
         screen.console.print(f"smoke: the whole chain ran on a 2-layer clone ({len(journal['stages'])} stages)\n")
     if not smoke:

@@ -23,11 +23,15 @@ def up(as_json: Json = False) -> None:
 
 
 def down(as_json: Json = False) -> None:
-    """Stop the servers; state stays in .shrink and its size is said."""
+    """Stop the servers; state stays in .shrink and its size is said. Refused while a run goes on."""
+    from flows.journal import read_all
     from infra import services
     from registry.records import directory_bytes
 
     home = settings().home
+    going = [str(run["run_id"]) for run in read_all(home) if run["status"] == "running"]
+    if going:
+        raise ShrinkError(f"run '{going[0]}' goes on and needs the servers; `shrink cancel {going[0]}` ends it first.")
     ended = services.down(home)
     size = directory_bytes(home) / 1e6 if home.exists() else 0.0
     text = f"stopped {', '.join(ended) or 'nothing'}; {home} keeps {size:.0f} MB"

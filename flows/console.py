@@ -4,6 +4,8 @@ With --json everything here goes to standard error (`to_stderr`): standard outpu
 """
 
 import logging
+import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,9 @@ class ProgressLines(logging.Handler):
             for name in self.tasks:
                 self.bars.update(self.tasks[name], visible=False)
             console.print(stage_line(record.__dict__["stage"]), soft_wrap=True)
+            return
+        if "waiting" in record.__dict__:
+            console.print(f"  {record.__dict__['waiting']}", markup=False, soft_wrap=True)
             return
         name, done, total, note = record.__dict__["progress"]
         if console.is_interactive:
@@ -117,7 +122,14 @@ def comparison(evaluation: dict[str, Any]) -> Table:
     """Teacher, student and floor side by side."""
     table = Table("", *MODELS)
     rows = [("accuracy", 1, ".3f"), ("macro_f1", 1, ".3f"), ("bytes", 1e6, ".3f"), ("p50_ms", 1, ".2f")]
-    names = {"bytes": "megabytes", "p50_ms": "p50 ms (batch 1)", "throughput": "sentences/s (batch 32)"}
+    names = {
+        "macro_f1": "macro-F1",
+        "bytes": "megabytes",
+        "p50_ms": "p50 ms (batch 1)",
+        "p95_ms": "p95 ms (batch 1)",
+        "throughput": "texts/s (batch 32)",
+        "peak_rss_mb": "peak memory, MB",
+    }
     for field, scale, form in [*rows, ("p95_ms", 1, ".2f"), ("throughput", 1, ".0f"), ("peak_rss_mb", 1, ".0f")]:
         values = [evaluation[who][field] for who in MODELS]
         table.add_row(names.get(field, field), *("–" if v is None else format(v / scale, form) for v in values))
@@ -154,6 +166,8 @@ def summary(journal: dict[str, Any], facts: dict[str, Any], services: Any, count
     say = [f"\n{sentence(facts)}\n"]
     say.append(f"lift over bag-of-words retained: {lift['point']:.1%} [{lift['low']:.1%}, {lift['high']:.1%}]")
     say += verdict_lines(journal["verdict"])
+    moved = f"; {name}@champion is this version" if journal["verdict"]["passed"] else "; no alias moved"
+    say.append(f"registered as {name} version {version}{moved}")
     say.append(energy_line(journal["stages"], country))
     console.print("\n".join(say), markup=False, soft_wrap=True)
     console.print(comparison(journal["evaluation"]))
@@ -177,9 +191,10 @@ def links(name: str, version: str, directory: str, services: Any) -> list[str]:
 def next_steps(name: str, version: str, passed: bool) -> list[str]:
     """What to type next."""
     model = f"{name}@champion" if passed else f"{name}@{version}"
+    shrink = "shrink" if shutil.which("shrink") else sys.argv[0]
     return [
-        f'next:    shrink predict {model} "a touching, funny film"',
-        f"         shrink why {model}",
-        "         shrink init mine --data reviews.csv --model ./my-bert   (your own data and model)",
-        "         shrink down   (stops the servers)",
+        f'next:    {shrink} predict {model} "a touching, funny film"',
+        f"         {shrink} why {model}",
+        f"         {shrink} init mine --data reviews.csv --model ./my-bert   (your own data and model)",
+        f"         {shrink} down   (stops the servers)",
     ]

@@ -31,14 +31,12 @@ def stop(home: Path, run_id: str | None) -> dict[str, Any]:
 
 def running(home: Path, run_id: str | None) -> dict[str, Any]:
     """The run that is meant: the named one, or the only one that goes on."""
-    if run_id is not None:
-        journal = journals.find(home, run_id)
-        if journal["status"] != "running":
-            raise ShrinkError(
-                f"run '{journal['run_id']}' is {journal['status']}, not running; `shrink runs` lists them."
-            )
-        return journal
     found = [journal for journal in journals.read_all(home) if journal["status"] == "running"]
+    if run_id is not None:
+        found = [journal for journal in found if run_id in journal["run_id"]]
+        if not found:
+            other = journals.find(home, run_id)
+            raise ShrinkError(f"run '{other['run_id']}' is {other['status']}, not running; `shrink runs` lists them.")
     if not found:
         raise ShrinkError("no run is running; `shrink runs` lists them.")
     if len(found) > 1:

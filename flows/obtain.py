@@ -4,18 +4,20 @@ The key covers the config, every input's digest, the code the stage reaches, see
 measures speed, the processor.
 """
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
 import logging
 import platform
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from flows import cache
 from flows.settings import Settings, worker_environment
@@ -157,7 +159,7 @@ def compute(
         memory_limit_mb=shop.settings.memory_mb or psutil.virtual_memory().total * 0.9 / 1e6,
     )
     started = datetime.datetime.now(datetime.UTC).isoformat()
-    with FileLock(shop.settings.home / "locks" / "meter.lock"):
+    with alone(shop, name):
         result, footprint = metered(shop, call)
     out = Path(result.out)
     digest = digest_directory(out)
@@ -184,6 +186,23 @@ def compute(
     shop.curves[key] = result.curves
     publish(shop, record)
     return record
+
+
+@contextlib.contextmanager
+def alone(shop: Workshop, name: str) -> Iterator[None]:
+    """Hold the machine's meter: one stage at a time is metered. Whoever waits for another run is told so."""
+    lock = FileLock(shop.settings.home / "locks" / "meter.lock")
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        progress_log.info(
+            "waiting", extra={"waiting": f"{name} waits for a stage of another run; `shrink runs` lists it"}
+        )
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def check_room(home: Path, name: str, inputs: dict[str, Path]) -> None:

@@ -96,7 +96,10 @@ def zygote_of(call: StageCall) -> Iterator[subprocess.Popen[str]]:
     torch_too = call.config["kind"] in USES_TORCH
     key = tuple(sorted(call.environment.items()))
     zygote = kept.pop(key, None) if torch_too else None
-    if zygote is None or zygote.poll() is not None:
+    if zygote is not None and zygote.poll() is not None:
+        with contextlib.suppress(OSError), zygote:  # it was killed meanwhile: close its pipes
+            zygote = None
+    if zygote is None:
         zygote = new_zygote(call, PRELOADED if torch_too else ())
     ended: subprocess.Popen[str] | None = zygote
     try:
@@ -107,7 +110,8 @@ def zygote_of(call: StageCall) -> Iterator[subprocess.Popen[str]]:
     finally:
         if ended is not None:
             ended.kill()
-            ended.wait()
+            with contextlib.suppress(OSError), ended:  # closes its pipes and waits for it
+                pass
 
 
 def new_zygote(call: StageCall, modules: tuple[str, ...]) -> subprocess.Popen[str]:

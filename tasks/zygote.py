@@ -3,7 +3,7 @@
 Every stage has a process of its own, but importing torch and transformers takes seconds: the modules named are
 imported once, here. A line on stdin names a stage's directory; its process is forked, runs it (tasks/worker.py) and
 writes its events to our stdout, before them {"started": pid}, after them {"ended": exit status}. Forking is safe
-because this process only imports: nothing has computed yet, so no thread runs that a child would miss.
+because this process only imports: nothing has computed yet, so no thread pool that a child would wait for is at work.
 """
 
 import contextlib

@@ -182,7 +182,8 @@ from pathlib import Path
 from flows import journal as journals
 directory = Path(sys.argv[1])
 journal = {"run_id": directory.name, "recipe": "tiny", "status": "running", "pid": os.getpid(), "version": None,
-           "pid_created": psutil.Process().create_time(), "stages": [], "verdict": None}
+           "pid_created": psutil.Process().create_time(), "stages": [], "verdict": None, "recipe_digest": "0",
+           "started": "2026-01-01T00:00:00+00:00"}
 try:
     journals.write(directory, journal)
     time.sleep(60)
@@ -222,6 +223,13 @@ def test_doctor_sees_crashed_runs_and_damaged_journals(shrink: Shrink, tmp_path:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     content = {"run_id": directory.name, "recipe": "tiny", "status": "running", "pid": gone.pid, "pid_created": 1.0}
+    content |= {
+        "recipe_digest": "0",
+        "started": "2026-01-01T00:00:00+00:00",
+        "stages": [],
+        "version": None,
+        "verdict": None,
+    }
     journals.write(directory, content)
     status, out, _ = shrink("doctor")
     assert status == 0 and f"{directory.name} crashed; `shrink resume RUN`" in out

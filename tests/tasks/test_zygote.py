@@ -1,8 +1,10 @@
 """Stage processes: torch ones are forked from one process that stays, others from a fresh one; either may be killed."""
 
+import contextlib
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -11,6 +13,16 @@ import pytest
 from flows.settings import worker_environment
 from tasks import models, stage
 from tests.tasks.test_torch_stages import make_model, make_texts, make_tokenizer
+
+
+@pytest.fixture(autouse=True)
+def no_zygote_left() -> Iterator[None]:
+    yield
+    while stage.kept:
+        _, zygote = stage.kept.popitem()
+        zygote.kill()
+        with contextlib.suppress(OSError), zygote:
+            pass
 
 
 @pytest.fixture
