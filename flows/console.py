@@ -89,7 +89,7 @@ def score(measured: dict[str, Any]) -> str:
     """What a stage measured of its model's quality; empty where it measured none."""
     if isinstance(measured.get("retention"), dict):
         return f"retention {measured['retention']['point']:.1%}"
-    return next((f"{SCORES[key]} {measured[key]:.1%}" for key in SCORES if key in measured), "")
+    return next((f"{SCORES[key]} {measured[key]:.1%}" for key in SCORES if measured.get(key) is not None), "")
 
 
 def digits(value: float) -> str:
