@@ -177,9 +177,10 @@ def test_names_that_the_registry_does_not_know(
 
 
 RUNNING = """
-import os, sys, time, psutil
+import os, signal, sys, time, psutil
 from pathlib import Path
 from flows import journal as journals
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have made SIGINT ignored
 directory = Path(sys.argv[1])
 journal = {"run_id": directory.name, "recipe": "tiny", "status": "running", "pid": os.getpid(), "version": None,
            "pid_created": psutil.Process().create_time(), "stages": [], "verdict": None, "recipe_digest": "0",

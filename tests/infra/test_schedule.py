@@ -1,6 +1,7 @@
 """The deployment of infra/prefect.yaml really runs by itself: its cron, a process worker, a run to its end."""
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -38,8 +40,16 @@ def worker(servers: Services, servers_home: Path, tmp_path: Path) -> Iterator[Pa
             stderr=subprocess.STDOUT,
         )
     yield tmp_path
+    started = psutil.Process(process.pid).children(recursive=True)  # perhaps the next minute's run
     process.terminate()
-    process.wait(30)
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:  # it waits for the run that it started
+        for one in started:
+            with contextlib.suppress(psutil.Error):
+                one.kill()
+        process.kill()
+        process.wait(10)
 
 
 async def scheduled_run(wait: float) -> Any:

@@ -51,6 +51,7 @@ def make_model(layers: int = 3) -> encoders.Classifier:
         intermediate_size=48,
         max_position_embeddings=40,
         initializer_range=0.2,
+        attention_probs_dropout_prob=0.0,  # as every model of ours is saved
     )
     return encoders.Classifier(BertModel(config, add_pooling_layer=False), 2).eval()
 
