@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib
-import importlib.util
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +56,7 @@ EveryStage: TypeAdapter[AnyStageConfig] = TypeAdapter(
     ]
 )
 
+ROOT = Path(__file__).parent.parent  # where `tasks` and `registry` lie
 USES_TORCH = {"finetune", "label", "distill", "prune", "export"}  # their processes are forked from one that imported it
 
 
@@ -81,12 +81,10 @@ def methods() -> dict[str, list[str]]:
     return found
 
 
-def find_module(name: str) -> Any:
-    """The module's spec, or None when the name is no module but something inside one."""
-    try:
-        return importlib.util.find_spec(name)
-    except ModuleNotFoundError:
-        return None
+def source_of(name: str) -> Path | None:
+    """The file of one of our modules or packages, or None when the name is something inside one; imports nothing."""
+    plain = ROOT.joinpath(*name.split("."))
+    return next((path for path in (plain.with_suffix(".py"), plain / "__init__.py") if path.is_file()), None)
 
 
 def code_digest(config: AnyStageConfig) -> str:
@@ -94,9 +92,9 @@ def code_digest(config: AnyStageConfig) -> str:
     pending, seen = [module_of(config)], dict[str, str]()
     while pending:
         name = pending.pop()
-        if name in seen or (spec := find_module(name)) is None or not spec.origin:
+        if name in seen or (path := source_of(name)) is None:
             continue
-        source = Path(spec.origin).read_text(encoding="utf-8")
+        source = path.read_text(encoding="utf-8")
         seen[name] = source
         for package, names in re.findall(
             r"^\s*from (tasks[\w.]*|registry\.records) import (.+)$", source, re.MULTILINE
