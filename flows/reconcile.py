@@ -93,7 +93,7 @@ def sweep_run(directory: Path) -> None:
 
 def sweep_cache(home: Path) -> None:
     """Remove downloads and records that a process, by now gone, was writing; their names carry its id."""
-    for path in (home / "cache").glob(".*.*"):
+    for path in (*(home / "cache").glob(".*.*"), *(home / "sources").glob(".*.*")):
         if left_by_the_dead(path.name.split(".")[2]):
             shutil.rmtree(path, ignore_errors=True)
     for path in (home / "index").rglob("*.part"):

@@ -1,5 +1,6 @@
 """Sources become local directories: packages fetched as files through the user's own pip settings, never imported."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -33,7 +34,7 @@ def resolve(source: Source, home: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
         if not target.exists():
-            with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            with scratch_in(target.parent) as scratch:
                 unpack(download(rest, source.sha256, Path(scratch)), source.path, Path(scratch)).rename(target)
     return target
 
@@ -54,11 +55,16 @@ def alone(file: Path, home: Path) -> Path:
     with FileLock(f"{target}.lock"):
         if not (target / file.name).is_file() or sha256_file(target / file.name) != digest:
             shutil.rmtree(target, ignore_errors=True)
-            with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            with scratch_in(target.parent) as scratch:
                 (Path(scratch) / "kept").mkdir()
                 shutil.copyfile(file, Path(scratch) / "kept" / file.name)
                 (Path(scratch) / "kept").rename(target)
     return target
+
+
+def scratch_in(folder: Path) -> "tempfile.TemporaryDirectory[str]":
+    """A temporary folder whose name carries this process's id, so that one left by a kill is known as such."""
+    return tempfile.TemporaryDirectory(prefix=f".fetch.{os.getpid()}.", dir=folder)
 
 
 def download(requirement: str, sha256: str, scratch: Path) -> Path:

@@ -99,6 +99,8 @@ def test_a_start_ends_what_dead_runs_left_and_spares_the_living(
                 (tmp_path / "runs" / str(journal["run_id"]) / left).mkdir(parents=True)
         for leftover in (".abc.999999999.x", f".abc.{other.pid}.x"):
             (tmp_path / "cache" / leftover).mkdir(parents=True)
+        (tmp_path / "sources" / ".fetch.999999999.x").mkdir(parents=True)
+        (tmp_path / "sources" / "0198af0383264a16").mkdir()
         for wordless in ("20261123-000000-tale-abcd", "of-another-program"):
             (tmp_path / "runs" / wordless).mkdir(exist_ok=True)
 
@@ -119,6 +121,7 @@ def test_a_start_ends_what_dead_runs_left_and_spares_the_living(
     assert {path.name for path in tmp_path.glob("runs/*/fetched")} == {"fetched"} and (kept / "fetched").is_dir()
     assert list(tmp_path.glob("runs/*/*/out.partial")) == [kept / "03-label" / "out.partial"]
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [f".abc.{other.pid}.x"]
+    assert [path.name for path in (tmp_path / "sources").iterdir()] == ["0198af0383264a16"]
     assert not (tmp_path / "runs" / "20261123-000000-tale-abcd").exists()
     assert (tmp_path / "runs" / "of-another-program").exists()
     assert {journal["status"] for journal in journals.read_all(tmp_path)} == {"running", "crashed"}
