@@ -1,4 +1,4 @@
-"""What each part of a recipe is worth: the same teacher, students with one part changed, by seeds.
+"""What each part of a recipe is worth: the same teacher, students without one part of it, by seeds.
 
 Run: python -m benchmarks.ablations [RECIPE] --seeds 3 --threads 2 --work .shrink/crossfit
 The recipe's own split; accuracy on validation and test together, of the deployed (quantised) student. A line a student.
@@ -25,7 +25,7 @@ VARIANTS: dict[str, dict[type, dict[str, Any]]] = {
     "recipe": {},
     "no distillation": {DistillLogitsConfig: ALONE},
     "no transfer text": {DistillLogitsConfig: {"transfer": False}},
-    "second teacher": {LabelConfig: {"second_teacher": 0.5}},
+    "no second teacher": {LabelConfig: {"second_teacher": 0.0}},
     "no hidden states": {DistillLogitsConfig: {"hidden_weight": 0.0}},
     "no true labels": {DistillLogitsConfig: {"labels_weight": 0.0}},
 }
