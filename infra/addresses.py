@@ -39,6 +39,7 @@ def environment(services: Services, home: Path) -> dict[str, str]:
         "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
         "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false",
         "DO_NOT_TRACK": "true",
+        "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime reads this alone, and sends by default
         "PREFECT_API_URL": services.prefect_api,
         "PREFECT_HOME": str(home.resolve() / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

@@ -5,6 +5,7 @@ pickled.
 """
 
 import contextlib
+import errno
 import json
 import logging
 import math
@@ -26,6 +27,7 @@ from pydantic import BaseModel
 
 from registry.records import STRICT, ShrinkError
 from tasks.kinds import USES_TORCH
+from tasks.worker import FULL
 
 log = logging.getLogger("tasks.stage")
 progress_log = logging.getLogger("progress")
@@ -33,7 +35,6 @@ WATCH_SECONDS = 0.5  # between two looks at a stage's limits
 SAY_SECONDS = 10.0  # between two progress lines in Prefect's log
 PRELOADED = ("torch", "transformers.models.bert.modeling_bert", "onnxscript", "onnxruntime")
 kept: dict[tuple[tuple[str, str], ...], subprocess.Popen[str]] = {}  # the zygote that has imported torch
-FULL = ("No space left on device", "Disk quota exceeded")
 
 
 class StageCall(BaseModel):
@@ -218,7 +219,7 @@ def failure(name: str, path: Path, status: int) -> Exception:
     marker = f"{ShrinkError.__name__}: "
     if marker in lines[-1]:
         return ShrinkError(lines[-1].split(marker, 1)[1])
-    if any(sign in lines[-1] for sign in FULL):
+    if status == errno.ENOSPC or any(sign in lines[-1] for sign in FULL):
         free = shutil.disk_usage(path.parent).free / 1e6
         return RuntimeError(f"stage {name}: no space left in {path.parent} ({free:.0f} MB free); make room there")
     return RuntimeError(f"stage {name} ended with status {status}: {lines[-1]} (whole log: {path})")

@@ -15,6 +15,7 @@ from pathlib import Path
 from tasks import progress
 from tasks.kinds import USES_TORCH, EveryStage, function_of
 
+FULL = ("No space left on device", "Disk quota exceeded")  # what libraries say of a full disk, in whatever error
 PR_SET_PDEATHSIG = 1  # prctl(2): the signal that the kernel sends when the parent is gone
 
 

@@ -7,6 +7,7 @@ because this process only imports: nothing has computed yet, so no thread pool t
 """
 
 import contextlib
+import errno
 import importlib
 import json
 import os
@@ -37,7 +38,10 @@ def main() -> None:
 
 
 def stage(directory: Path) -> int:
-    """Run one stage in this (forked) process, in a group of its own, its messages going to log.txt; exit status."""
+    """Run one stage in this (forked) process, in a group of its own, its messages going to log.txt; exit status.
+
+    A full disk is told by the status: on it the log may stay empty.
+    """
     try:  # nothing may leave here: a forked process that tears down what the zygote imported hangs
         os.setsid()
         say({"started": os.getpid()})
@@ -46,10 +50,11 @@ def stage(directory: Path) -> int:
         status = worker.main(directory)
         sys.stdout.flush()
         return status
-    except BaseException:
-        traceback.print_exc()
-        sys.stderr.flush()
-        return 1
+    except BaseException as error:
+        with contextlib.suppress(Exception):  # the log's disk may be the full one
+            traceback.print_exc()
+            sys.stderr.flush()
+        return errno.ENOSPC if any(sign in f"{error}" for sign in worker.FULL) else 1
 
 
 def say(event: dict[str, int]) -> None:

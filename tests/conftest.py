@@ -14,6 +14,7 @@ os.environ.update(  # before anything imports Prefect or MLflow; no test phones 
     MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false",
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     DO_NOT_TRACK="true",
+    ORT_DISABLE_TELEMETRY="1",
 )
 
 

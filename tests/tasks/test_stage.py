@@ -103,3 +103,20 @@ def test_failures_are_one_sentence(tmp_path: Path) -> None:
     assert isinstance(full, RuntimeError) and f"no space left in {tmp_path}" in str(full) and "make room" in str(full)
     log.write_text("Traceback\nValueError: odd")
     assert "ended with status 1: ValueError: odd" in str(stage.failure("00-data", log, 1))
+
+
+def test_a_stage_whose_log_lies_on_a_full_disk_ends_and_says_so(tmp_path: Path) -> None:
+    """Its process must never unwind into what the zygote imported: that would wait for threads it does not have."""
+    (tmp_path / "log.txt").symlink_to("/dev/full")
+    code = """
+import os, pathlib
+from tasks import worker, zygote
+def full(directory): raise OSError(28, os.strerror(28))
+worker.main = full
+os._exit(zygote.stage(pathlib.Path(os.sys.argv[1])))
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    (tmp_path / "log.txt").unlink()
+    (tmp_path / "log.txt").write_text("")
+    seen = stage.failure("02-finetune", tmp_path / "log.txt", done.returncode)
+    assert "stage 02-finetune: no space left in" in str(seen) and "Traceback" not in done.stdout
