@@ -6,40 +6,37 @@ Exit codes: 0 passed, 3 rejected by the gate, 2 user input, 1 failed but resumab
 import json
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from flows import cli_operate, cli_registry
+from flows import cli_operate, cli_registry, cli_runs
 from flows import console as screen
-from flows.cli_common import Json, RunId, connected, say
+from flows.cli_common import Json, RunId, connected, fail, say, unfinished
 from flows.settings import settings
 from registry.records import ShrinkError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 COMPRESS, REGISTRY, OPERATE = "Compress", "Registry", "Operate"
-RESUME = "`shrink resume` goes on with the finished stages"
 
 
 def main() -> None:
-    """Entry point: user errors are one sentence and exit code 2."""
+    """Entry point: what goes wrong is one sentence and an exit code, with --json an object as well."""
     try:
         status = app(standalone_mode=False, prog_name="shrink")  # the code of a typer.Exit comes back as the value
     except ShrinkError as error:
-        typer.echo(f"shrink: {error}", err=True)
-        sys.exit(2)
+        fail(f"{error}", 2)
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("shrink: stopped.", err=True)
-        sys.exit(1)
+        fail("stopped.", 1)
     except Exception as error:
         if hasattr(error, "format_message"):  # click's own usage errors; a bare `shrink` has printed its help already
             path = getattr(getattr(error, "ctx", None), "command_path", None) or "shrink"
             if said := error.format_message().rstrip("."):
-                typer.echo(f"shrink: {said}; see `{path} --help`.", err=True)
+                fail(f"{said}; see `{path} --help`.", 2)
             sys.exit(2)
-        typer.echo(f"shrink: failed: {first_line(error)}; `shrink doctor` looks for the cause.", err=True)
-        sys.exit(1)
+        fail(f"failed: {first_line(error)}; `shrink doctor` looks for the cause.", 1)
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -69,8 +66,8 @@ def root(
 @app.command(rich_help_panel=COMPRESS)
 def run(
     recipe: Annotated[str, typer.Argument(help="a shipped recipe's name, or a YAML file")] = "sentiment",
-    smoke: Annotated[bool, typer.Option("--smoke", help="only the 2-layer clone, under a minute")] = False,
-    smoke_first: Annotated[bool, typer.Option("--smoke-first", help="the 2-layer clone, then for real")] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="only the whole chain on a 2-layer clone: a minute")] = False,
+    smoke_first: Annotated[bool, typer.Option("--smoke-first", help="first the 2-layer clone, then for real")] = False,
     as_json: Json = False,
 ) -> None:
     """Compress by a recipe, judge, register and promote; goes on where an interrupted run stopped."""
@@ -119,14 +116,17 @@ def execute(recipe: str, smoke: bool) -> dict[str, Any]:
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # impatient second one: Prefect's clean-up would print a traceback
         watcher.close()
-        typer.echo(f"shrink: stopped; {RESUME}.", err=True)
-        raise typer.Exit(1) from None
+        fail(f"stopped; {way_on()}.", 1)
     except Exception as error:
         watcher.close()
-        typer.echo(f"shrink: failed: {first_line(error)}; {RESUME}.", err=True)
-        raise typer.Exit(1) from None
+        fail(f"failed: {first_line(error)}; {way_on()}.", 1)
     finally:
         watcher.close()
+
+
+def way_on() -> str:
+    """What to type after a run has been stopped: there may have been no time to begin it."""
+    return "`shrink resume` goes on with the finished stages" if unfinished() else "no run was begun, type it again"
 
 
 def facts_of(journal: dict[str, Any]) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def resume(run_id: RunId = None, as_json: Json = False) -> None:
 
 @app.command(rich_help_panel=COMPRESS)
 def cancel(run_id: RunId = None, as_json: Json = False) -> None:
-    """Stop a run that goes on here; its finished stages stay for `shrink resume`."""
+    """Stop a run that is going on; its finished stages stay for `shrink resume`."""
     from flows.control import stop
 
     journal = stop(settings().home, run_id)
@@ -189,40 +189,11 @@ def init(
     if found["head_replaced"]:
         lines.append("the model's own classifier is not used: the finetune stage trains a new one on your labels")
     lines.append(f"next:   shrink run {found['recipe']} --smoke  ·  shrink run {found['recipe']}")
-    say(found, as_json, "\n".join(lines))
+    say(found, as_json, screen.fitted("\n".join(lines)))
 
 
-@app.command(rich_help_panel=COMPRESS)
-def stages(as_json: Json = False) -> None:
-    """The stage kinds that a recipe may name, with their methods."""
-    from tasks.kinds import methods
-
-    found = methods()
-    say(found, as_json, "\n".join(f"{kind:10} {', '.join(names)}" for kind, names in found.items()))
-
-
-@app.command(rich_help_panel=COMPRESS)
-def runs(as_json: Json = False) -> None:
-    """All runs, oldest first, with what became of them."""
-    from flows.journal import read_all
-
-    found = read_all(settings().home)
-    lines = [f"{run['run_id']:44} {run['status']:10} version {run['version'] or '–'}" for run in found]
-    say(found, as_json, "\n".join(lines) or "no runs yet; `shrink run sentiment` makes one")
-
-
-@app.command(rich_help_panel=COMPRESS)
-def logs(run_id: RunId = None, as_json: Json = False) -> None:
-    """What the stages of a run printed."""
-    from flows.journal import find
-
-    directory = settings().home / "runs" / str(find(settings().home, run_id)["run_id"])
-    found = {path.parent.name: path.read_text(errors="replace") for path in sorted(directory.glob("*/log.txt"))}
-    text = "\n".join(f"== {stage}\n{printed.rstrip()}".rstrip() for stage, printed in found.items())
-    say(found, as_json, text or "no stage of this run was computed: all came from the index")
-
-
-for panel, commands in {
+PANELS: dict[str, tuple[Callable[..., None], ...]] = {
+    COMPRESS: (cli_runs.stages, cli_runs.runs, cli_runs.logs),
     REGISTRY: (cli_registry.show, cli_registry.why, cli_registry.predict),
     OPERATE: (
         cli_operate.deploy,
@@ -232,7 +203,8 @@ for panel, commands in {
         cli_operate.doctor,
         cli_operate.environment,
     ),
-}.items():
+}
+for panel, commands in PANELS.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
 

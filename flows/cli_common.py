@@ -1,11 +1,15 @@
-"""What the modules of the command share: the --json option, printing, the servers, and the nearest registered name."""
+"""What the modules of the command share: the --json option, printing, failing, the servers, the nearest known name."""
 
+import contextlib
 import difflib
 import json
-from typing import Annotated, Any
+import os
+import sys
+from typing import Annotated, Any, NoReturn
 
 import typer
 
+from flows import console as screen
 from flows.settings import apply, base_environment, settings
 from registry.records import ShrinkError
 
@@ -23,6 +27,31 @@ QUIET = {  # stage logs go to Prefect's server; the terminal shows our own lines
 def say(value: Any, as_json: bool, text: str) -> None:
     """Print JSON or text."""
     typer.echo(json.dumps(value, indent=1, ensure_ascii=False) if as_json else text)
+
+
+def fail(sentence: str, code: int) -> NoReturn:
+    """End the command: the sentence on standard error and, with --json, one JSON object on standard output.
+
+    The object also names the run that this command began and left unfinished, and what goes on with it.
+    """
+    typer.echo(screen.fitted(f"shrink: {sentence}", screen.errors), err=True)
+    words = sys.argv[1:]
+    if "--json" in words[: words.index("--")] if "--" in words else "--json" in words:  # the arguments may not parse
+        run = unfinished()
+        resumable = {"run": run, "resume": f"shrink resume {run}"} if run else {}
+        typer.echo(json.dumps({"error": sentence, "exit_code": code} | resumable, indent=1, ensure_ascii=False))
+    sys.exit(code)
+
+
+def unfinished() -> str | None:
+    """The run that this process worked on and did not finish."""
+    from flows.journal import UNFINISHED, alive, read_all
+
+    with contextlib.suppress(ShrinkError, OSError):  # a setting may be what failed
+        for journal in reversed(read_all(settings().home)):
+            if journal["pid"] == os.getpid() and alive(journal) and journal["status"] in UNFINISHED:
+                return str(journal["run_id"])
+    return None
 
 
 def connected(start: bool = False) -> Any:

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from flows import console as screen
+from flows import units
 from flows.cli_common import Json, connected, require, say
 from flows.settings import settings
 from registry.records import ShrinkError
@@ -16,14 +18,14 @@ HOST = "127.0.0.1"
 
 
 def up(as_json: Json = False) -> None:
-    """Start S3, MLflow and Prefect on loopback."""
+    """Start S3, MLflow and Prefect on loopback, and print the addresses of their pages."""
     got = connected(start=True)
-    facts = {"s3": got.s3_endpoint, "mlflow": got.mlflow_uri, "prefect": got.prefect_api}
+    facts = {"s3": got.s3_endpoint, "mlflow": got.mlflow_uri, "prefect": got.prefect_api.removesuffix("/api")}
     say(facts, as_json, "\n".join(f"{name:8} {address}" for name, address in facts.items()))
 
 
 def down(as_json: Json = False) -> None:
-    """Stop the servers; state stays in .shrink and its size is said. Refused while a run goes on."""
+    """Stop the servers, unless a run goes on; what they hold stays in .shrink."""
     from flows.journal import read_all
     from infra import services
     from registry.records import directory_bytes
@@ -39,11 +41,11 @@ def down(as_json: Json = False) -> None:
 
 
 def deploy(
-    model: Annotated[str, typer.Argument(help="MODEL or MODEL@ALIAS")],
+    model: Annotated[str, typer.Argument(help="MODEL (its champion) or MODEL@ALIAS")],
     port: Annotated[int, typer.Option(help="port on loopback")] = 8080,
     as_json: Json = False,
 ) -> None:
-    """Serve what an alias names on /predict and /healthz; swap when it moves, back when the new one fails."""
+    """Serve a model on /predict and /healthz until Ctrl-C; swap when its alias moves, back when the new one fails."""
     require_port(port)
     connected()
     require(model)
@@ -76,20 +78,28 @@ def report(
     out: Annotated[Path | None, typer.Option(help="HTML file to write (default: report.html in .shrink)")] = None,
     as_json: Json = False,
 ) -> None:
-    """Energy of every stage and run, pay-back in requests, and how well each figure is known."""
-    from flows.journal import read_all
+    """Write a page (HTML): energy of every stage and run, pay-back in requests, how well each figure is known."""
+    from flows.journal import NO_RUNS, read_all, with_stages
     from flows.report import build, render_html
 
-    facts = build(read_all(settings().home), settings().country)
-    target = out or settings().home / "report.html"
+    home = settings().home
+    facts = build([with_stages(home, run) for run in read_all(home)], settings().country)
+    target = out or home / "report.html"
     if out is not None or not as_json:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(render_html(facts), encoding="utf-8")
-    say(facts, as_json, f"report written to {target}")
+    spent = facts["spent"]["kwh"]
+    lines = [f"report: {target.absolute().as_uri()}"]
+    if facts["runs"]:
+        lines.append(f"energy of all runs: {units.energy(spent['central'] if spent else None)}")
+        lines.append(f"pay-back: {facts['payback_sentence']}")
+    else:
+        lines.append(NO_RUNS)
+    say(facts, as_json, screen.fitted("\n".join(lines)))
 
 
 def environment(as_json: Json = False) -> None:
-    """Print the variables a Prefect worker needs, for: eval "$(shrink environment)" && prefect worker start."""
+    """Print the variables that other clients of the servers need, keys too; for: eval "$(shrink environment)"."""
     from infra import services
 
     home = settings().home
@@ -106,6 +116,6 @@ def doctor(as_json: Json = False) -> None:
     lines = [
         f"{signs[one.state]} {one.name:12} {one.what}" + (f"; {one.remedy}" if one.remedy else "") for one in found
     ]
-    say([one.model_dump() for one in found], as_json, "\n".join(lines))
+    say([one.model_dump() for one in found], as_json, screen.fitted("\n".join(lines)))
     if any(one.state == "broken" for one in found):
         raise typer.Exit(1)

@@ -1,6 +1,6 @@
 """The commands on registered models: `shrink show | why | predict`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -9,19 +9,18 @@ from flows.cli_common import Json, connected, require, say
 from flows.settings import settings
 from registry.records import ShrinkError, is_unicode
 
-Model = Annotated[str, typer.Argument(help="MODEL@ALIAS or MODEL@VERSION, such as sentiment@champion")]
+Model = Annotated[str, typer.Argument(help="MODEL (its champion), MODEL@ALIAS or MODEL@VERSION")]
 
 
 def show(model: Model, as_json: Json = False) -> None:
-    """A registered version: verdict, retention, bytes, latency, footprint, stages."""
+    """A registered version: accuracy kept, bytes, latency, verdict, footprint, stages."""
     connected()
     require(model)
     from flows.outcome import describe
+    from flows.shown import page
 
     facts = describe(model)
-    aliases = f" ({', '.join(facts['aliases'])})" if facts["aliases"] else ""
-    lines = [f"{facts['model']} version {facts['version']}{aliases}, digest {facts['digest'][:16]}"]
-    say(facts, as_json, "\n".join([*lines, screen.sentence(facts), *screen.verdict_lines(facts["verdict"])]))
+    say(facts, as_json, screen.fitted("\n".join(page(facts))))
 
 
 def why(
@@ -31,19 +30,39 @@ def why(
     """The verdict on a model, each check with its numbers."""
     from flows.journal import read_all
 
-    judged = [run for run in read_all(settings().home) if run["recipe"] == model and run["verdict"]]
+    here = [run for run in read_all(settings().home) if run["recipe"] == model]
+    judged = [run for run in here if run["verdict"]]
     if judged:
         verdict, of = judged[-1]["verdict"], f"version {judged[-1]['version']}, run {judged[-1]['run_id']}"
+    elif here:
+        raise ShrinkError(unjudged(here[-1]))
     else:
-        connected()
-        require(model)
-        from flows.outcome import describe
-
-        facts = describe(model)
-        verdict, of = facts["verdict"], f"version {facts['version']}"
+        verdict, of = registered(model)
     name = model.partition("@")[0]
-    lines = [f"{name} {of}", *screen.verdict_lines(verdict)]
-    say({"model": name, "of": of} | verdict, as_json, "\n".join(lines))
+    lines = [f"{name} {of}", *screen.verdict_lines(verdict, name)]
+    say({"model": name, "of": of} | verdict, as_json, screen.fitted("\n".join(lines)))
+
+
+def unjudged(run: dict[str, Any]) -> str:
+    """Why a model has no verdict yet, by its newest run, and what to type."""
+    name, run_id = run["recipe"], run["run_id"]
+    if run["status"] == "running":
+        return f"model '{name}' has no verdict yet: run {run_id} goes on; ask again once `shrink runs` says it passed."
+    return f"model '{name}' has no verdict: run {run_id} is {run['status']}; `shrink resume {run_id}` goes on with it."
+
+
+def registered(model: str) -> tuple[dict[str, Any], str]:
+    """The verdict on a registered version, and which one it is."""
+    from infra.services import current
+
+    if current(settings().home) is None:
+        raise ShrinkError(f"model '{model}' is not registered, nothing was run here; `shrink run` makes one.")
+    connected()
+    require(model)
+    from flows.outcome import describe
+
+    facts = describe(model)
+    return facts["verdict"], f"version {facts['version']}"
 
 
 def predict(

@@ -4,8 +4,10 @@ With --json everything here goes to standard error (`to_stderr`): standard outpu
 """
 
 import logging
+import math
 import shutil
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -14,16 +16,34 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from flows import units
+from registry.gate import is_smoke
+
 PLAIN_SECONDS = 15.0  # between two progress lines where there is no terminal
 SCORES = {"validation_accuracy": "accuracy", "accuracy": "accuracy", "agreement": "agreement"}
 MODELS = ("teacher", "student", "floor")
 console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
 
 
 def to_stderr() -> None:
     """From now on show everything on standard error."""
     global console
-    console = Console(stderr=True, highlight=False)
+    console = errors
+
+
+def fitted(text: str, screen: Console | None = None) -> str:
+    """Lines wrapped at blanks to a terminal's width, what follows indented; whole lines where there is no terminal."""
+    screen = screen or console
+    if not screen.is_terminal:
+        return text
+    lines = []
+    for line in text.splitlines():
+        indent = " " * (len(line) - len(line.lstrip()) + 4)
+        lines += textwrap.wrap(
+            line, screen.width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        ) or [""]
+    return "\n".join(lines)
 
 
 class ProgressLines(logging.Handler):
@@ -77,8 +97,7 @@ def watch() -> ProgressLines:
 
 def stage_line(stage: dict[str, Any]) -> str:
     """One line about a finished stage: megabytes, score, seconds and watt-hours, or that it came from the index."""
-    name = "/".join(part for part in (stage["kind"], stage["method"]) if part)
-    name += " (teacher)" if stage["kind"] == "export" and stage["role"] == "teacher" else ""
+    name = units.stage_name(stage["kind"], stage["method"], stage["role"])
     kwh = stage["footprint"]["kwh"]
     energy = "energy not measured" if kwh is None else f"{digits(kwh['central'] * 1000)} Wh"
     how = "re-used, verified" if stage["cached"] else f"{stage['footprint']['seconds']:.1f} s, {energy}"
@@ -103,19 +122,37 @@ def digits(value: float) -> str:
 
 
 def sentence(shown: dict[str, Any]) -> str:
-    """The run in one sentence."""
-    size, speed, kept = shown["bytes"], shown["latency_ms"], shown["retention"]
-    floor = shown["accuracy"]["floor"] / shown["accuracy"]["teacher"]
+    """The run in one sentence; a dash for what is not known."""
+    size, speed, scores = shown["bytes"], shown["latency_ms"], shown["accuracy"]
+    floor = units.ratio(scores["floor"], scores["teacher"])
+    before = "smoke walk on a 2-layer clone, its scores mean nothing: " if is_smoke(shown["model"]) else ""
     return (
-        f"{digits(size['teacher'] / 1e6)} MB → {digits(size['student'] / 1e6)} MB, "
-        f"{milliseconds(speed['teacher'])} → {milliseconds(speed['student'])} ms, keeps {kept['point']:.1%} "
-        f"[{kept['low']:.1%}, {kept['high']:.1%}]; bag-of-words alone keeps {floor:.1%}"
+        f"{before}{megabytes(size['teacher'])} MB → {megabytes(size['student'])} MB, "
+        f"{milliseconds(speed['teacher'])} → {milliseconds(speed['student'])} ms, "
+        f"keeps {interval(shown['retention'])}; bag-of-words alone keeps {share(floor)}"
     )
 
 
-def milliseconds(value: float) -> str:
+def milliseconds(value: float | None) -> str:
     """One decimal from 1 ms on, two digits below."""
+    if value is None or not math.isfinite(value):
+        return "–"
     return f"{value:.1f}" if value >= 1 else digits(value)
+
+
+def megabytes(value: float | None) -> str:
+    """Bytes as 10^6 bytes, without the unit."""
+    return "–" if value is None else digits(value / 1e6)
+
+
+def share(value: float | None) -> str:
+    """A share as per cent."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.1%}"
+
+
+def interval(seen: dict[str, Any]) -> str:
+    """A share with its 95 % interval."""
+    return f"{share(seen['point'])} [{share(seen['low'])}, {share(seen['high'])}]"
 
 
 def comparison(evaluation: dict[str, Any]) -> Table:
@@ -136,10 +173,11 @@ def comparison(evaluation: dict[str, Any]) -> Table:
     return table
 
 
-def verdict_lines(verdict: dict[str, Any]) -> list[str]:
-    """The verdict, a line a check."""
+def verdict_lines(verdict: dict[str, Any], model: str) -> list[str]:
+    """The verdict on a model, a line a check."""
+    open_gate = "; a smoke walk's gate is open: the chain runs, nothing is said of quality" if is_smoke(model) else ""
     lines = [f"  {'✓' if check['passed'] else '✗'} {check['name']}: {check['why']}" for check in verdict["checks"]]
-    return [f"verdict: {'passed' if verdict['passed'] else 'REJECTED'}", *lines]
+    return [f"verdict: {'passed' if verdict['passed'] else 'REJECTED'}{open_gate}", *lines]
 
 
 def energy_line(stages: list[dict[str, Any]], country: str | None) -> str:
@@ -161,15 +199,15 @@ def energy_line(stages: list[dict[str, Any]], country: str | None) -> str:
 
 def summary(journal: dict[str, Any], facts: dict[str, Any], services: Any, country: str | None) -> None:
     """The end of a run: one sentence, the table, the verdict, energy, the links and what to type next."""
-    lift, directory = facts["lift_retained"], f"runs/{journal['run_id']}"
+    directory = f"runs/{journal['run_id']}"
     name, version = journal["recipe"], journal["version"]
     say = [f"\n{sentence(facts)}\n"]
-    say.append(f"lift over bag-of-words retained: {lift['point']:.1%} [{lift['low']:.1%}, {lift['high']:.1%}]")
-    say += verdict_lines(journal["verdict"])
+    say.append(f"lift over bag-of-words retained: {interval(facts['lift_retained'])}")
+    say += verdict_lines(journal["verdict"], name)
     moved = f"; {name}@champion is this version" if journal["verdict"]["passed"] else "; no alias moved"
     say.append(f"registered as {name} version {version}{moved}")
     say.append(energy_line(journal["stages"], country))
-    console.print("\n".join(say), markup=False, soft_wrap=True)
+    console.print(fitted("\n".join(say)), markup=False, soft_wrap=True)
     console.print(comparison(journal["evaluation"]))
     console.print("\n".join(links(name, str(version), directory, services)), markup=False, soft_wrap=True)
     console.print("\n".join(next_steps(name, str(version), journal["verdict"]["passed"])), markup=False, soft_wrap=True)

@@ -4,6 +4,7 @@
 that another process is at work on is never taken over.
 """
 
+import contextlib
 import datetime
 import json
 import os
@@ -22,6 +23,7 @@ from registry.records import ShrinkError
 Journal = dict[str, Any]
 UNFINISHED = {"failed", "cancelled", "crashed"}
 TAG = "process"
+NO_RUNS = "no runs yet; `shrink run sentiment` makes one"
 NEEDED = {"run_id", "recipe", "recipe_digest", "status", "pid", "pid_created", "verdict", "version", "stages"}
 NAME = re.compile(r"\d{8}-\d{6}-[a-z0-9-]+-[0-9a-f]{4}")  # of a run's directory; nothing else in there is ours
 
@@ -96,11 +98,24 @@ def lock(home: Path) -> FileLock:
 
 
 def find(home: Path, run_id: str | None) -> Journal:
-    """One run's journal by id (or a unique part of it), the newest without; raises ShrinkError."""
+    """The newest run's journal of those whose id has this part, of all without one; raises ShrinkError."""
     runs = [journal for journal in read_all(home) if run_id is None or run_id in journal["run_id"]]
+    if not runs and run_id is None:
+        raise ShrinkError(f"{NO_RUNS}.")
     if not runs:
-        raise ShrinkError(f"run '{run_id or 'newest'}' does not exist; `shrink runs` lists them.")
+        raise ShrinkError(f"run '{run_id}' does not exist; `shrink runs` lists them.")
     return runs[-1]
+
+
+def with_stages(home: Path, journal: Journal) -> Journal:
+    """The journal with the stages that its run has computed, where it goes on or was killed before it wrote them."""
+    if journal["status"] not in {"running", "crashed"}:
+        return journal
+    found = []
+    for path in sorted((home / "runs" / str(journal["run_id"])).glob("*/record.json")):
+        with contextlib.suppress(OSError, ValueError):  # half written when it was killed
+            found.append(json.loads(path.read_text(encoding="utf-8")))
+    return journal | {"stages": found}
 
 
 def begin(home: Path, recipe: Recipe, prefect_run_id: str | None) -> Journal:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from flows.units import percent
+
 ENDED = ("passed", "rejected")  # a rejected student is a finished run
 TIER_TEXT = {
     "cpu counter": "CPU energy was read from a hardware counter.",
@@ -31,15 +33,13 @@ def _limits_energy(facts: dict[str, Any]) -> list[str]:
     lines += [text for part, text in TIER_TEXT.items() if part in named]
     if spent["kwh"]:
         lines.append("The whole machine is counted: anything else that ran at the same time is in these figures.")
-    reused = sum(row["cached"] and row["counted"] for row in rows)
-    if reused:
-        lines.append(f"{reused} reused stages are charged once with the energy of their first execution.")
-    unfinished = [run["run_id"] for run in facts["runs"] if run["status"] not in ENDED]
-    if unfinished:
-        lines.append(
-            f"{len(unfinished)} of {len(facts['runs'])} runs did not finish; the energy of stages they did finish is "
-            "counted."
-        )
+    if reused := sum(row["cached"] and row["counted"] for row in rows):
+        lines.append(f"Re-used stages ({reused}) are charged once, with the energy of their first execution.")
+    states, all_runs = [run["status"] for run in facts["runs"]], f"{len(facts['runs'])} runs"
+    if going := states.count("running"):
+        lines.append(f"{going} of {all_runs} still going on; the energy of stages finished so far is counted.")
+    if broken := sum(state not in (*ENDED, "running") for state in states):
+        lines.append(f"{broken} of {all_runs} did not finish; the energy of stages they did finish is counted.")
     lines.append("Training the original teacher, making the hardware and the network are not included.")
     return lines
 
@@ -67,9 +67,14 @@ def _limits_quality(facts: dict[str, Any]) -> list[str]:
     if evaluation is None:
         return ["No run has been evaluated: nothing is said about quality, size or speed."]
     kept, won = evaluation["retention"], evaluation["win_over_floor"]
+    if facts["smoke"]:
+        lines.append(
+            "This is a smoke walk on a 2-layer clone and a few rows: it shows that the chain runs, and no figure of "
+            "quality, size or speed here means anything."
+        )
     lines.append(
-        f"Quality rests on {evaluation['examples']:,} test examples: retention lies between {kept['low']:.1%} and "
-        f"{kept['high']:.1%} with 95 % confidence, on this task and data alone."
+        f"Quality rests on {evaluation['examples']:,} test examples: retention lies between {percent(kept['low'])} and "
+        f"{percent(kept['high'])} with 95 % confidence, on this task and data alone."
     )
     if won["low"] <= 0.0:
         lines.append("The student is not shown to be better than the simple floor: its interval includes 0.")

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from registry.gate import Gate
+from registry.gate import SMOKE, Gate
 from registry.records import STRICT, ShrinkError, sha256_json
 from tasks.data import DataConfig
 from tasks.distill.logits import DistillLogitsConfig
@@ -221,7 +221,7 @@ def smoke(recipe: Recipe, layers: int = 2) -> Recipe:
     data = recipe.data.model_copy(update={"limit": 300, "transfer": recipe.data.transfer[:1]})
     return recipe.model_copy(
         update={
-            "name": f"{recipe.name}-smoke",
+            "name": f"{recipe.name}{SMOKE}",
             "stages": tuple(stages),
             "data": data,
             "floor": recipe.floor.model_copy(update={"folds": 2}),

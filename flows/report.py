@@ -4,6 +4,7 @@
 """
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import jinja2
 from flows import units
 from flows.limits import limits
 from registry import footprint as fp
+from registry.gate import is_smoke
 from registry.records import Band, Evaluation, Footprint, StageRecord, Verdict
 
 TEMPLATES = Path(__file__).parent / "templates"
 MODELS = ("teacher", "student", "floor")
+UNIT = r"(?<=\d) (?=(?:%|[kmµ]?Wh\b|k?g\b|[kMG]?B\b|ms\b|s\b|min\b|h\b))"  # the blank before one must not break
 COMPARED = (
     ("accuracy", "Accuracy on the test split", "longer is better", units.percent),
     ("bytes", "Size on disk", "shorter is better", units.size),
@@ -36,7 +39,7 @@ def build(
     evaluation = Evaluation.model_validate(judged["evaluation"]) if judged else None
     verdict = Verdict.model_validate(judged["verdict"]) if judged and judged.get("verdict") else None
     spent, grid = fp.spent(stages), fp.grid_of(country)
-    requests = _requests(evaluation, _power(judged))
+    requests, smoke = _requests(evaluation, _power(judged)), bool(judged and is_smoke(judged["recipe"]))
     # a student pays back what all runs of its recipe took, the failed and rejected ones too
     cost = fp.spent(record for run in runs if judged and run["recipe"] == judged["recipe"] for record in _records(run))
     payback = fp.payback(cost.kwh, requests["teacher"], requests["student"])
@@ -45,15 +48,17 @@ def build(
         "title": title or (f"{judged['recipe']}: what it cost and what it won" if judged else "What it cost"),
         "runs": [_run_row(run) for run in runs],
         "run_id": judged["run_id"] if judged else None,
+        "smoke": smoke,
         "version": judged.get("version") if judged else None,
         "digest": judged.get("digest") if judged else None,
         "licences": (judged.get("licences") or {}) if judged else {},
         "spent": spent.model_dump(),
+        "own": fp.total(record.footprint for record in _records(judged or {})).model_dump(),
         "co2e_g": _dump(fp.grams(spent.kwh, grid, pue)),
         "grid": grid.model_dump(),
         "pue": pue,
-        "bytes_ratio": evaluation.teacher.bytes / evaluation.student.bytes if evaluation else None,
-        "speed_ratio": evaluation.teacher.p50_ms / evaluation.student.p50_ms if evaluation else None,
+        "bytes_ratio": units.ratio(evaluation.teacher.bytes, evaluation.student.bytes) if evaluation else None,
+        "speed_ratio": units.ratio(evaluation.teacher.p50_ms, evaluation.student.p50_ms) if evaluation else None,
         "payback": payback.model_dump() | {"cost": _dump(cost.kwh)},
         "payback_sentence": payback_sentence(payback, cost, requests),
         "request_wh": {name: _dump(band) for name, band in requests.items()},
@@ -65,6 +70,8 @@ def build(
     }
     if verdict and not verdict.passed:
         facts["payback_sentence"] += " It was rejected, so it saves nothing unless it is deployed all the same."
+    if smoke:
+        facts["payback_sentence"] += " It is a smoke walk's, which is not to be deployed."
     facts["limits"] = limits(facts)
     return facts
 
@@ -78,9 +85,10 @@ def render_html(facts: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (units.energy, units.wh, units.mass, units.size, units.number, units.percent, units.span, units.count)
+    filters = (units.energy, units.wh, units.mass, units.size, units.number, units.percent, units.span, units.checked)
     environment.filters |= {write.__name__: write for write in (*filters, units.duration, units.milliseconds)}
-    return environment.get_template("report.html.j2").render(**facts, models=MODELS)
+    page = environment.get_template("report.html.j2").render(**facts, models=MODELS)
+    return re.sub(UNIT, "\u00a0", page)
 
 
 def carbon_text(facts: dict[str, Any]) -> str | None:
@@ -116,7 +124,7 @@ def _records(run: dict[str, Any]) -> list[StageRecord]:
 def _judged(runs: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The newest judged run; a smoke run only where there is no other."""
     judged = [run for run in runs if run.get("evaluation")]
-    real = [run for run in judged if not run["recipe"].endswith("-smoke")]
+    real = [run for run in judged if not is_smoke(run["recipe"])]
     return next(reversed(real or judged), None)
 
 
@@ -125,11 +133,12 @@ def _run_row(run: dict[str, Any]) -> dict[str, Any]:
     own = fp.total(record.footprint for record in _records(run) if not record.cached)
     return {
         **{key: run.get(key) for key in ("run_id", "recipe", "status", "started", "version")},
+        "smoke": is_smoke(run["recipe"]),
         "computed": own.stages,
         "reused": len(run.get("stages", [])) - own.stages,
         "kwh": _dump(own.kwh),
         "retention": seen["retention"]["point"] if seen else None,
-        "bytes_ratio": seen["teacher"]["bytes"] / seen["student"]["bytes"] if seen else None,
+        "bytes_ratio": units.ratio(seen["teacher"]["bytes"], seen["student"]["bytes"]) if seen else None,
     }
 
 
@@ -157,6 +166,7 @@ def _stage_rows(stages: list[StageRecord], owners: list[str]) -> list[dict[str, 
             "kind": record.kind,
             "method": record.method,
             "role": record.role,
+            "name": units.stage_name(record.kind, record.method, record.role),
             "cached": record.cached,
             "counted": id(record) in counted,
             "seconds": record.footprint.seconds,
@@ -169,16 +179,16 @@ def _stage_rows(stages: list[StageRecord], owners: list[str]) -> list[dict[str, 
 
 
 def _bars(rows: list[dict[str, Any]], together: bool) -> list[dict[str, Any]]:
-    """The energy chart: a bar a counted stage, or, of several runs together, a bar a kind and method."""
+    """The energy chart: a bar a counted stage, or, of several runs together, a bar a name."""
     groups: dict[Any, list[dict[str, Any]]] = {}
     for place, row in enumerate(row for row in rows if row["counted"]):
-        groups.setdefault((row["kind"], row["method"]) if together else place, []).append(row)
+        groups.setdefault(row["name"] if together else place, []).append(row)
     bars: list[dict[str, Any]] = []
     for group in groups.values():
         band = fp.add_bands(Band.model_validate(row["kwh"]) for row in group if row["kwh"])
-        name = " ".join(part for part in (group[0]["kind"], group[0]["method"]) if part)
-        times = f"{len(group)} times" if len(group) > 1 else ("reused" if group[0]["cached"] else "")
-        bars.append({"name": name, "note": times, "cached": all(row["cached"] for row in group), "kwh": _dump(band)})
+        times = f"{len(group)} times" if len(group) > 1 else ("re-used" if group[0]["cached"] else "")
+        cached = all(row["cached"] for row in group)
+        bars.append({"name": group[0]["name"], "note": times, "cached": cached, "kwh": _dump(band)})
     top = max((bar["kwh"]["high"] for bar in bars if bar["kwh"]), default=0.0)
     for bar in bars:
         scaled = bar["kwh"] and top > 0.0

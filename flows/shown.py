@@ -1,10 +1,12 @@
-"""What `shrink show MODEL@alias --json` says of a version: a fixed schema, null where something does not apply.
+"""What `shrink show MODEL@alias` says of a version: facts of a fixed schema, null where something does not apply.
 
 Registered as show.json in the version's evidence; version number, aliases and CO2e are added when it is asked for.
 """
 
 from typing import Any
 
+from flows import console as screen
+from flows import units
 from registry import footprint as fp
 from registry.records import Band, Evaluation, Footprint, StageRecord, Verdict
 
@@ -32,13 +34,13 @@ def shown(
             "teacher": teacher.bytes,
             "student": student.bytes,
             "floor": floor.bytes,
-            "ratio": ratio(teacher.bytes, student.bytes),
+            "ratio": units.ratio(teacher.bytes, student.bytes),
         },
         "latency_ms": {
             "teacher": teacher.p50_ms,
             "student": student.p50_ms,
             "floor": floor.p50_ms,
-            "ratio": ratio(teacher.p50_ms, student.p50_ms),
+            "ratio": units.ratio(teacher.p50_ms, student.p50_ms),
         },
         "parameters": {"teacher": teacher.parameters, "student": student.parameters},
         "footprint": emitted(energy(fp.whole(fp.spent(records))), country),
@@ -47,6 +49,7 @@ def shown(
             {
                 "kind": record.kind,
                 "method": record.method,
+                "role": record.role,
                 "digest": record.digest,
                 "seconds": record.footprint.seconds,
                 "kwh": record.footprint.kwh.central if record.footprint.kwh else None,
@@ -79,6 +82,61 @@ def emitted(footprint: dict[str, Any], country: str | None) -> dict[str, Any]:
     }
 
 
-def ratio(above: float | None, below: float | None) -> float | None:
-    """above / below, or None where that has no meaning."""
-    return above / below if above is not None and below else None
+def page(facts: dict[str, Any]) -> list[str]:
+    """The facts as lines to read."""
+    aliases = f" ({', '.join(facts['aliases'])})" if facts["aliases"] else ""
+    return [
+        f"{facts['model']} version {facts['version']}{aliases}",
+        screen.sentence(facts),
+        "",
+        *figures(facts),
+        "",
+        *screen.verdict_lines(facts["verdict"], facts["model"]),
+        "",
+        *cost(facts),
+        "",
+        *stage_lines(facts["stages"]),
+        "",
+        f"digest {facts['digest']}",
+        f"recipe {facts['recipe_digest']}",
+    ]
+
+
+def figures(facts: dict[str, Any]) -> list[str]:
+    """Teacher, student and floor side by side."""
+    size, speed = facts["bytes"], facts["latency_ms"]
+    rows: list[tuple[str, dict[str, Any], Any, float | None]] = [
+        ("accuracy", facts["accuracy"], screen.share, None),
+        ("size on disk", size, units.size, size["ratio"]),
+        ("p50, batch 1", speed, units.milliseconds, speed["ratio"]),
+        ("parameters", facts["parameters"], units.count, units.ratio(*map(facts["parameters"].get, screen.MODELS[:2]))),
+    ]
+    words = {"size on disk": "smaller", "p50, batch 1": "faster", "parameters": "fewer"}
+    lines = [f"{'':14}" + "".join(f"{name:>14}" for name in screen.MODELS)]
+    for name, values, write, times in rows:
+        gained = f"   {units.number(times)}× {words[name]}" if times else ""
+        lines.append(f"{name:14}" + "".join(f"{write(values.get(who)):>14}" for who in screen.MODELS) + gained)
+    return [*lines, f"lift over bag-of-words retained: {screen.interval(facts['lift_retained'])}"]
+
+
+def cost(facts: dict[str, Any]) -> list[str]:
+    """Energy, emissions and time of all stages, and when they have paid back."""
+    seen, grams = facts["footprint"], facts["footprint"]["gco2e_range"]
+    took = f"stages ran for {units.duration(seen['seconds'])}"
+    if seen["kwh"] is None:
+        return [f"footprint: energy not measured; {took}", f"pay-back: {facts['payback']['sentence']}"]
+    spent = f"{units.energy(seen['kwh'])} ({units.span(seen['kwh_band'], 'energy')}; {seen['tier']})"
+    return [
+        f"footprint: {spent}, {units.span(grams, 'mass')} CO2e ({grams['grids']}); {took}",
+        f"pay-back: {facts['payback']['sentence']}",
+    ]
+
+
+def stage_lines(stages: list[dict[str, Any]]) -> list[str]:
+    """A line a stage: name, time, energy and the digest of what it made."""
+    lines = [f"{'stages':26}{'time':>10}{'energy':>14}   artifact"]
+    for stage in stages:
+        name = units.stage_name(stage["kind"], stage["method"], stage.get("role", ""))
+        took, spent = units.duration(stage["seconds"]), units.wh(stage["kwh"])
+        lines.append(f"  {name:24}{took:>10}{spent:>14}   {stage['digest'][:12]}")
+    return lines

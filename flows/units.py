@@ -1,9 +1,31 @@
-"""Numbers as people read them: three digits, the unit that fits, a dash or words for what is not known."""
+"""Numbers as people read them: three digits, the unit that fits, a dash or words for what is not known; stage names."""
+
+import math
+
+
+def stage_name(kind: str, method: str | None, role: str) -> str:
+    """KIND/METHOD, the teacher's export told from the student's."""
+    name = "/".join(part for part in (kind, method) if part)
+    return f"{name} (teacher)" if kind == "export" and role == "teacher" else name
+
+
+def ratio(above: float | None, below: float | None) -> float | None:
+    """above / below, or None where that has no meaning."""
+    return above / below if above is not None and below else None
+
+
+def checked(name: str, value: float | None) -> str:
+    """The value or the limit of a gate's check of this name, with its unit."""
+    if value is None or not math.isfinite(value):
+        return "—"
+    if name.endswith("_ratio"):
+        return f"{number(value)}×"
+    return percent(value) if name.startswith("retention") else f"{100 * value:+.1f} points" if value else "0 points"
 
 
 def number(value: float | None) -> str:
-    """Three significant digits without an exponent; a dash for None."""
-    if value is None:
+    """Three significant digits without an exponent; a dash for None and for what is no number."""
+    if value is None or not math.isfinite(value):
         return "—"
     if value == 0 or abs(value) >= 100:
         return f"{value:,.0f}"
@@ -25,7 +47,7 @@ def count(value: float | None) -> str:
 
 def percent(value: float | None) -> str:
     """A share as per cent with one digit."""
-    return "—" if value is None else f"{100 * value:.1f} %"
+    return "—" if value is None or not math.isfinite(value) else f"{100 * value:.1f} %"
 
 
 def energy(kwh: float | None) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from registry.gate import is_smoke
 from registry.records import STRICT, Evaluation, Footprint, ModelScore, Verdict
 
 SNIPPET = """
@@ -27,6 +28,11 @@ ids = np.array([tokenizer.encode("a text").ids])
 logits = session.run(["logits"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0][0]
 label = config["labels"][int(logits.argmax())]
 """
+
+SMOKE_WARNING = (
+    "**A smoke walk on a 2-layer clone and a few rows: it shows that the chain runs. No figure on this card says "
+    "anything of quality, size or speed, and the model is not for use.**"
+)
 
 
 class Story(BaseModel):
@@ -56,11 +62,12 @@ def render(
     parts = [
         _metadata(name, evaluation, story),
         f"# {_text(name)}",
-        _summary(evaluation, verdict),
+        *([SMOKE_WARNING] if is_smoke(name) else []),
+        _summary(evaluation, verdict, "an open gate" if is_smoke(name) else "its gate"),
         _answers(story, recipe),
         _use(name),
         _scores(evaluation),
-        _gate(verdict),
+        _gate(verdict, ", by an open gate that says nothing of quality" if is_smoke(name) else ""),
         _limits(story),
         _footprint(footprint, story),
         _origin(story),
@@ -140,10 +147,10 @@ def _use(name: str) -> str:
     )
 
 
-def _summary(seen: Evaluation, verdict: Verdict) -> str:
+def _summary(seen: Evaluation, verdict: Verdict, gate: str) -> str:
     smaller = _times(seen.teacher.bytes, seen.student.bytes)
     faster = _times(seen.teacher.p50_ms, seen.student.p50_ms)
-    outcome = "passed its gate" if verdict.passed else "**was rejected by its gate**"
+    outcome = f"passed {gate}" if verdict.passed else f"**was rejected by {gate}**"
     lift = f"{_interval(seen.lift_retained)} of the teacher's lift over the floor"
     if seen.teacher.accuracy <= seen.floor.accuracy:
         lift = "no lift over the floor, which the teacher does not beat either"
@@ -178,14 +185,14 @@ def _scores(seen: Evaluation) -> str:
     return "\n".join(["## Measurements", "", head, rule, *rows, "", note])
 
 
-def _gate(verdict: Verdict) -> str:
+def _gate(verdict: Verdict, remark: str) -> str:
     rows = [
         f"| {_text(check.name)} | {_known(check.value, '.4f')} | {_known(check.limit, 'g')} |"
         f" {'yes' if check.passed else 'NO'} | {_text(check.why)} |"
         for check in verdict.checks
     ]
     head = ["## Gate", "", "| check | value | least | passed | why |", "|---|---:|---:|---|---|"]
-    return "\n".join([*head, *rows, "", f"Verdict: {'passed' if verdict.passed else 'rejected'}."])
+    return "\n".join([*head, *rows, "", f"Verdict: {'passed' if verdict.passed else 'rejected'}{remark}."])
 
 
 def _limits(story: Story) -> str:

@@ -7,6 +7,13 @@ from pydantic import BaseModel, Field
 
 from registry.records import STRICT, Check, Evaluation, Verdict
 
+SMOKE = "-smoke"  # ends the name of a recipe that only shows that the chain runs, its gate open
+
+
+def is_smoke(name: str) -> bool:
+    """Whether a recipe or model is a smoke walk, whose verdict says nothing of quality."""
+    return name.endswith(SMOKE)
+
 
 class Gate(BaseModel):
     """What a student must reach; a field left null is not asked for."""

@@ -1,7 +1,10 @@
 """The command as a person meets it: help, JSON, one-sentence refusals with exit code 2, cancel, doctor, progress."""
 
+import io
 import json
 import logging
+import math
+import os
 import re
 import resource
 import socket
@@ -11,11 +14,14 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 import typer.main
+from rich.console import Console
 
-from flows import cli, doctor
+from flows import cli, doctor, fields
 from flows import console as screen
 from flows import journal as journals
 from infra.addresses import Services
@@ -48,9 +54,10 @@ def shrink(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
 
 
 def refused(answer: Answer) -> str:
-    """The sentence of a refusal: exit code 2, one line on standard error, nothing on standard output."""
+    """The sentence of a refusal: exit code 2, one line on standard error, alone or, with --json, as an object too."""
     status, out, err = answer
-    assert status == 2 and out == "" and err.startswith("shrink: ") and err.count("\n") == 1, answer
+    assert status == 2 and err.startswith("shrink: ") and err.count("\n") == 1, answer
+    assert not out or json.loads(out) == {"error": err.removeprefix("shrink: ").rstrip("\n"), "exit_code": 2}, answer
     return err
 
 
@@ -110,6 +117,9 @@ def test_commands_on_an_empty_home(shrink: Shrink, tmp_path: Path) -> None:
         (["cancel"], r"no run is running"),
         (["cancel", "x1"], r"run 'x1' does not exist"),
         (["logs", "x1"], r"run 'x1' does not exist"),
+        (["logs"], r"no runs yet; `shrink run sentiment` makes one"),
+        (["why", "sentiment"], r"model 'sentiment' is not registered, nothing was run here; `shrink run`"),
+        (["stages", "distil"], r"stage 'distil' does not exist; did you mean 'distill'"),
         (["predict", "sentiment", "fine", " "], r"text 2 is ' '; give some words"),
         (["deploy", "sentiment", "--port", "70000"], r"port is 70000 but must lie between 1 and 65535"),
         (["deploy", "sentiment", "--port", "http"], r"Invalid value for '--port'.*see `shrink deploy --help`"),
@@ -121,7 +131,9 @@ def test_bad_input_is_one_sentence_and_writes_nothing(
     shrink: Shrink, tmp_path: Path, words: list[str], message: str
 ) -> None:
     (tmp_path / "mine.yaml").write_text("name: mine\ngaet: {}\n")
-    assert re.search(message, refused(shrink(*words)))
+    plain, as_json = shrink(*words), shrink(*words, "--json")
+    assert re.search(message, refused(plain)) and refused(as_json) == plain[2]
+    assert plain[1] == "" and as_json[1]
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
 
@@ -160,6 +172,7 @@ def test_names_that_the_registry_does_not_know(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("SHRINK_HOME", str(servers_home))
+    assert json.loads(shrink("up", "--json")[1])["prefect"] + "/api" == servers.prefect_api
     client, name = runs.connect(servers.mlflow_uri), f"known-{uuid.uuid4().hex[:8]}"
     folder = tmp_path / "model"
     folder.mkdir()
@@ -174,6 +187,81 @@ def test_names_that_the_registry_does_not_know(
     assert "has no alias 'champoin'; did you mean 'champion'" in refused(shrink("show", f"{name}@champoin"))
     assert "has no version '7'; its versions are: 1" in refused(shrink("why", f"{name}@7"))
     assert "has no alias 'live'" in refused(shrink("deploy", f"{name}@live", "--port", "18431"))
+
+
+def test_stages_names_every_field(shrink: Shrink) -> None:
+    parts = []
+    for kind, names in json.loads(shrink("stages", "--json")[1]).items():
+        parts += (found := json.loads(shrink("stages", kind, "--json")[1]))
+        assert [part["method"] for part in found] == (names or [None])
+    for kind in fields.KEYS:
+        parts += json.loads(shrink("stages", kind, "--json")[1])
+    assert len(parts) == 8 + len(fields.KEYS)
+    for field in (field for part in parts for field in part["fields"]):
+        assert field["type"] and field["description"], field
+    (part,) = json.loads(shrink("stages", "quantize/int8_dynamic", "--json")[1])
+    by_name = {field["name"]: field for field in part["fields"]}
+    assert (by_name["embedding"]["type"], by_name["embedding"]["required"]) == ("one of: none, int8, int4", False)
+    lines = shrink("stages", "data")[1]
+    assert "  file (text; required)" in lines and "split (list: whole number; default [70, 85])" in lines
+    assert "prune/vocabulary" in shrink("stages", "prune")[1]
+
+
+def a_run(home: Path, name: str, **more: Any) -> Path:
+    """The directory of a run with this journal; its process is gone."""
+    directory = home / "runs" / f"20260101-000000-{name}-aaaa"
+    directory.mkdir(parents=True)
+    journal = {"run_id": directory.name, "recipe": name, "recipe_digest": "0", "status": "failed", "pid": 1}
+    journal |= {"pid_created": 1.0, "started": "2026-01-01T00:00:00+00:00", "stages": [], "version": None}
+    journals.write(directory, journal | {"verdict": None, "error": "S3 is away\nat line 7"} | more)
+    return directory
+
+
+def test_a_failure_under_json_names_the_run_that_can_go_on(shrink: Shrink, tmp_path: Path) -> None:
+    me = {"pid": os.getpid(), "pid_created": psutil.Process().create_time()}
+    directory = a_run(tmp_path / ".shrink", "tiny", **me)
+    told = json.loads(shrink("logs", "zz", "--json")[1])
+    assert told.pop("error").startswith("run 'zz' does not exist")
+    assert told == {"exit_code": 2, "run": directory.name, "resume": f"shrink resume {directory.name}"}
+    journals.write(directory, json.loads((directory / "run.json").read_text()) | {"status": "passed"})
+    assert "run" not in json.loads(shrink("logs", "zz", "--json")[1])
+
+
+def test_runs_and_logs_say_how_far_each_is(shrink: Shrink, tmp_path: Path) -> None:
+    me = {"pid": os.getpid(), "pid_created": psutil.Process().create_time(), "status": "running", "error": None}
+    a_run(tmp_path / ".shrink", "broken")
+    directory = a_run(tmp_path / ".shrink", "tiny", **me)
+    for name in ("00-data", "01-floor"):
+        (directory / name).mkdir()
+        (directory / name / "log.txt").write_text("a warning\n" if name == "00-data" else "")
+    (directory / "00-data" / "record.json").write_text(json.dumps(make_stage("data", 1.0)))
+    (directory / "01-floor" / "record.json").write_text('{"key')
+    broken, tiny = shrink("runs")[1].splitlines()
+    assert broken.split(None, 2)[1:] == ["failed", "S3 is away"] and tiny.split(None, 2)[1:] == [
+        "running",
+        "at 01-floor",
+    ]
+    assert shrink("logs", "tiny")[1].splitlines()[1:] == ["== 00-data: 60.0 s", "a warning", "== 01-floor: goes on"]
+    assert json.loads(shrink("logs", "tiny", "--json")[1]) == {"00-data": "a warning\n", "01-floor": ""}
+    assert [one["kind"] for one in json.loads(shrink("report", "--json")[1])["stages"]] == ["data"]
+    assert f"run {directory.name} goes on" in refused(shrink("why", "tiny"))
+    assert "is failed; `shrink resume 20260101-000000-broken-aaaa`" in refused(shrink("why", "broken"))
+
+
+def test_lines_are_wrapped_between_words_on_a_terminal_and_whole_elsewhere() -> None:
+    line = "  ✓ beat_floor: " + " ".join(f"word-{number}" for number in range(30))
+    narrow = screen.fitted(line, Console(force_terminal=True, width=40, file=io.StringIO()))
+    assert narrow.split() == line.split() and max(map(len, narrow.splitlines())) <= 40
+    assert all(part.startswith("      word-") for part in narrow.splitlines()[1:])
+    assert screen.fitted(line, Console(file=io.StringIO(), width=40)) == line
+
+
+def test_a_sentence_about_what_is_not_known() -> None:
+    nothing = dict.fromkeys(screen.MODELS)
+    ill = {"point": math.nan, "low": math.nan, "high": math.inf}
+    facts = {"model": "tiny", "bytes": nothing, "latency_ms": nothing, "retention": ill}
+    said = screen.sentence(facts | {"accuracy": {"teacher": 0.0, "floor": 0.5}})
+    assert said == "– MB → – MB, – → – ms, keeps – [–, –]; bag-of-words alone keeps –"
 
 
 RUNNING = """

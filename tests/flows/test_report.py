@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flows import report, units
-from flows.shown import emitted, shown
+from flows.shown import emitted, page, shown
 from registry.records import Evaluation, StageRecord, Verdict
 
 SCORE = {
@@ -76,7 +76,9 @@ def test_what_show_says_keeps_its_schema() -> None:
     assert footprint["kwh_band"]["low"] < footprint["kwh"] < footprint["kwh_band"]["high"]
     grams = footprint["gco2e_range"]
     assert 0 < grams["low"] < grams["high"] and "national grids" in grams["grids"]
-    assert seen["stages"][1] == {"kind": "evaluate", "method": None, "digest": "ab", "seconds": 60.0, "kwh": 0.001}
+    assert seen["stages"][1] == {
+        "kind": "evaluate", "method": None, "role": "student", "digest": "ab", "seconds": 60.0, "kwh": 0.001,
+    }  # fmt: skip
     assert math.isclose(seen["payback"]["requests"]["central"], 15_000) and "15,000" in seen["payback"]["sentence"]
     french = emitted(footprint, "FRA")
     assert grams["low"] < french["gco2e"] < grams["high"] and french["gco2e_range"]["grids"].startswith("France")
@@ -138,7 +140,7 @@ def test_quality_is_of_the_last_real_run_and_every_run_has_its_row() -> None:
     (bar,) = facts["bars"]
     assert (bar["name"], bar["note"], bar["kwh"]["central"]) == ("evaluate", "2 times", 0.003)
     html = report.render_html(facts)
-    assert "tiny-smoke" in html and "teacher: Apache-2.0" in html and "98.0 %" in html
+    assert "tiny-smoke" in html and "teacher: Apache-2.0" in html and "98.0\u00a0%" in html
 
 
 @pytest.mark.parametrize(("right", "of", "low", "high"), [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605)])
@@ -195,6 +197,54 @@ def test_counts_and_sizes() -> None:
 
 def test_unfinished_runs_and_a_bare_journal_are_told() -> None:
     broken = {"run_id": "r0", "recipe": "tiny", "status": "crashed", "started": "2026-01-01"}
-    facts = report.build([broken, run(stage("distill", 3.0))])
-    assert any("1 of 2 runs did not finish" in line for line in facts["limits"])
+    going = {"run_id": "r9", "recipe": "tiny", "status": "running", "started": "2026-01-02"}
+    facts = report.build([broken, run(stage("distill", 3.0)), going])
+    assert any("1 of 3 runs did not finish" in line for line in facts["limits"])
+    assert any("1 of 3 runs still going on" in line for line in facts["limits"])
     assert "r0" in report.render_html(facts)
+
+
+def test_both_exports_have_names_of_their_own() -> None:
+    exports = [stage("export", 1.0, key=role) | {"method": "onnx", "role": role} for role in ("student", "teacher")]
+    facts = report.build([run(*exports, stage("evaluate", 1.0))])
+    names = ["export/onnx", "export/onnx (teacher)", "evaluate"]
+    assert [row["name"] for row in facts["stages"]] == [bar["name"] for bar in facts["bars"]] == names
+
+
+def test_a_smoke_walk_has_no_verdict_worth_the_name() -> None:
+    smoke = {**run(stage("evaluate", 1.0)), "recipe": "tiny-smoke"}
+    facts = report.build([smoke])
+    html = report.render_html(facts)
+    assert "Smoke walk" in html and "Gate passed" not in html and "not to be deployed" in facts["payback_sentence"]
+    assert any(line.startswith("This is a smoke walk") for line in facts["limits"])
+    assert "Gate passed" in report.render_html(report.build([smoke, run(stage("evaluate", 1.0))]))
+    text = "\n".join(page(facts_of_version("tiny-smoke")))
+    assert "its scores mean nothing" in text and "nothing is said of quality" in text
+
+
+def facts_of_version(name: str) -> dict[str, Any]:
+    """What the registry knows of a version that one small run made."""
+    journal = {**run(stage("distill", 3.0), stage("evaluate", 1.0)), "recipe": name}
+    records = [StageRecord.model_validate(one) for one in journal["stages"]]
+    judged, verdict = Evaluation.model_validate(EVALUATION), Verdict.model_validate(journal["verdict"])
+    seen = shown(name, "recipe-digest", "digest-of-all", judged, verdict, records, report.build([journal]), None)
+    return {"version": "3", "aliases": ["champion"], **seen}
+
+
+def test_a_version_as_a_page_to_read() -> None:
+    text = "\n".join(page(facts_of_version("tiny")))
+    for part in (
+        "tiny version 3 (champion)\n90 MB → 9.0 MB",
+        "size on disk         90.0 MB       9.00 MB        900 kB   10.0× smaller\n",
+        "verdict: passed\n  ✓ retention: kept <enough>\n",
+        "footprint: 4.00 Wh (1.00 Wh to 8.00 Wh; cpu modelled, ram constant), ",
+        "; stages ran for 2.00 min\n",
+        "pay-back: Making it took 4.00 Wh",
+        "  distill                     60.0 s       3.00 Wh   ab\n",
+        "digest digest-of-all",
+    ):
+        assert part in text, f"{part!r} is not in\n{text}"
+    assert "smoke" not in text
+    unmeasured = facts_of_version("tiny")
+    unmeasured["footprint"] |= dict.fromkeys(("kwh", "kwh_band", "gco2e", "gco2e_range"))
+    assert "footprint: energy not measured; stages ran" in "\n".join(page(unmeasured))

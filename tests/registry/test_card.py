@@ -10,9 +10,11 @@ from registry.records import Band, Evaluation, Footprint
 from tests.registry.samples import evaluation
 
 
-def _card(footprint: Footprint, grams: float | None = None) -> tuple[dict[str, Any], str]:
+def _card(
+    footprint: Footprint, grams: float | None = None, name: str = "tiny", least: float = 0.99
+) -> tuple[dict[str, Any], str]:
     seen: Evaluation = evaluation()
-    verdict = judge(Gate(retention_min=0.99), seen)
+    verdict = judge(Gate(retention_min=least), seen)
     story = Story(
         digest="d" * 64,
         recipe_digest="r" * 64,
@@ -24,7 +26,7 @@ def _card(footprint: Footprint, grams: float | None = None) -> tuple[dict[str, A
         grams=grams,
         grams_range="1 g to 2 g over 157 national grids",
     )
-    text = render("tiny", {"name": "tiny", "seed": 1, "data": {"max_length": 64}}, seen, verdict, footprint, story)
+    text = render(name, {"name": name, "seed": 1, "data": {"max_length": 64}}, seen, verdict, footprint, story)
     _, head, body = text.split("---\n", 2)
     return yaml.safe_load(head), body
 
@@ -47,3 +49,10 @@ def test_a_rejected_student_is_called_rejected_and_tables_stay_whole() -> None:
     assert "data\\|set: MIT" in body and meta["license"] == "mit" and meta["base_model"] == "big-bert"
     assert "seed: 1" in body and "d" * 64 in body and "Only English was seen." in body and "never pays back" in body
     assert "cut after 64 tokens, and gives a logit for each label: bad, good." in body
+
+
+def test_a_smoke_walk_did_not_pass_a_gate_worth_the_name() -> None:
+    _, smoke = _card(Footprint(kwh=None, seconds=3), name="tiny-smoke", least=0.5)
+    _, real = _card(Footprint(kwh=None, seconds=3), least=0.5)
+    assert "passed its gate" in real and "smoke" not in real
+    assert "passed its gate" not in smoke and "the model is not for use" in smoke and "says nothing of quality" in smoke
