@@ -78,9 +78,9 @@ def run(
         signal.signal(one, signal.default_int_handler)
     got = connected(start=True)
     if smoke or smoke_first:
-        screen.console.print("smoke: the whole chain on a 2-layer clone and a few rows; its scores mean nothing")
+        screen.tell("smoke: the whole chain on a 2-layer clone and a few rows; its scores mean nothing")
         journal = execute(recipe, smoke=True)
-        screen.console.print(f"smoke: the whole chain ran on a 2-layer clone ({len(journal['stages'])} stages)\n")
+        screen.tell(f"smoke: the whole chain ran on a 2-layer clone ({len(journal['stages'])} stages)\n")
     if not smoke:
         journal = execute(recipe, smoke=False)
         screen.summary(journal, facts_of(journal), got, settings().country)
@@ -101,7 +101,7 @@ def check(recipe: str) -> None:
     grid_of(settings().country)  # the report comes last: a wrong country must not wait for it
     preflight(chosen, sources.peek(chosen.teacher, home), sources.peek(chosen.data_source, home))
     if set(status(home).values()) != {"healthy"}:
-        screen.console.print("starting S3, MLflow and Prefect")
+        screen.tell("starting S3, MLflow and Prefect")
 
 
 def execute(recipe: str, smoke: bool) -> dict[str, Any]:

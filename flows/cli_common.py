@@ -80,7 +80,7 @@ def require(model: str, version: bool = True) -> None:
     wanted = wanted or "champion"
     found = {str(one.name): one for one in client().search_registered_models(max_results=1000)}
     if name not in found:
-        hint = nearest(name, sorted(found), "registered are") or "nothing is registered yet; `shrink run` does it."
+        hint = nearest(name, sorted(found), "registered are") or "`shrink run` makes the first one."
         raise ShrinkError(f"model '{name}' is not registered; {hint}")
     if not version or versions.alias(client(), name, wanted) is not None:
         return

@@ -92,7 +92,7 @@ def report(
     lines = [f"report: {target.absolute().as_uri()}"]
     if facts["runs"]:
         lines.append(f"energy of all runs: {units.energy(spent['central'] if spent else None)}")
-        lines.append(f"pay-back: {facts['payback_sentence']}")
+        lines.append(facts["payback_sentence"])
     else:
         lines.append(NO_RUNS)
     say(facts, as_json, screen.fitted("\n".join(lines)))

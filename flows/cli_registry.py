@@ -40,6 +40,8 @@ def why(
         verdict, of = registered(model)
     name = model.partition("@")[0]
     lines = [f"{name} {of}", *screen.verdict_lines(verdict, name)]
+    if judged and judged[-1] is not here[-1]:
+        lines.append(f"newer, and not judged: run {here[-1]['run_id']} is {here[-1]['status']}")
     say({"model": name, "of": of} | verdict, as_json, screen.fitted("\n".join(lines)))
 
 
@@ -47,7 +49,7 @@ def unjudged(run: dict[str, Any]) -> str:
     """Why a model has no verdict yet, by its newest run, and what to type."""
     name, run_id = run["recipe"], run["run_id"]
     if run["status"] == "running":
-        return f"model '{name}' has no verdict yet: run {run_id} goes on; ask again once `shrink runs` says it passed."
+        return f"model '{name}' has no verdict yet: run {run_id} goes on; ask again when `shrink runs` says it ended."
     return f"model '{name}' has no verdict: run {run_id} is {run['status']}; `shrink resume {run_id}` goes on with it."
 
 

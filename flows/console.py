@@ -46,6 +46,11 @@ def fitted(text: str, screen: Console | None = None) -> str:
     return "\n".join(lines)
 
 
+def tell(text: str) -> None:
+    """Print lines, fitted to the terminal."""
+    console.print(fitted(text), markup=False, soft_wrap=True)
+
+
 class ProgressLines(logging.Handler):
     """Turns the `progress` logger's records into bars or lines (logging asks for a class here)."""
 
@@ -207,7 +212,7 @@ def summary(journal: dict[str, Any], facts: dict[str, Any], services: Any, count
     moved = f"; {name}@champion is this version" if journal["verdict"]["passed"] else "; no alias moved"
     say.append(f"registered as {name} version {version}{moved}")
     say.append(energy_line(journal["stages"], country))
-    console.print(fitted("\n".join(say)), markup=False, soft_wrap=True)
+    tell("\n".join(say))
     console.print(comparison(journal["evaluation"]))
     console.print("\n".join(links(name, str(version), directory, services)), markup=False, soft_wrap=True)
     console.print("\n".join(next_steps(name, str(version), journal["verdict"]["passed"])), markup=False, soft_wrap=True)

@@ -42,7 +42,9 @@ def build(
     requests, smoke = _requests(evaluation, _power(judged)), bool(judged and is_smoke(judged["recipe"]))
     # a student pays back what all runs of its recipe took, the failed and rejected ones too
     cost = fp.spent(record for run in runs if judged and run["recipe"] == judged["recipe"] for record in _records(run))
-    payback = fp.payback(cost.kwh, requests["teacher"], requests["student"])
+    payback = fp.Payback(requests=None, why="unknown: no student has been judged")
+    if judged:
+        payback = fp.payback(cost.kwh, requests["teacher"], requests["student"])
     rows = _stage_rows(stages, owners)
     facts: dict[str, Any] = {
         "title": title or (f"{judged['recipe']}: what it cost and what it won" if judged else "What it cost"),

@@ -124,11 +124,11 @@ def cost(facts: dict[str, Any]) -> list[str]:
     seen, grams = facts["footprint"], facts["footprint"]["gco2e_range"]
     took = f"stages ran for {units.duration(seen['seconds'])}"
     if seen["kwh"] is None:
-        return [f"footprint: energy not measured; {took}", f"pay-back: {facts['payback']['sentence']}"]
+        return [f"footprint: energy not measured; {took}", facts["payback"]["sentence"]]
     spent = f"{units.energy(seen['kwh'])} ({units.span(seen['kwh_band'], 'energy')}; {seen['tier']})"
     return [
         f"footprint: {spent}, {units.span(grams, 'mass')} CO2e ({grams['grids']}); {took}",
-        f"pay-back: {facts['payback']['sentence']}",
+        facts["payback"]["sentence"],
     ]
 
 

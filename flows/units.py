@@ -50,14 +50,15 @@ def percent(value: float | None) -> str:
     return "—" if value is None or not math.isfinite(value) else f"{100 * value:.1f} %"
 
 
-def energy(kwh: float | None) -> str:
-    """kWh in the unit that reads best."""
+def energy(kwh: float | None, like: float | None = None) -> str:
+    """kWh in the unit that reads best, or that suits `like`."""
     if kwh is None:
         return "not measured"
-    if kwh >= 0.1:
+    size = like or kwh
+    if size >= 0.1:
         return f"{number(kwh)} kWh"
     for limit, factor, unit in ((1e-4, 1e3, "Wh"), (1e-7, 1e6, "mWh")):
-        if kwh >= limit:
+        if size >= limit:
             return f"{number(kwh * factor)} {unit}"
     return f"{number(kwh * 1e9)} µWh"
 
@@ -100,5 +101,7 @@ def span(band: dict[str, float] | None, unit: str) -> str:
     """`low to high` of a band in one of the units above (energy, mass, count, number)."""
     if band is None:
         return ""
-    write = {"energy": energy, "mass": mass, "count": count, "number": number}[unit]
+    if unit == "energy":  # both ends in one unit
+        return f"{energy(band['low'], band['high'])} to {energy(band['high'])}"
+    write = {"mass": mass, "count": count, "number": number}[unit]
     return f"{write(band['low'])} to {write(band['high'])}"

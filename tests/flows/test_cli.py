@@ -246,6 +246,11 @@ def test_runs_and_logs_say_how_far_each_is(shrink: Shrink, tmp_path: Path) -> No
     assert [one["kind"] for one in json.loads(shrink("report", "--json")[1])["stages"]] == ["data"]
     assert f"run {directory.name} goes on" in refused(shrink("why", "tiny"))
     assert "is failed; `shrink resume 20260101-000000-broken-aaaa`" in refused(shrink("why", "broken"))
+    judged = {"passed": True, "checks": []}
+    a_run(tmp_path / ".shrink", "an-older", recipe="broken", status="passed", verdict=judged, version="2")
+    told = shrink("why", "broken")[1]
+    assert told.startswith("broken version 2, run 20260101-000000-an-older-aaaa\nverdict: passed\n")
+    assert told.endswith("newer, and not judged: run 20260101-000000-broken-aaaa is failed\n")
 
 
 def test_lines_are_wrapped_between_words_on_a_terminal_and_whole_elsewhere() -> None:

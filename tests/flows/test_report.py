@@ -166,6 +166,7 @@ def test_partly_measured_is_a_lower_bound_and_unevaluated_says_so() -> None:
     facts = report.build([run(stage("distill", 2.0), stage("label", None), evaluated=False)], country="FRA", pue=1.4)
     assert facts["spent"]["unmeasured"] == 1 and facts["spent"]["kwh"]["central"] == 0.002
     assert facts["bytes_ratio"] is None
+    assert facts["payback_sentence"] == "Pay-back is not known: no student has been judged."
     html = report.render_html(facts)
     assert "a lower bound" in html and "No run has been evaluated" in html and "France" in html
 
@@ -188,6 +189,10 @@ def test_text_is_escaped_and_the_page_stands_alone() -> None:
 )
 def test_energy_units(kwh: float | None, text: str) -> None:
     assert units.energy(kwh) == text
+
+
+def test_both_ends_of_a_band_have_one_unit() -> None:
+    assert units.span({"low": 8e-5, "high": 5e-4}, "energy") == "0.08 Wh to 0.5 Wh"
 
 
 def test_counts_and_sizes() -> None:
@@ -239,7 +244,7 @@ def test_a_version_as_a_page_to_read() -> None:
         "verdict: passed\n  ✓ retention: kept <enough>\n",
         "footprint: 4.00 Wh (1.00 Wh to 8.00 Wh; cpu modelled, ram constant), ",
         "; stages ran for 2.00 min\n",
-        "pay-back: Making it took 4.00 Wh",
+        "\nMaking it took 4.00 Wh; a request takes",
         "  distill                     60.0 s       3.00 Wh   ab\n",
         "digest digest-of-all",
     ):
