@@ -155,6 +155,7 @@ def compute(
         seed=shop.seed,
         threads=shop.settings.threads,
         environment=worker_environment(shop.settings.threads),
+        key=key,
         time_limit=shop.settings.time_limit,
         memory_limit_mb=shop.settings.memory_mb or psutil.virtual_memory().total * 0.9 / 1e6,
     )

@@ -48,6 +48,7 @@ class StageCall(BaseModel):
     seed: int
     threads: int
     environment: dict[str, str]
+    key: str = ""  # of the index; a checkpoint counts for this key alone, and without one none is written
     time_limit: float = 7200.0
     memory_limit_mb: float = math.inf
 
@@ -75,7 +76,7 @@ def run_stage(call: StageCall) -> StageResult:
     (directory / "result.json").unlink(missing_ok=True)
     started = time.monotonic()
     with zygote_of(call) as zygote:
-        described = {"config": call.config, "inputs": call.inputs, "seed": call.seed, "threads": call.threads}
+        described = call.model_dump(include={"config", "inputs", "seed", "threads", "key"})
         (directory / "call.json").write_text(json.dumps({**described, "parent": zygote.pid}, indent=1))
         pid = forked(zygote, call)
         with limited(pid, call) as over:

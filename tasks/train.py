@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from registry.records import STRICT
-from tasks import progress
+from registry.records import STRICT, ShrinkError
+from tasks import checkpoint, progress
 from tasks.models import Classifier
 
 WARM_UP = 0.06  # part of the steps in which the learning rate rises
@@ -26,6 +27,22 @@ class Schedule(BaseModel):
     lr: float
     batch_size: int
     seed: int
+
+
+class Log(BaseModel):
+    """What a training loop must remember to go on as if nothing had happened."""
+
+    model_config = ConfigDict(extra="forbid")
+    random: dict[str, Any]  # the row shuffler's state when the epoch began
+    done: int = 0
+    losses: list[float] = []  # of this epoch's steps
+    curve: list[float] = []
+    points: list[tuple[str, float, int]] = []  # that were sent to the curves
+
+    def note(self, name: str, value: float, step: int) -> None:
+        """Send one point of a curve and remember it."""
+        progress.metric(name, value, step)
+        self.points.append((name, value, step))
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
@@ -81,33 +98,55 @@ def warm_up_factor(step: int, steps: int) -> float:
 def fit(
     model: nn.Module, lengths: Sequence[int], loss_of: Callable[[list[int]], Tensor], schedule: Schedule
 ) -> list[float]:
-    """Minimise loss_of(row numbers) over all rows; the mean loss of every epoch. The model ends in eval mode."""
+    """Minimise loss_of(row numbers) over all rows; the mean loss of every epoch. The model ends in eval mode.
+
+    Goes on at the checkpoint of an interrupted go. Raises ShrinkError when the loss is no number any more.
+    """
     torch.manual_seed(schedule.seed)
     rng = np.random.default_rng(schedule.seed)
-    steps = math.ceil(len(lengths) / schedule.batch_size) * schedule.epochs
+    in_epoch = math.ceil(len(lengths) / schedule.batch_size)
+    steps = in_epoch * schedule.epochs
     optimizer = adamw(model, schedule.lr)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_factor(step, steps))
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.train()
-    curve, done = [], 0
-    for epoch in range(schedule.epochs):
-        losses = []
-        for rows in shuffled_batches(lengths, schedule.batch_size, rng):
-            loss = loss_of(rows)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(trainable, CLIP)
-            optimizer.step()
-            scheduler.step()
-            losses.append(float(loss.detach()))
-            done += 1
-            if done % 20 == 0 or done == steps:
-                progress.report(done, steps, f"loss {np.mean(losses[-20:]):.4f}")
-                progress.metric("loss", float(np.mean(losses[-20:])), done)
-        curve.append(float(np.mean(losses)))
-        progress.metric("epoch_loss", curve[-1], epoch + 1)
+    log = Log.model_validate(checkpoint.load(optimizer) or {"random": rng.bit_generator.state})
+    rng.bit_generator.state = log.random
+    for name, value, step in log.points:
+        progress.metric(name, value, step)
+    while log.done < steps:
+        log.random = rng.bit_generator.state
+        batches = shuffled_batches(lengths, schedule.batch_size, rng)
+        for rows in batches[log.done % in_epoch :]:
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.lr * warm_up_factor(log.done, steps)
+            log.losses.append(step_once(optimizer, loss_of(rows), log.done + 1))
+            log.done += 1
+            if log.done % 20 == 0 or log.done == steps:
+                recent = float(np.mean(log.losses[-20:]))
+                progress.report(log.done, steps, f"loss {recent:.4f}")
+                log.note("loss", recent, log.done)
+            if checkpoint.due() and log.done % in_epoch:
+                checkpoint.save(optimizer, log.model_dump())
+        log.curve.append(float(np.mean(log.losses)))
+        log.losses.clear()
+        log.note("epoch_loss", log.curve[-1], len(log.curve))
     model.eval()
-    return curve
+    return log.curve
+
+
+def step_once(optimizer: torch.optim.Optimizer, loss: Tensor, step: int) -> float:
+    """One step down the loss, whose value it returns; raises ShrinkError, the weights untouched, at NaN or infinity."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_([weight for _, weight in checkpoint.weights(optimizer)], CLIP)
+    value = float(loss.detach())
+    if not (math.isfinite(value) and math.isfinite(float(norm))):
+        rate = optimizer.param_groups[0]["lr"]
+        raise ShrinkError(
+            f"training diverged: the loss is {value:g} and its gradient {float(norm):g} at step {step} with learning "
+            f"rate {rate:.3g}; lower `lr` of this stage."
+        )
+    optimizer.step()
+    return value
 
 
 @torch.inference_mode()

@@ -11,6 +11,7 @@ import resource
 import shutil
 import signal
 from pathlib import Path
+from types import ModuleType
 
 from tasks import progress
 from tasks.kinds import USES_TORCH, EveryStage, function_of
@@ -40,7 +41,8 @@ def run_call(directory: Path, call: dict[str, object]) -> None:
     """Run the stage into `out.partial`, then write result.json and rename to `out`."""
     progress.enabled = True
     config = EveryStage.validate_python(call["config"])
-    limit_threads(int(str(call["threads"])), torch_too=config.kind in USES_TORCH)
+    if torch_too := config.kind in USES_TORCH:
+        prepare_torch(directory, call)
     partial = directory / "out.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -55,6 +57,8 @@ def run_call(directory: Path, call: dict[str, object]) -> None:
         "peak_rss_mb": usage.ru_maxrss * 1024 / 1e6,
     }
     (directory / "result.json").write_text(json.dumps(result))
+    if torch_too:
+        checkpoint().clear()
     out = directory / "out"
     if out.is_symlink():  # of an earlier go of this run, when it led to the cache
         out.unlink()
@@ -62,10 +66,18 @@ def run_call(directory: Path, call: dict[str, object]) -> None:
     partial.rename(out)
 
 
-def limit_threads(threads: int, *, torch_too: bool) -> None:
-    """Bound the compute threads; torch is imported only by the stages that use it."""
-    if torch_too:
-        import torch
+def prepare_torch(directory: Path, call: dict[str, object]) -> None:
+    """Bound torch's threads and tell training where its checkpoint lies; torch is imported only by who uses it."""
+    import torch
 
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_num_threads(int(str(call["threads"])))
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    if call["key"]:
+        checkpoint().keep_in(directory, str(call["key"]))
+
+
+def checkpoint() -> ModuleType:
+    """The module that keeps a training's state; it imports torch."""
+    from tasks import checkpoint
+
+    return checkpoint

@@ -1,0 +1,94 @@
+"""Training that a kill interrupts goes on at its last checkpoint and ends with the same weights, bit for bit.
+
+A checkpoint is one safetensors file beside the stage's call.json: trainable weights, Adam's moments, torch's random
+state, and as JSON the rest. tasks/worker.py alone says where it lies; elsewhere nothing is written.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+SECONDS = 20.0  # of training at most that a kill costs; writing takes a tenth of a second
+FILE = "checkpoint.safetensors"
+place: tuple[Path, str] | None = None  # a stage's directory and key
+written = 0.0  # time.monotonic() of the last one
+
+
+def keep_in(directory: Path, key: str) -> None:
+    """From now on checkpoints lie there and count for this key alone."""
+    global place
+    place = (directory, key)
+
+
+def due() -> bool:
+    """Whether it is time to write one."""
+    return place is not None and time.monotonic() - written >= SECONDS
+
+
+def save(optimizer: torch.optim.Optimizer, facts: dict[str, Any]) -> None:
+    """Replace the checkpoint in one step; `facts` is what the training loop needs besides the tensors."""
+    global written
+    assert place is not None
+    directory, key = place
+    tensors = {"random": torch.get_rng_state()}
+    for number, weight in weights(optimizer):
+        tensors[f"weight.{number}"] = weight.detach()
+        tensors |= {f"{name}.{number}": value for name, value in optimizer.state[weight].items()}
+    partial = directory / f".{FILE}"
+    save_file(tensors, partial, {"key": key, "facts": json.dumps(facts)})
+    with partial.open("rb") as stream:
+        os.fsync(stream.fileno())
+    partial.rename(directory / FILE)
+    written = time.monotonic()
+
+
+def load(optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+    """Put weights, moments and random state back and return the facts; None where no checkpoint fits this stage."""
+    global written
+    written = time.monotonic()
+    if place is None or (found := read(*place)) is None:
+        return None
+    facts, tensors = found
+    state: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        kind, _, owner = name.partition(".")
+        state.setdefault(owner, {})[kind] = tensor
+    torch.set_rng_state(tensors["random"])
+    with torch.no_grad():
+        for number, weight in weights(optimizer):
+            kept = state[str(number)]
+            weight.copy_(kept.pop("weight"))
+            optimizer.state[weight] = kept
+    return facts
+
+
+def read(directory: Path, key: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """A checkpoint's facts and tensors; None when there is none, of this key, that can be read."""
+    try:
+        with safe_open(directory / FILE, "pt") as stored:
+            about = stored.metadata() or {}
+            if about.get("key") != key:
+                return None
+            return json.loads(about["facts"]), {name: stored.get_tensor(name) for name in list(stored.keys())}
+    except (OSError, SafetensorError):
+        return None
+
+
+def clear() -> None:
+    """Remove the checkpoint of a stage that is done."""
+    if place is not None:
+        for name in (FILE, f".{FILE}"):
+            (place[0] / name).unlink(missing_ok=True)
+
+
+def weights(optimizer: torch.optim.Optimizer) -> Iterator[tuple[int, nn.Parameter]]:
+    """The weights that an optimizer trains, numbered."""
+    yield from enumerate(weight for group in optimizer.param_groups for weight in group["params"])
