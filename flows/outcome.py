@@ -177,9 +177,10 @@ def about_model(recipe: Recipe) -> str:
 def description(verdict: Verdict, said: str) -> str:
     """One sentence and the verdict as a Markdown table, shown on the version's page."""
     lines = [f"**{'passed' if verdict.passed else 'REJECTED'}**: {said}", ""]
-    lines += [f"| check{WIDE} | value{WIDE} | limit{WIDE} | passed |", "|---|---|---|---|"]
+    lines += [f"| check{WIDE} | value{WIDE} | least{WIDE} | passed |", "|---|---|---|---|"]
     for check in verdict.checks:
-        cells = (check.name, units.number(check.value), units.number(check.limit), "yes" if check.passed else "NO")
+        value, least = units.checked(check.name, check.value), units.checked(check.name, check.limit)
+        cells = (check.name, value, least, "yes" if check.passed else "NO")
         lines.append("|" + "|".join(f" {cell}{WIDE} " for cell in cells) + "|")
     return "\n".join(lines)
 

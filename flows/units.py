@@ -29,10 +29,7 @@ def number(value: float | None) -> str:
         return "—"
     if value == 0 or abs(value) >= 100:
         return f"{value:,.0f}"
-    if abs(value) < 0.001:
-        return f"{value:.2g}"
-    digits = 2 if abs(value) < 10 else 1
-    return f"{value:.{digits}f}" if abs(value) >= 1 else f"{value:.3g}"
+    return f"{value:.{2 - math.floor(math.log10(abs(value)))}f}"
 
 
 def count(value: float | None) -> str:

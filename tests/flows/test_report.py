@@ -192,11 +192,14 @@ def test_energy_units(kwh: float | None, text: str) -> None:
 
 
 def test_both_ends_of_a_band_have_one_unit() -> None:
-    assert units.span({"low": 8e-5, "high": 5e-4}, "energy") == "0.08 Wh to 0.5 Wh"
+    assert units.span({"low": 8e-5, "high": 5e-4}, "energy") == "0.0800 Wh to 0.500 Wh"
 
 
 def test_counts_and_sizes() -> None:
     assert units.count(12_345) == "12,000" and units.count(3.4e6) == "3.40 million"
+    assert [units.number(value) for value in (0.1, 0.0001, -0.00004321, 9.876, 98.76, 0, math.nan)] == [
+        "0.100", "0.000100", "-0.0000432", "9.88", "98.8", "0", "—",
+    ]  # fmt: skip
     assert units.size(23_400_000) == "23.4 MB" and units.duration(600) == "10.0 min"
 
 
