@@ -20,10 +20,11 @@ from tasks.prune.structured import PruneStructuredConfig
 from tasks.prune.vocabulary import PruneVocabularyConfig
 from tasks.quantize.int4_weight_only import Int4WeightOnlyConfig
 from tasks.quantize.int8_dynamic import Int8DynamicConfig
+from tasks.quantize.int8_static import Int8StaticConfig
 from tasks.reload import ReloadConfig
 
 PruneConfig = Annotated[PruneStructuredConfig | PruneVocabularyConfig, Field(discriminator="method")]
-QuantizeConfig = Annotated[Int8DynamicConfig | Int4WeightOnlyConfig, Field(discriminator="method")]
+QuantizeConfig = Annotated[Int8DynamicConfig | Int8StaticConfig | Int4WeightOnlyConfig, Field(discriminator="method")]
 AnyChainConfig = (
     FinetuneConfig
     | LabelConfig
@@ -32,6 +33,7 @@ AnyChainConfig = (
     | PruneVocabularyConfig
     | OnnxConfig
     | Int8DynamicConfig
+    | Int8StaticConfig
     | Int4WeightOnlyConfig
 )
 AnyStageConfig = AnyChainConfig | DataConfig | FloorConfig | EvaluateConfig | ReloadConfig

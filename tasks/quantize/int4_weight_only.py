@@ -29,8 +29,7 @@ def run(inputs: dict[str, Path], config: Int4WeightOnlyConfig, out: Path, seed: 
     import onnx
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-    from tasks.export.onnx import copy_sidecars, save
-    from tasks.quantize.embedding import quantize_embedding
+    from tasks.quantize.artifact import finish
 
     source = inputs["student"]
     progress.report(0, 2, "matrix products")
@@ -42,11 +41,4 @@ def run(inputs: dict[str, Path], config: Int4WeightOnlyConfig, out: Path, seed: 
         accuracy_level=config.accuracy_level,
     )
     quantizer.process()
-    proto = quantizer.model.model
-    progress.report(1, 2, "embedding")
-    measured: dict[str, Any] = dict(quantize_embedding(proto, config.embedding))
-    save(proto, out / "model.onnx")
-    copy_sidecars(source, out)
-    before, after = ((path / "model.onnx").stat().st_size for path in (source, out))
-    progress.report(2, 2, f"{before} to {after} bytes")
-    return {"bytes_before": before, "bytes_after": after, **measured}
+    return finish(quantizer.model.model, config.embedding, source, out)

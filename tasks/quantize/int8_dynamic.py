@@ -1,6 +1,5 @@
 """Dynamic int8 of the matrix products of an ONNX model: weights per channel, activations at run time."""
 
-import logging
 import tempfile
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -29,32 +28,19 @@ def run(inputs: dict[str, Path], config: Int8DynamicConfig, out: Path, seed: int
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    from tasks.export.onnx import copy_sidecars, save
-    from tasks.quantize.embedding import quantize_embedding
+    from tasks.quantize.artifact import finish, quiet
 
     source = inputs["student"]
     progress.report(0, 2, "matrix products")
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            quantize_dynamic(
-                source / "model.onnx",
-                Path(folder) / "model.onnx",
-                op_types_to_quantize=["MatMul", "Gemm"],
-                per_channel=config.per_channel,
-                reduce_range=config.reduce_range,
-                weight_type=QuantType.QInt8,
-                extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT},
-            )
-            proto = onnx.load(Path(folder) / "model.onnx")
-    finally:
-        root.setLevel(level)
-    progress.report(1, 2, "embedding")
-    measured: dict[str, Any] = dict(quantize_embedding(proto, config.embedding))
-    save(proto, out / "model.onnx")
-    copy_sidecars(source, out)
-    before, after = ((path / "model.onnx").stat().st_size for path in (source, out))
-    progress.report(2, 2, f"{before} to {after} bytes")
-    return {"bytes_before": before, "bytes_after": after, **measured}
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        quantize_dynamic(
+            source / "model.onnx",
+            Path(folder) / "model.onnx",
+            op_types_to_quantize=["MatMul", "Gemm"],
+            per_channel=config.per_channel,
+            reduce_range=config.reduce_range,
+            weight_type=QuantType.QInt8,
+            extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT},
+        )
+        proto = onnx.load(Path(folder) / "model.onnx")
+    return finish(proto, config.embedding, source, out)

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from registry.records import Evaluation, ShrinkError, digest_directory
 from tasks import bench, evaluate, floor, metrics, reload, runtime
 from tasks.export import onnx as export
-from tasks.quantize import embedding, int4_weight_only, int8_dynamic
+from tasks.quantize import embedding, int4_weight_only, int8_dynamic, int8_static
 
 torch = pytest.importorskip("torch")
 GOOD = ["good", "great", "warm", "clever", "superb", "lovely", "bright", "charming"]
@@ -83,6 +83,8 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     kept["int8"] = made(int8_dynamic, int8_dynamic.Int8DynamicConfig(), student, root / "int8")
     light = int4_weight_only.Int4WeightOnlyConfig(embedding="int4")
     kept["int4"] = made(int4_weight_only, light, student, root / "int4")
+    static = int8_static.Int8StaticConfig(calibration_rows=40)
+    kept["static"] = made(int8_static, static, student | {"data": kept["data"]}, root / "static")
     kept["floor"] = made(floor, floor.FloorConfig(), {"data": kept["data"]}, root / "floor")
     roles = {"teacher": kept["onnx"], "student": kept["int8"], "floor": kept["floor"], "data": kept["data"]}
     kept["evaluation"] = made(evaluate, evaluate.EvaluateConfig(rounds=5, bootstrap=200), roles, root / "evaluation")
@@ -117,21 +119,39 @@ def test_export_does_not_depend_on_folder_nor_hold_paths(artifacts: dict[str, Pa
 def test_all_weight_products_are_quantised(artifacts: dict[str, Path]) -> None:
     import onnx
 
-    kinds = {name: onnx.load(artifacts[name] / "model.onnx").graph.node for name in ("int8", "int4")}
+    kinds = {name: onnx.load(artifacts[name] / "model.onnx").graph.node for name in ("int8", "int4", "static")}
     counts = {name: [node.op_type for node in nodes] for name, nodes in kinds.items()}
     assert counts["int8"].count("MatMulInteger") >= 12
     assert counts["int4"].count("MatMulNBits") >= 12
+    fixed = {node.input[0] for node in kinds["static"] if node.op_type == "QuantizeLinear"}
+    products = [node for node in kinds["static"] if node.op_type in ("MatMul", "Gemm")]
+    assert len(fixed) >= 6 and sum("DequantizeLinear" in node.input[1] for node in products) >= 12
     texts = [text for text, _ in sentences(8, 6)]
     whole = runtime.predict(artifacts["onnx"], texts)
-    for name, limit in (("int8", 0.05), ("int4", 0.5)):
+    for name, limit in (("int8", 0.05), ("static", 0.15), ("int4", 0.5)):
         assert np.abs(runtime.predict(artifacts[name], texts, 1) - whole).max() < limit
 
 
-@pytest.mark.parametrize("stage", [int8_dynamic, int4_weight_only])
-def test_quantising_twice_gives_one_digest(stage: Any, artifacts: dict[str, Path], tmp_path: Path) -> None:
-    settings = {int8_dynamic: int8_dynamic.Int8DynamicConfig, int4_weight_only: int4_weight_only.Int4WeightOnlyConfig}
-    twice = [made(stage, settings[stage](), {"student": artifacts["onnx"]}, tmp_path / name) for name in "ab"]
+@pytest.mark.parametrize(
+    ("stage", "config"),
+    [
+        (int8_dynamic, int8_dynamic.Int8DynamicConfig()),
+        (int8_static, int8_static.Int8StaticConfig(calibration_rows=9)),
+        (int4_weight_only, int4_weight_only.Int4WeightOnlyConfig()),
+    ],
+)
+def test_quantising_twice_gives_one_digest(
+    stage: Any, config: BaseModel, artifacts: dict[str, Path], tmp_path: Path
+) -> None:
+    inputs = {"student": artifacts["onnx"], "data": artifacts["data"]}
+    twice = [made(stage, config, inputs, tmp_path / name) for name in "ab"]
     assert digest_directory(twice[0]) == digest_directory(twice[1])
+
+
+def test_too_few_calibration_texts_are_refused(artifacts: dict[str, Path], tmp_path: Path) -> None:
+    inputs = {"student": artifacts["onnx"], "data": artifacts["data"]}
+    with pytest.raises(ShrinkError, match="calibration_rows of quantize/int8_static is 61 but the data has 60"):
+        made(int8_static, int8_static.Int8StaticConfig(calibration_rows=61), inputs, tmp_path / "out")
 
 
 def lookup(table: np.ndarray[Any, Any], bits: Any, ids: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
