@@ -90,16 +90,27 @@ def unpack(package: Path, inner: str, scratch: Path) -> Path:
             archive.extractall(opened)
         root = opened
     else:
-        with tarfile.open(package) as archive_tar:
-            archive_tar.extractall(opened, filter="data")
+        untar(package, opened)
         root = next(opened.iterdir())
     wanted = root / inner
     if wanted.is_file() and wanted.suffixes[-2:] == [".tar", ".gz"]:
-        with tarfile.open(wanted) as nested:
-            nested.extractall(scratch / "nested", filter="data")
+        untar(wanted, scratch / "nested")
         wanted = next((scratch / "nested").iterdir())
     if not wanted.is_dir():
         raise ShrinkError(f"path is '{inner}' but {package.name} has no such folder; correct it.")
     kept = scratch / "kept"
     shutil.copytree(wanted, kept)
     return kept
+
+
+def untar(archive: Path, folder: Path) -> None:
+    """Extract the plain files of a tar below a folder (tarfile's own filter came only with Python 3.11.4)."""
+    folder.mkdir()
+    with tarfile.open(archive) as opened:
+        for member in opened:
+            target = folder / member.name
+            if not target.resolve().is_relative_to(folder.resolve()):
+                raise ShrinkError(f"{archive.name} holds '{member.name}', which lies outside: take another source.")
+            if (content := opened.extractfile(member) if member.isfile() else None) is not None:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(content.read())

@@ -1,6 +1,7 @@
 """`shrink init` and the preflight: what is written runs through every check, and nothing is written when one fails."""
 
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -224,3 +225,16 @@ def test_other_mismatches_of_recipe_and_sources(tmp_path: Path) -> None:
     make_csv(data / "rows.csv", ("a", "b", "c"))
     with pytest.raises(ShrinkError, match=r"second_teacher is 0.5 but the data has 3 labels"):
         preflight(recipe, model, data)
+
+
+def test_a_tar_with_a_file_outside_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "plain.txt").write_text("text")
+    with tarfile.open(tmp_path / "good.tar.gz", "w:gz") as good:
+        good.add(tmp_path / "plain.txt", "inner/plain.txt")
+    with tarfile.open(tmp_path / "bad.tar.gz", "w:gz") as bad:
+        bad.add(tmp_path / "plain.txt", "../outside.txt")
+    sources.untar(tmp_path / "good.tar.gz", tmp_path / "good")
+    assert (tmp_path / "good" / "inner" / "plain.txt").read_text() == "text"
+    with pytest.raises(ShrinkError, match=r"bad.tar.gz holds '../outside.txt', which lies outside"):
+        sources.untar(tmp_path / "bad.tar.gz", tmp_path / "bad")
+    assert not (tmp_path / "outside.txt").exists()
