@@ -4,6 +4,7 @@ Exit codes: 0 passed, 3 rejected by the gate, 2 user input, 1 failed but resumab
 """
 
 import json
+import logging
 import signal
 import sys
 from collections.abc import Callable
@@ -108,6 +109,7 @@ def execute(recipe: str, smoke: bool) -> dict[str, Any]:
     """Run the flow with its progress on the screen; what stops it says how to go on, with exit code 1."""
     from flows.compress import start
 
+    logging.raiseExceptions = False  # while Prefect is away its log handler would write so to standard error
     watcher = screen.watch()
     try:
         return start(recipe, smoke)

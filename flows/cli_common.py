@@ -21,6 +21,7 @@ QUIET = {  # stage logs go to Prefect's server; the terminal shows our own lines
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks,flows,registry",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
 }
 
 
@@ -49,7 +50,8 @@ def unfinished() -> str | None:
 
     with contextlib.suppress(ShrinkError, OSError):  # a setting may be what failed
         for journal in reversed(read_all(settings().home)):
-            if journal["pid"] == os.getpid() and alive(journal) and journal["status"] in UNFINISHED:
+            open_still = journal["status"] in {*UNFINISHED, "running"}  # running: a full disk took its last word
+            if journal["pid"] == os.getpid() and alive(journal) and open_still:
                 return str(journal["run_id"])
     return None
 

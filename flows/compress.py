@@ -5,14 +5,11 @@ a failed gate is a result (the version is registered as rejected), a broken run 
 """
 
 import contextlib
-import errno
 import logging
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import prefect.runtime
 from prefect import flow, tags
 from prefect.context import TagsContext
@@ -25,8 +22,9 @@ from flows.preflight import preflight
 from flows.recipe import Recipe, load
 from flows.recipe import smoke as smoke_of
 from flows.settings import settings
+from flows.trouble import explained
 from registry import gate, store
-from registry.records import Evaluation
+from registry.records import Evaluation, ShrinkError
 from tasks import layout
 from tasks.export.onnx import OnnxConfig
 from tasks.reload import ReloadConfig
@@ -70,8 +68,10 @@ def start(recipe: str, smoke: bool = False) -> dict[str, Any]:
     try:
         with tags(journals.process_tag()):
             return compress(recipe, smoke)
-    except httpx.TransportError as error:  # it names neither the server nor its address
-        raise RuntimeError(f"Prefect's server does not answer ({error})") from error
+    except ShrinkError:
+        raise
+    except Exception as error:
+        raise RuntimeError(explained(settings().home, error)) from error
 
 
 def chain(shop: Workshop, recipe: Recipe, teacher_source: Path, data_source: Path) -> dict[str, Path]:
@@ -108,9 +108,7 @@ def opened(recipe: Recipe) -> Iterator[tuple[Workshop, dict[str, Any]]]:
         yield shop, journal
     except BaseException as error:
         cancelled = isinstance(error, KeyboardInterrupt | TerminationSignal)  # Ctrl-C, or SIGTERM as Prefect has it
-        journal["status"], journal["error"] = "cancelled" if cancelled else "failed", f"{error}"
-        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise RuntimeError(no_space(here.home, error)) from error
+        journal["status"], journal["error"] = "cancelled" if cancelled else "failed", explained(here.home, error)
         raise
     finally:
         journal["stages"] = [record.model_dump(mode="json") for record in shop.records]
@@ -130,10 +128,9 @@ def close(shop: Workshop, journal: dict[str, Any], directory: Path) -> None:
             raise
         log.warning("the MLflow run could not be ended (%s); the next run does it", error)
     finally:
-        journals.write(directory, journal)
-
-
-def no_space(home: Path, error: OSError) -> str:
-    """One sentence about a full disk."""
-    free = shutil.disk_usage(home).free / 1e6
-    return f"no space left for {error.filename or 'a file'} in '{home}' ({free:.0f} MB free); make room there"
+        try:
+            journals.write(directory, journal)
+        except OSError as error:  # the disk that stopped the run; its journal then says that its process is gone
+            if finished:
+                raise
+            log.warning("the journal could not be written (%s)", error)

@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from flows.preflight import preflight
-from flows.recipe import anchored, parse, shipped
+from flows.recipe import anchored, parse
+from flows.recipe_file import shipped
 from registry.records import ShrinkError
 from tasks import data, layout
 from tasks.data import DataConfig

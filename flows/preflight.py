@@ -9,13 +9,15 @@ from typing import Any
 
 from flows.recipe import Recipe
 from registry.records import ShrinkError
-from tasks import data, layout
+from tasks import data, layout, pieces
 from tasks.finetune import FinetuneConfig
 from tasks.label import LabelConfig
 from tasks.prune.structured import PruneStructuredConfig
 from tasks.prune.vocabulary import PruneVocabularyConfig
 from tasks.quantize.int4_weight_only import Int4WeightOnlyConfig
 from tasks.quantize.int8_dynamic import Int8DynamicConfig
+
+SAMPLE = 2000  # texts that are cut into pieces, spread over the file
 
 
 def preflight(recipe: Recipe, teacher_directory: Path, data_directory: Path) -> None:
@@ -28,6 +30,7 @@ def preflight(recipe: Recipe, teacher_directory: Path, data_directory: Path) -> 
     for file in recipe.data.transfer:
         data.require_file(data_directory, file, "transfer")
     check_lengths(recipe, model)
+    check_texts(recipe, model, rows)
     check_stages(recipe, model, labels)
 
 
@@ -47,6 +50,17 @@ def check_lengths(recipe: Recipe, model: layout.Layout) -> None:
     if recipe.data.max_length > model.positions:
         raise ShrinkError(
             f"data.max_length is {recipe.data.max_length} but the teacher reads {model.positions} tokens: lower it."
+        )
+
+
+def check_texts(recipe: Recipe, model: layout.Layout, rows: list[dict[str, Any]]) -> None:
+    """Most texts must hold a word piece that the teacher's tokenizer knows."""
+    sample = rows[:: max(1, len(rows) // SAMPLE)]
+    lost = pieces.unknown(model.folder / "tokenizer.json", [row["text"] for row in sample])
+    if 2 * len(lost) > len(sample):
+        raise ShrinkError(
+            f"{len(lost) / len(sample):.0%} of the texts in {recipe.data.file}, such as row {sample[lost[0]]['id']}, "
+            "have no piece that the teacher's tokenizer knows: take a teacher of their language, or drop them."
         )
 
 

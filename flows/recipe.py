@@ -1,12 +1,14 @@
 """Recipes: YAML read into one frozen model; unknown keys, wrong orders and typos are refused with the nearest name."""
 
 import difflib
+import math
+import reprlib
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError
 
+from flows import recipe_file
 from registry.gate import SMOKE, Gate
 from registry.records import STRICT, ShrinkError, sha256_json
 from tasks.data import DataConfig
@@ -17,7 +19,8 @@ from tasks.floor import FloorConfig
 from tasks.kinds import AnyChainConfig, ChainStage, methods
 from tasks.prune.structured import PruneStructuredConfig
 
-SHIPPED = Path(__file__).parent / "recipes"
+SHORT = reprlib.Repr()  # a repr that stays short whatever is nested
+SHORT.maxstring = 80
 LOCAL = ("dir", "file")  # schemes of sources that are paths
 
 
@@ -40,7 +43,7 @@ class Recipe(BaseModel):
     model_config = STRICT
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,55}$", description="also the registered model's name")
     task: Literal["classify"] = Field(default="classify", description="what the model is for")
-    seed: int = Field(default=0, ge=0, description="of every random choice")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="of every random choice")
     teacher: Source
     data_source: Source
     data: DataConfig
@@ -63,36 +66,10 @@ class Recipe(BaseModel):
         return sha256_json(content)
 
 
-def shipped() -> list[str]:
-    """Names of the recipes in the package."""
-    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
-
-
 def load(name_or_path: str) -> Recipe:
     """Read a shipped recipe by name or any YAML (or JSON) file by path; raises ShrinkError in one sentence."""
-    path = Path(name_or_path)
-    if path.suffix not in {".yaml", ".yml", ".json"}:
-        path = SHIPPED / f"{name_or_path}.yaml"
-    if not path.is_file():
-        raise ShrinkError(f"recipe '{name_or_path}' does not exist; {nearest_recipe(name_or_path)}")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ShrinkError(f"recipe '{path}' is no UTF-8 at byte {error.start}; convert it to UTF-8.") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark else ""
-        what = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ShrinkError(f"recipe '{path}' is not YAML{where}: {what}; mend that line.") from None
-    return anchored(parse(raw, str(path)), path.absolute().parent)
-
-
-def nearest_recipe(wanted: str) -> str:
-    """What to type instead of a recipe that does not exist."""
-    files = sorted(path.name for suffix in ("yaml", "yml") for path in (Path(wanted).parent).glob(f"*.{suffix}"))
-    beside = [str(Path(wanted).parent / name) for name in files]
-    near = difflib.get_close_matches(wanted, [*shipped(), *beside], n=1, cutoff=0.5)
-    return f"did you mean '{near[0]}'?" if near else f"shipped are: {', '.join(shipped())}; or name a .yaml file."
+    path = recipe_file.find(name_or_path)
+    return anchored(parse(recipe_file.read(path), str(path)), path.absolute().parent)
 
 
 def anchored(recipe: Recipe, folder: Path) -> Recipe:
@@ -111,13 +88,24 @@ def anchored(recipe: Recipe, folder: Path) -> Recipe:
 def parse(raw: Any, origin: str) -> Recipe:
     """Validate a recipe's content; raises ShrinkError naming the key, its value and the nearest valid one."""
     if not isinstance(raw, dict):
-        raise ShrinkError(f"recipe '{origin}' holds no keys; copy a shipped recipe or let `shrink init` write one.")
+        raise ShrinkError(f"recipe '{origin}' holds no keys; {recipe_file.OTHER}")
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
         raise ShrinkError(f"recipe '{origin}': {sentence(error)}") from None
+    endless = not_finite(recipe.model_dump())
+    if endless is not None:
+        raise ShrinkError(f"recipe '{origin}': '{endless}' is not a finite number; give one.")
     check_order(recipe)
     return recipe
+
+
+def not_finite(value: Any, where: str = "") -> str | None:
+    """The place of the first NaN or infinity in nested values, stages counted from 1."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else where
+    parts = value.items() if isinstance(value, dict) else enumerate(value, 1) if isinstance(value, tuple) else ()
+    return next((found for key, one in parts if (found := not_finite(one, f"{where}.{key}".lstrip(".")))), None)
 
 
 def sentence(error: ValidationError) -> str:
@@ -125,25 +113,25 @@ def sentence(error: ValidationError) -> str:
     order = {"union_tag_invalid": 0, "union_tag_not_found": 0, "extra_forbidden": 1}
     first = min(error.errors(), key=lambda one: order.get(one["type"], 2))
     loc, context = first["loc"], first.get("ctx", {})
-    where = place(loc)
+    where = " ".join(place(loc).split())[:200]
     match first["type"]:
         case "extra_forbidden":
             known = sorted(part_of(loc[:-1]).model_fields)
             return f"unknown key '{where}'; {instead(str(loc[-1]), known, 'valid here are')}"
         case "union_tag_invalid":
             known = [name.strip(" '") for name in context["expected_tags"].split(",")]
-            field = str(context["discriminator"]).strip("'")
-            return f"{where}: unknown {field} '{context['tag']}'; {instead(context['tag'], known, 'known are')}"
+            field, tag = str(context["discriminator"]).strip("'"), context["tag"]
+            return f"{where}: unknown {field} {SHORT.repr(tag)}; {instead(tag, known, 'known are')}"
         case "union_tag_not_found":
             field = str(context["discriminator"]).strip("'")
             known = methods().get(str(loc[2]), []) if len(loc) > 2 else list(methods())
             return f"{where}: '{field}' is missing; give one of: {', '.join(known)}."
         case "literal_error":
             known = [name.strip(" '") for name in context["expected"].replace(" or ", ",").split(",")]
-            return f"'{where}' = {first['input']!r:.80}; {instead(str(first['input']), known, 'it may be')}"
+            return f"'{where}' = {SHORT.repr(first['input'])}; {instead(str(first['input']), known, 'it may be')}"
         case "missing":
             return f"'{where}' is missing; add it."
-    return f"'{where}' = {first['input']!r:.80}: {first['msg'].removeprefix('Value error, ')}; change it."
+    return f"'{where}' = {SHORT.repr(first['input'])}: {first['msg'].removeprefix('Value error, ')}; change it."
 
 
 def instead(wrong: str, known: list[str], otherwise: str) -> str:

@@ -50,16 +50,13 @@ def worker_environment(threads: int) -> dict[str, str]:
     """The environment of a stage's process: no secrets of S3, bounded threads, nothing fetched from a hub."""
     secret = ("AWS_", "MLFLOW_", "PREFECT_")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(secret)}
-    return (
-        inherited
-        | {
-            "PYTHONSAFEPATH": "1",
-            "HF_HUB_OFFLINE": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "ORT_DISABLE_TELEMETRY": "1",  # else importing onnxruntime starts threads (before a fork!) and writes to ~/.cache
-            "TOKENIZERS_PARALLELISM": "false",
-            "OMP_NUM_THREADS": str(threads),
-            "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait for each other sleep: spinning, a busy machine is 10x slower
-            "OPENBLAS_NUM_THREADS": str(threads),
-        }
-    )
+    return inherited | {
+        "PYTHONSAFEPATH": "1",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "ORT_DISABLE_TELEMETRY": "1",  # else importing onnxruntime starts threads, which a fork does not survive
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait for each other sleep: spinning, a busy machine is 10x slower
+        "OPENBLAS_NUM_THREADS": str(threads),
+    }

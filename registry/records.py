@@ -6,11 +6,13 @@ An artifact is a directory identified by a digest over its files alone; what was
 
 import hashlib
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+BLANK = {"Cc", "Cf", "Zl", "Zp", "Zs"}  # Unicode's categories of what cannot be seen
 STRICT = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -147,6 +149,11 @@ def digest_directory(directory: Path) -> str:
 def directory_bytes(directory: Path) -> int:
     """Sum of the sizes of all files below a directory."""
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+def has_text(text: str) -> bool:
+    """Whether anything of a text is visible: spaces, control and zero-width characters alone are no text."""
+    return any(unicodedata.category(one) not in BLANK for one in text)
 
 
 def is_unicode(text: str) -> bool:

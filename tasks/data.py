@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, field_validator
 
-from registry.records import STRICT, ShrinkError, is_unicode
+from registry.records import STRICT, ShrinkError, has_text, is_unicode
 
 SPLITS = ("train", "validation", "test")
 RARE = 10  # rows of each label that a limit leaves, so that every label still reaches the train split
@@ -162,7 +162,7 @@ def _rated(source: Path, file: str) -> Iterator[Row]:
         parts = line.rstrip("\r").split("\t")
         if not line.strip():
             continue
-        if len(parts) < 3 or not parts[2].strip():
+        if len(parts) < 3 or not has_text(parts[2]):
             raise ShrinkError(f"Row {number} of {file} has no text: a rated row is id, mean and text between tabs.")
         try:
             mean = float(parts[1])
@@ -179,13 +179,13 @@ def _table(source: Path, file: str, config: DataConfig, labelled: bool) -> Itera
     if labelled and config.text_column == config.label_column:
         raise ShrinkError(f"label_column is {config.label_column!r} and so is text_column: name the one of the labels.")
     number = 0
-    for number, record in enumerate(records(_read_text(source, file), file), start=1):
+    for number, record in enumerate(records(_read_text(source, file), file, set(columns.values())), start=1):
         if number == 1:
             _check_columns(record, columns, file)
         cells = {field: _cell(record, column, field, number, file) for field, column in columns.items()}
         yield {"id": str(number), **{field.removesuffix("_column"): cell for field, cell in cells.items()}}
     if number == 0:
-        raise ShrinkError(f"file is {file!r} but it has no rows: give labelled rows, or check the format.")
+        raise ShrinkError(f"file is {file!r:.80} but it has no rows: give labelled rows, or check the format.")
 
 
 def _check_columns(record: Row, columns: dict[str, str], file: str) -> None:
@@ -198,13 +198,17 @@ def _check_columns(record: Row, columns: dict[str, str], file: str) -> None:
                 raise ShrinkError(f"{file} has its cells between {mark!r}: write commas between them.")
             near = difflib.get_close_matches(column, names, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"name one of: {', '.join(names[:12])}."
-            raise ShrinkError(f"{field} is {column!r} but row 1 of {file} has no such column: {hint}")
+            raise ShrinkError(f"{field} is {column!r:.80} but row 1 of {file} has no such column: {hint}")
 
 
-def _csv_records(text: str, file: str) -> Iterator[Row]:
+def _csv_records(text: str, file: str, wanted: set[str]) -> Iterator[Row]:
     number = 0
     try:
-        for number, record in enumerate(csv.DictReader(io.StringIO(text, newline=""), strict=True), start=1):
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        twice = sorted(name for name in wanted if list(reader.fieldnames or []).count(name) > 1)
+        if twice:
+            raise ShrinkError(f"{file} has more than one column {twice[0]!r}: rename all but the one that is meant.")
+        for number, record in enumerate(reader, start=1):
             if None in record:
                 raise ShrinkError(f"Row {number} of {file} has more cells than the header: quote texts with commas.")
             yield record
@@ -212,7 +216,7 @@ def _csv_records(text: str, file: str) -> Iterator[Row]:
         raise ShrinkError(f"Row {number + 1} of {file} is no CSV ({error}): check its quotes.") from None
 
 
-def _jsonl_records(text: str, file: str) -> Iterator[Row]:
+def _jsonl_records(text: str, file: str, wanted: set[str]) -> Iterator[Row]:
     number = 0
     for line in text.split("\n"):
         if not line.strip():
@@ -231,29 +235,41 @@ def _cell(record: Row, column: str, field: str, number: int, file: str) -> str:
     value = record.get(column)
     absent = value is None or isinstance(value, list | dict) or value != value  # NaN is what a table says for nothing
     text = "" if absent else str(value).strip()
-    if not text:
-        raise ShrinkError(f"Row {number} of {file} has no {column!r} ({field}): fill it in or drop the row.")
     if not is_unicode(text):
         raise ShrinkError(f"Row {number} of {file} has half a surrogate pair in {column!r} ({field}): mend that text.")
+    if not has_text(text):
+        raise ShrinkError(f"Row {number} of {file} has no {column!r} ({field}): fill it in or drop the row.")
     return text
 
 
 def require_file(source: Path, file: str, field: str = "file") -> Path:
     """The path of a file of the source; ShrinkError with the nearest name when it is not there or lies outside."""
     path = source / file
-    if path.is_file() and path.resolve().is_relative_to(source.resolve()):
+    if is_file(path) and path.resolve().is_relative_to(source.resolve()):
         return path
     names = [found.relative_to(source).as_posix() for found in sorted(source.rglob("*"))[:1000] if found.is_file()]
     near = difflib.get_close_matches(file, names, n=1)
     hint = f"did you mean {near[0]!r}?" if near else "name one relative to the source folder."
-    raise ShrinkError(f"{field} is {file!r} but the source has no such file: {hint}")
+    raise ShrinkError(f"{field} is {file!r:.80} but the source has no such file: {hint}")
+
+
+def is_file(path: Path) -> bool:
+    """Whether a path leads to a file; one that is too long, or not to be looked at, does not."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _read_text(source: Path, file: str, errors: str = "strict") -> str:
     try:
-        return require_file(source, file).read_bytes().decode("utf-8-sig", errors=errors)
+        text = require_file(source, file).read_bytes().decode("utf-8-sig", errors=errors)
     except UnicodeDecodeError as error:
         raise ShrinkError(f"{file} is no UTF-8 at byte {error.start}: convert it to UTF-8.") from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise ShrinkError(f"{file} has a NUL character in line {line}: convert it to UTF-8, or remove that.")
+    return text
 
 
 def _id_order(value: str) -> tuple[int, int, str]:

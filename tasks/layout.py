@@ -5,17 +5,24 @@ a second: architectures that no stage knows, weights and config that do not belo
 """
 
 import json
-import struct
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from registry.records import STRICT, ShrinkError
+from tasks import pieces, weights
 
 ARCHITECTURES = ("bert",)
-SPARE_ROWS = 1023  # an embedding may be padded to a round number of rows; more than that is another tokenizer
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+OWN = "give the model's own config.json."
+ACTIVATIONS = (  # those of transformers that work alone
+    *("gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python", "gelu_python_tanh"),
+    *("gelu_pytorch_tanh", "hardswish", "laplace", "leaky_relu", "linear", "mish", "quick_gelu", "relu", "relu2"),
+    *("relu6", "sigmoid", "silu", "sqrtsoftplus", "swish", "tanh"),
+)
 
 
 class Layout(BaseModel):
@@ -49,13 +56,14 @@ def read(directory: Path) -> Layout:
     config = read_json(folder / "config.json")
     check_architecture(config)
     check_weights(folder, config)
+    check_numbers(folder, config)
     return Layout(
         folder=folder,
         layers=config["num_hidden_layers"],
         ffn=config["intermediate_size"],
         heads=config.get("kept_heads") or config["num_attention_heads"],
         positions=config["max_position_embeddings"],
-        tokenizer=check_tokenizer(folder, config),
+        tokenizer=pieces.check(folder, config),
     )
 
 
@@ -66,13 +74,16 @@ def check_architecture(config: dict[str, Any]) -> None:
         known = ", ".join(repr(name) for name in ARCHITECTURES)
         raise ShrinkError(f"model_type is {kind!r} but only {known} encoders are supported: choose a BERT checkpoint.")
     for field in (*SIZES, "max_position_embeddings"):
-        if not isinstance(config.get(field), int) or config[field] < 1:
-            raise ShrinkError(f"config.json has {field} = {config.get(field)!r}: give the model's own config.json.")
+        if type(config.get(field)) is not int or config[field] < 1:
+            raise ShrinkError(
+                f"config.json has {field} = {config.get(field)!r:.60} but needs a whole number above 0: {OWN}"
+            )
     if config["hidden_size"] % config["num_attention_heads"]:
         raise ShrinkError(
             f"config.json has hidden_size = {config['hidden_size']}, which its num_attention_heads = "
-            f"{config['num_attention_heads']} does not divide: give the model's own config.json."
+            f"{config['num_attention_heads']} does not divide: {OWN}"
         )
+    check_details(config)
     positions = config.get("position_embedding_type") or "absolute"
     if positions != "absolute":
         raise ShrinkError(
@@ -80,16 +91,51 @@ def check_architecture(config: dict[str, Any]) -> None:
         )
 
 
+def check_details(config: dict[str, Any]) -> None:
+    """ShrinkError for a field beside the sizes that the encoder could not be built with, or would not be this one."""
+    heads, rows = config["num_attention_heads"], config["vocab_size"]
+    wanted: dict[str, tuple[str, Callable[[Any], bool]]] = {
+        "hidden_act": (f"one of: {', '.join(ACTIVATIONS)}", lambda value: value in ACTIVATIONS),
+        "hidden_dropout_prob": ("a number from 0 to below 1", lambda value: number(value) and 0 <= value < 1),
+        "attention_probs_dropout_prob": ("a number from 0 to below 1", lambda value: number(value) and 0 <= value < 1),
+        "layer_norm_eps": ("a decimal above 0", lambda value: type(value) is float and 0 < value < 1),
+        "type_vocab_size": ("a whole number above 0", lambda value: type(value) is int and value > 0),
+        "pad_token_id": (f"below {rows}", lambda value: value is None or (type(value) is int and 0 <= value < rows)),
+        "kept_heads": (f"at most {heads}", lambda value: value is None or (type(value) is int and 0 <= value <= heads)),
+        "is_decoder": ("false, an encoder", lambda value: value is False),
+        "add_cross_attention": ("false, an encoder", lambda value: value is False),
+    }
+    for field, (what, fits) in wanted.items():
+        if field in config and not fits(config[field]):
+            raise ShrinkError(f"config.json has {field} = {config[field]!r:.60} but needs {what}: {OWN}")
+
+
+def number(value: Any) -> bool:
+    """Whether a JSON value is a finite number (true and false are none)."""
+    return type(value) in (int, float) and math.isfinite(value)
+
+
 def check_weights(folder: Path, config: dict[str, Any]) -> None:
     """ShrinkError when model.safetensors is missing, cut off, or of other sizes than config.json says."""
-    shapes = safetensors_shapes(folder / "model.safetensors")
-    shapes = {plain_name(name): shape for name, shape in shapes.items()}
+    _, tensors = weights.header(folder / "model.safetensors")
+    shapes = {plain_name(name): entry["shape"] for name, entry in tensors.items()}
+    if config["num_hidden_layers"] > len(shapes):
+        raise ShrinkError(
+            f"config.json has num_hidden_layers = {config['num_hidden_layers']} but model.safetensors only "
+            f"{len(shapes)} weights: use a matching pair of files."
+        )
     for name, shape in wanted_shapes(config).items():
         if shapes.get(name) != shape:
             raise ShrinkError(
                 f"model.safetensors lacks {name} in the size {shape} that config.json says (it has "
                 f"{shapes.get(name, 'none')}): use a matching pair of files."
             )
+
+
+def check_numbers(folder: Path, config: dict[str, Any]) -> None:
+    """ShrinkError when a weight of the encoder holds something that is no finite number."""
+    path, wanted = folder / "model.safetensors", wanted_shapes(config)
+    weights.check_numbers(path, [name for name in weights.header(path)[1] if plain_name(name) in wanted])
 
 
 def plain_name(name: str) -> str:
@@ -119,71 +165,13 @@ def wanted_shapes(config: dict[str, Any]) -> dict[str, list[int]]:
     return wanted | {f"{norm}.{part}": [width] for norm in norms for part in ("weight", "bias")}
 
 
-def safetensors_shapes(path: Path) -> dict[str, list[int]]:
-    """{tensor: shape} from the header of a safetensors file; ShrinkError when it is missing or damaged."""
-    if not path.is_file():
-        others = sorted(other.name for other in path.parent.glob("*.bin")) + sorted(
-            other.name for other in path.parent.glob("*.safetensors.index.json")
-        )
-        found = f" ({others[0]} is there)" if others else ""
-        raise ShrinkError(
-            f"{path.name} is missing in the model folder{found}: "
-            "save the weights as one safetensors file, as model.save_pretrained(folder) does."
-        )
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as stream:
-            length = struct.unpack("<Q", stream.read(8))[0]
-            header = json.loads(stream.read(min(length, size)))
-        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        end = 8 + length + max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
-        shapes = {name: list(entry["shape"]) for name, entry in tensors.items()}
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError):
-        raise ShrinkError(f"{path.name} is no safetensors file: copy or convert the weights again.") from None
-    if end != size:
-        raise ShrinkError(f"{path.name} has {size} bytes but its header says {end}: copy it again.")
-    return shapes
-
-
-def check_tokenizer(folder: Path, config: dict[str, Any]) -> str:
-    """The kind of tokenizer.json; ShrinkError when it is missing or cannot be the one this model was trained with."""
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise ShrinkError("tokenizer.json is missing in the model folder: save the fast tokenizer beside the weights.")
-    rows = config["vocab_size"]
-    try:
-        description = read_json(path)
-        model, added = description["model"], description.get("added_tokens") or []
-        pieces = model["vocab"]
-        numbers = list(pieces.values()) if isinstance(pieces, dict) else list(range(len(pieces)))
-        count = max([*numbers, *(token["id"] for token in added)], default=-1) + 1
-        pads = [token["id"] for token in added if token["content"] == "[PAD]"]
-        kind = str(model.get("type"))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ShrinkError(
-            "tokenizer.json is no tokenizer of the tokenizers library: save the fast one again."
-        ) from None
-    if not rows - SPARE_ROWS <= count <= rows:
-        raise ShrinkError(
-            f"tokenizer.json has {count} pieces but the model's vocab_size is {rows}: "
-            "use the tokenizer that was saved with this model."
-        )
-    pad = config.get("pad_token_id") or 0
-    if pads and pads[0] != pad:
-        raise ShrinkError(
-            f"tokenizer.json numbers [PAD] {pads[0]} but the model's pad_token_id is {pad}: "
-            "use the tokenizer that was saved with this model."
-        )
-    return kind
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of a model folder; ShrinkError when it is missing or none."""
     if not path.is_file():
         raise ShrinkError(f"{path.name} is missing in the model folder: name a folder with a saved model.")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise ShrinkError(f"{path.name} in the model folder is no JSON object: save the model again.")

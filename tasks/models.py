@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from registry.records import STRICT, ShrinkError
-from tasks import layout
+from tasks import layout, pieces
 
 HIDDEN_BIAS = -1e4  # added to the attention scores of padding: exp(-1e4) is 0 in every float format
 
@@ -87,7 +87,11 @@ def load_encoder(directory: Path) -> Any:
     described = layout.read_json(directory / "config.json")
     layout.check_architecture(described)
     layout.check_weights(directory, described)
-    config = AutoConfig.from_pretrained(directory)
+    try:
+        config = AutoConfig.from_pretrained(directory)
+    except Exception as error:  # of several kinds, with the field in the text
+        said = " ".join(str(error).split())[:200]
+        raise ShrinkError(f"config.json will not do ({said}): give the model's own config.json.") from None
     config.attention_probs_dropout_prob = 0.0  # a CPU has no fused attention with dropout: steps cost a third less
     encoder = AutoModel.from_config(config, add_pooling_layer=False, attn_implementation="sdpa")
     kept = int(getattr(config, "kept_heads", None) or 0)
@@ -102,7 +106,7 @@ def load_tokenizer(directory: Path, max_length: int) -> Tokenizer:
     path = directory / "tokenizer.json"
     if not path.is_file():
         raise ShrinkError("tokenizer.json is missing in the model folder: save the fast tokenizer beside the weights.")
-    return _truncating(Tokenizer.from_file(str(path)), max_length)
+    return _truncating(pieces.opened(path), max_length)
 
 
 def load(directory: Path) -> tuple[Classifier, Tokenizer, Head]:

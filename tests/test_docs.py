@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from flows import recipe
+from flows import recipe_file
 from flows.cli import app
 from tasks.kinds import methods
 
@@ -25,7 +25,7 @@ def test_every_command_that_is_documented_exists() -> None:
     assert named and named <= set(COMMANDS)
 
 
-@pytest.mark.parametrize("name", recipe.shipped())
+@pytest.mark.parametrize("name", recipe_file.shipped())
 def test_every_recipe_is_documented(name: str) -> None:
     assert f"`{name}`" in README
 

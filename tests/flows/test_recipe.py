@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 import yaml
 
-from flows import recipe
+from flows import recipe, recipe_file
 from registry.records import ShrinkError
 
 
 def shipped_content() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load((recipe.SHIPPED / "sentiment.yaml").read_text())
+    content: dict[str, Any] = yaml.safe_load((recipe_file.SHIPPED / "sentiment.yaml").read_text())
     return content
 
 
-@pytest.mark.parametrize("name", recipe.shipped())
+@pytest.mark.parametrize("name", recipe_file.shipped())
 def test_every_shipped_recipe_loads_and_has_a_smoke(name: str) -> None:
     loaded = recipe.load(name)
     assert loaded.name == name
@@ -66,6 +66,9 @@ def change(path: str, value: Any) -> dict[str, Any]:
         ("data.split", [90, 80], r"'data.split' = \[90, 80\]: split is .* must be two rising percents"),
         ("data.format", "tsv", r"'data.format' = 'tsv'; did you mean 'csv'\?"),
         ("name", "My Model", r"'name' = 'My Model'"),
+        ("stages.0.lr", float("inf"), r"'stages.1.lr' is not a finite number"),
+        ("stages.4.kind", "a\nb", r"stage 5: unknown kind 'a.nb'; known are"),
+        ("seed", 2**32, r"'seed' = 4294967296: Input should be less than 4294967296"),
     ],
 )
 def test_wrong_content_names_key_value_and_remedy(path: str, value: Any, message: str) -> None:
@@ -110,7 +113,40 @@ def test_chain_without_deployable_is_refused() -> None:
         recipe.parse(content, "mine.yaml")
 
 
-def test_broken_yaml_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("name: [")
-    with pytest.raises(ShrinkError, match="is not YAML at line 1"):
-        recipe.load(str(tmp_path / "mine.yaml"))
+DEEP = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"name: [", r"is not YAML at line 1"),
+        (b"name: mine\nseed: 0\nname: other\n", r"has the key 'name' again in line 3; remove one"),
+        (b"root:x:0:0:root:/root:/bin/bash\n", r"is no recipe: it holds a str where keys such as stages belong; copy"),
+        (b"", r"is no recipe: it holds nothing where keys"),
+        (b"- name: mine\n", r"is no recipe: it holds a list where keys"),
+        (b"name: \xe9\n", r"is no UTF-8 at byte 6"),
+        (b"seed: 2026-13-45\n", r"is not YAML \(month must be in 1..12\)"),
+        (b"[" * 5000, r"is not YAML \(maximum recursion"),
+        (DEEP.encode(), r"holds more than 10000 values"),
+        (b"a: &a [*a]\n", r"holds more than 10000 values"),
+        (b"#" * 2_000_000, r"has 2 MB, which no recipe has"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_one_sentence(tmp_path: Path, content: bytes, message: str) -> None:
+    for path in (tmp_path / "mine.yaml", tmp_path / "passwd"):
+        path.write_bytes(content)
+        with pytest.raises(ShrinkError, match=message) as caught:
+            recipe.load(str(path))
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("/", r"'/' is a folder; name a .yaml file"), ("/dev/null", r"is no ordinary file"), ("x" * 5000, r"not exist")],
+)
+def test_what_is_no_file_is_no_recipe(name: str, message: str) -> None:
+    with pytest.raises(ShrinkError, match=message) as caught:
+        recipe.load(name)
+    assert len(str(caught.value)) < 400

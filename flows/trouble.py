@@ -1,0 +1,48 @@
+"""What stopped a run, in one line: a full disk, or which server is away. Libraries hardly say so, or at length."""
+
+import errno
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from tasks.worker import FULL
+
+SAID = (*(sign.lower() for sign in FULL), "disk is full")  # as the kernel, Go and SQLite say it
+TOO_LITTLE = 4e6  # bytes free: with less nothing works, whatever the library that failed says
+AWAY = {"botocore": "S3", "urllib3": "MLflow", "requests": "MLflow", "httpx": "Prefect's server"}
+OFF = {"HTTPClientError", "ConnectionError", "ConnectTimeout", "ReadTimeout", "TransportError", "MaxRetryError"}
+
+
+def explained(home: Path, error: BaseException) -> str:
+    """The cause of an error in one line, for a person."""
+    causes = list(chain(error))
+    free = shutil.disk_usage(home).free if home.exists() else TOO_LITTLE
+    full = [one for one in causes if is_full(one)]
+    if full or free < TOO_LITTLE:
+        name = next((one.filename for one in full if isinstance(one, OSError) and one.filename), None)
+        what = f" for {name}" if name else ""
+        return f"no space left{what} in '{home}' ({free / 1e6:.0f} MB free); make room there"
+    if any("too many 500 error responses" in str(one) for one in causes):
+        return f"MLflow, or the S3 behind it, fails; its log is {home / 'logs' / 'mlflow.log'}"
+    for one in causes:
+        library = type(one).__module__.partition(".")[0]
+        if library in AWAY and OFF & {base.__name__ for base in type(one).__mro__}:
+            return f"{AWAY[library]} does not answer; `shrink doctor` shows the servers, `shrink up` starts them"
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it came of, outermost first."""
+    seen: BaseException | None = error
+    for _ in range(20):  # a chain may be a circle
+        if seen is None:
+            return
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error is about a full disk."""
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return True
+    return any(sign in str(error).lower() for sign in SAID)

@@ -1,0 +1,180 @@
+"""What a user's files may hold that no stage could work with: each is one sentence, before anything is started."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer, models
+
+from flows import init
+from flows.preflight import check_texts
+from registry.records import ShrinkError, has_text
+from tasks import layout, pieces
+from tests.flows.test_init import make_csv, make_model, make_recipe, set_config
+
+
+def spoil(folder: Path, value: float, kind: str = "float32") -> None:
+    """One bad number in the last layer's weights."""
+    held = {name: one.astype(kind) for name, one in load_file(folder / "model.safetensors").items()}
+    held["bert.encoder.layer.5.output.dense.weight"][-1, -1] = value
+    save_file(held, folder / "model.safetensors")
+
+
+def bfloat16_spoiled(folder: Path) -> None:
+    """A NaN in bfloat16, which numpy has no name for: it is the upper half of a float32."""
+    path = folder / "model.safetensors"
+    held = {name: np.full(one.shape, 0x3F80, np.uint16) for name, one in load_file(path).items()}
+    held["bert.embeddings.word_embeddings.weight"][3, 3] = 0x7FC0
+    save_file(held, path)
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    head = content[8:end].replace(b'"U16"', b'"BF16"')
+    path.write_bytes(len(head).to_bytes(8, "little") + head + content[end:])
+
+
+def other_pieces(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    path = folder / "tokenizer.json"
+    description = json.loads(path.read_text())
+    change(description)
+    path.write_text(json.dumps(description))
+
+
+def without(token: str) -> Callable[[dict[str, Any]], None]:
+    """Take a token's name away from vocabulary and added tokens; another takes its number."""
+
+    def change(description: dict[str, Any]) -> None:
+        vocabulary = description["model"]["vocab"]
+        vocabulary["other"] = vocabulary.pop(token)
+        description["added_tokens"] = [one for one in description["added_tokens"] if one["content"] != token]
+
+    return change
+
+
+ODD_MODELS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "nan": (
+        lambda f: spoil(f, float("nan")),
+        r"holds NaN or infinity in bert.encoder.layer.5.output.dense.weight: take",
+    ),
+    "infinity": (lambda f: spoil(f, float("-inf"), "float16"), r"holds NaN or infinity in bert.encoder.layer.5.output"),
+    "bfloat16": (bfloat16_spoiled, r"holds NaN or infinity in bert.embeddings.word_embeddings.weight"),
+    "integers": (lambda f: spoil(f, 1, "int8"), r"holds bert.* as I8: save the model as float32"),
+    "activation": (
+        lambda f: set_config(f, hidden_act="gelo"),
+        r"hidden_act = 'gelo' but needs one of: gelu, .*tanh: give",
+    ),
+    "no dropout": (lambda f: set_config(f, hidden_dropout_prob=None), r"hidden_dropout_prob = None but needs a number"),
+    "much dropout": (
+        lambda f: set_config(f, attention_probs_dropout_prob=7),
+        r"dropout_prob = 7 but needs a number from",
+    ),
+    "heads": (
+        lambda f: set_config(f, num_attention_heads=3),
+        r"hidden_size = 8, which its num_attention_heads = 3 does",
+    ),
+    "negative": (
+        lambda f: set_config(f, num_hidden_layers=-1),
+        r"num_hidden_layers = -1 but needs a whole number above 0",
+    ),
+    "endless": (
+        lambda f: set_config(f, num_hidden_layers=10**12),
+        r"num_hidden_layers = 10+ but model.safetensors only",
+    ),
+    "text": (lambda f: set_config(f, hidden_size="8"), r"hidden_size = '8' but needs a whole number"),
+    "true": (lambda f: set_config(f, intermediate_size=True), r"intermediate_size = True but needs a whole number"),
+    "types": (lambda f: set_config(f, type_vocab_size=0), r"type_vocab_size = 0 but needs a whole number above 0"),
+    "norm": (lambda f: set_config(f, layer_norm_eps="tiny"), r"layer_norm_eps = 'tiny' but needs a decimal above 0"),
+    "padding": (lambda f: set_config(f, pad_token_id=64), r"pad_token_id = 64 but needs below 64"),
+    "decoder": (lambda f: set_config(f, is_decoder=True), r"is_decoder = True but needs false"),
+    "deep": (
+        lambda f: (f / "config.json").write_text("[" * 10**5),
+        r"config.json in the model folder is no JSON object",
+    ),
+    "kind": (
+        lambda f: other_pieces(f, lambda one: one["model"].update(type="Subwords")),
+        r"tokenizer.json cannot be read \(.*\): save the fast tokenizer again",
+    ),
+    "no json": (lambda f: (f / "tokenizer.json").write_text("{"), r"tokenizer.json is no tokenizer of the tokenizers"),
+    "no unknown": (lambda f: other_pieces(f, without("[UNK]")), r"lacks the piece \[UNK\], which its WordPiece needs"),
+    "no separator": (lambda f: other_pieces(f, without("[SEP]")), r"lacks the piece \[SEP\], which its WordPiece"),
+    "post-processor": (
+        lambda f: other_pieces(f, lambda one: one.update(post_processor=template(99))),
+        r"tokenizer.json gives the piece 99 but the model's vocab_size is 64",
+    ),
+}
+
+
+def template(number: int) -> dict[str, Any]:
+    """A post-processor that begins every text with the piece of this number."""
+    tokens = {"[CLS]": {"id": "[CLS]", "ids": [number], "tokens": ["[CLS]"]}}
+    order = [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    return {"type": "TemplateProcessing", "single": order, "pair": order, "special_tokens": tokens}
+
+
+@pytest.mark.parametrize("case", ODD_MODELS)
+def test_an_odd_model_is_refused_in_one_sentence(tmp_path: Path, case: str) -> None:
+    change, message = ODD_MODELS[case]
+    folder = make_model(tmp_path / "bert")
+    assert layout.read(folder).layers == 6
+    change(folder)
+    with pytest.raises(ShrinkError, match=message) as caught:
+        layout.read(folder)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_the_known_activations_are_those_that_transformers_has() -> None:
+    from transformers.activations import ACT2FN
+
+    assert set(layout.ACTIVATIONS) == set(ACT2FN) - {"prelu", "xielu"}  # these two have weights of their own
+
+
+def test_a_text_of_signs_alone_is_legal_but_most_must_be_known(tmp_path: Path) -> None:
+    recipe, folder, _ = make_recipe(tmp_path)
+    model, texts = layout.read(folder), ["w1 w2", "\U0001f600\U0001f680", "w3", "\U0001f44d\u200d\U0001f3fd"]
+    assert pieces.unknown(folder / "tokenizer.json", texts) == [1, 3]
+    rows = [{"id": str(number), "text": text} for number, text in enumerate(texts, start=1)]
+    check_texts(recipe, model, rows)
+    with pytest.raises(ShrinkError, match=r"67% of the texts in rows.csv, such as row 2, have no piece that"):
+        check_texts(recipe, model, rows[1:])
+    Tokenizer(models.BPE({"w": 0}, [])).save(str(tmp_path / "no-unknown.json"))
+    assert pieces.unknown(tmp_path / "no-unknown.json", ["w", "?"]) == [1]
+
+
+@pytest.mark.parametrize("text", [" ", "\u200b", "\u00a0\u2003", "\ufeff\u200d"])
+def test_a_row_whose_text_cannot_be_seen_has_none(tmp_path: Path, text: str) -> None:
+    assert not has_text(text) and has_text(text + "\U0001faa8")
+    rows = make_csv(tmp_path / "rows.csv")
+    rows.write_text(rows.read_text() + f"{text},yes\n", encoding="utf-8")
+    with pytest.raises(ShrinkError, match=r"Row 121 of rows.csv has no 'text'"):
+        init.write("mine", rows, make_model(tmp_path / "bert"), folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"text,label\nfine\0,yes\n", r"rows.csv has a NUL character in line 2: convert"),
+        ("text,label\nfine,yes\n".encode("utf-16-le"), r"rows.csv has a NUL character in line 1: convert"),
+        ("text,label\nfine,yes\n".encode("utf-16"), r"rows.csv is no UTF-8 at byte 0"),
+        (b"text,label,text\nfine,yes,bad\n", r"rows.csv has more than one column 'text': rename"),
+        (b'text,label\n"fine,yes\n', r"Row 1 of rows.csv is no CSV"),
+        (b"text,label\nw1,yes\nw2,no\nw3,yes\n", r"split is empty|one class only"),
+        (b"", r"file is 'rows.csv' but it has no rows"),
+    ],
+)
+def test_odd_files_of_rows(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "rows.csv").write_bytes(content)
+    with pytest.raises(ShrinkError, match=message):
+        init.write("mine", tmp_path / "rows.csv", make_model(tmp_path / "bert"), folder=tmp_path)
+    assert not (tmp_path / "mine.yaml").exists()
+
+
+def test_a_mark_at_the_beginning_and_windows_line_ends_change_nothing(tmp_path: Path) -> None:
+    model, rows = make_model(tmp_path / "bert"), make_csv(tmp_path / "rows.csv")
+    plain = init.write("plain", rows, model, folder=tmp_path)
+    rows.write_bytes(b"\xef\xbb\xbf" + re.sub(rb"\n", b"\r\n", rows.read_bytes()))
+    other = init.write("other", rows, model, folder=tmp_path)
+    assert other["rows"] == plain["rows"] and other["labels"] == plain["labels"]
