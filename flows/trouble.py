@@ -9,6 +9,8 @@ from tasks.worker import FULL
 
 SAID = (*(sign.lower() for sign in FULL), "disk is full")  # as the kernel, Go and SQLite say it
 TOO_LITTLE = 4e6  # bytes free: with less nothing works, whatever the library that failed says
+LITTLE = 1e8  # bytes free: with less a server that fails without a reason (rclone does) had no room to write
+CLIENTS = {"boto3", "botocore", "mlflow", "requests", "prefect", "httpx"}
 AWAY = {"botocore": "S3", "urllib3": "MLflow", "requests": "MLflow", "httpx": "Prefect's server"}
 OFF = {"HTTPClientError", "ConnectionError", "ConnectTimeout", "ReadTimeout", "TransportError", "MaxRetryError"}
 
@@ -22,13 +24,16 @@ def explained(home: Path, error: BaseException) -> str:
         name = next((one.filename for one in full if isinstance(one, OSError) and one.filename), None)
         what = f" for {name}" if name else ""
         return f"no space left{what} in '{home}' ({free / 1e6:.0f} MB free); make room there"
-    if any("too many 500 error responses" in str(one) for one in causes):
+    if free >= LITTLE and any("too many 500 error responses" in str(one) for one in causes):
         return f"MLflow, or the S3 behind it, fails; its log is {home / 'logs' / 'mlflow.log'}"
     for one in causes:
         library = type(one).__module__.partition(".")[0]
         if library in AWAY and OFF & {base.__name__ for base in type(one).__mro__}:
             return f"{AWAY[library]} does not answer; `shrink doctor` shows the servers, `shrink up` starts them"
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    said = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    if free < LITTLE and any(type(one).__module__.partition(".")[0] in CLIENTS for one in causes):
+        return f"a server could not write, with {free / 1e6:.0f} MB free in '{home}' ({said:.100}); make room there"
+    return said
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
