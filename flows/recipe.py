@@ -13,11 +13,15 @@ from registry.gate import SMOKE, Gate
 from registry.records import STRICT, ShrinkError, sha256_json
 from tasks.data import DataConfig
 from tasks.distill.logits import DistillLogitsConfig
+from tasks.distill.relations import DistillRelationsConfig
 from tasks.evaluate import EvaluateConfig
 from tasks.finetune import FinetuneConfig
 from tasks.floor import FloorConfig
 from tasks.kinds import AnyChainConfig, ChainStage, methods
+from tasks.prune.magnitude import PruneMagnitudeConfig
 from tasks.prune.structured import PruneStructuredConfig
+from tasks.prune.wanda import PruneWandaConfig
+from tasks.quantize.int8_static import Int8StaticConfig
 
 SHORT = reprlib.Repr()  # a repr that stays short whatever is nested
 SHORT.maxstring = 80
@@ -121,17 +125,17 @@ def sentence(error: ValidationError) -> str:
         case "union_tag_invalid":
             known = [name.strip(" '") for name in context["expected_tags"].split(",")]
             field, tag = str(context["discriminator"]).strip("'"), context["tag"]
-            return f"{where}: unknown {field} {SHORT.repr(tag)}; {instead(tag, known, 'known are')}"
+            return f"{where}: unknown {field} {SHORT.repr(tag):.120}; {instead(tag, known, 'known are')}"
         case "union_tag_not_found":
             field = str(context["discriminator"]).strip("'")
             known = methods().get(str(loc[2]), []) if len(loc) > 2 else list(methods())
             return f"{where}: '{field}' is missing; give one of: {', '.join(known)}."
         case "literal_error":
             known = [name.strip(" '") for name in context["expected"].replace(" or ", ",").split(",")]
-            return f"'{where}' = {SHORT.repr(first['input'])}; {instead(str(first['input']), known, 'it may be')}"
+            return f"'{where}' = {SHORT.repr(first['input']):.120}; {instead(str(first['input']), known, 'it may be')}"
         case "missing":
             return f"'{where}' is missing; add it."
-    return f"'{where}' = {SHORT.repr(first['input'])}: {first['msg'].removeprefix('Value error, ')}; change it."
+    return f"'{where}' = {SHORT.repr(first['input']):.120}: {first['msg'].removeprefix('Value error, ')}; change it."
 
 
 def instead(wrong: str, known: list[str], otherwise: str) -> str:
@@ -174,6 +178,7 @@ def part_of(loc: tuple[int | str, ...]) -> type[BaseModel]:
 def check_order(recipe: Recipe) -> None:
     """Refuse a stage that reads what no earlier stage made; the student starts as the fine-tuned teacher."""
     held = {"data": "rows", "teacher": "source", "student": "source", "floor": "floor"}
+    zeros = None
     for number, stage in enumerate(recipe.stages, start=1):
         name = f"{stage.kind}/{getattr(stage, 'method', None) or '-'}".removesuffix("/-")
         for role, wanted in stage.reads.items():
@@ -183,6 +188,13 @@ def check_order(recipe: Recipe) -> None:
                     f"recipe '{recipe.name}': stage {number} ({name}) needs {role} as {wanted}, but it is "
                     f"{held.get(role) or 'not made yet'} there; move the stage or add the one that makes it."
                 )
+        if zeros and (stage.kind == "distill" or isinstance(stage, PruneStructuredConfig)):
+            raise ShrinkError(
+                f"recipe '{recipe.name}': stage {number} ({name}) changes the weights that {zeros} has set to zero; "
+                "put it before that one."
+            )
+        if isinstance(stage, PruneMagnitudeConfig | PruneWandaConfig):
+            zeros = f"stage {number} ({name})"
         role, made = stage.writes
         held["student" if role == "model" else role] = made
         if role == "teacher":
@@ -203,8 +215,12 @@ def smoke(recipe: Recipe, layers: int = 2) -> Recipe:
                 stage = stage.model_copy(update={"keep_layers": count, "epochs": 1, "tuned_layers": 1})
             case PruneStructuredConfig() if stage.layers:
                 stage = stage.model_copy(update={"layers": tuple(range(count))})
+            case PruneWandaConfig() | Int8StaticConfig():
+                stage = stage.model_copy(update={"calibration_rows": min(stage.calibration_rows, 64)})
             case DistillLogitsConfig():
                 stage = stage.model_copy(update={"epochs": 1})
+            case DistillRelationsConfig():
+                stage = stage.model_copy(update={"epochs": 1, "teacher_layer": None})
         stages.append(stage)
     data = recipe.data.model_copy(update={"limit": 300, "transfer": recipe.data.transfer[:1]})
     return recipe.model_copy(

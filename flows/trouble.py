@@ -29,7 +29,7 @@ def explained(home: Path, error: BaseException) -> str:
     for one in causes:
         library = type(one).__module__.partition(".")[0]
         if library in AWAY and OFF & {base.__name__ for base in type(one).__mro__}:
-            return f"{AWAY[library]} does not answer; `shrink doctor` shows the servers, `shrink up` starts them"
+            return f"{AWAY[library]} does not answer (`shrink doctor` looks at the servers)"
     said = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     if free < LITTLE and any(type(one).__module__.partition(".")[0] in CLIENTS for one in causes):
         return f"a server could not write, with {free / 1e6:.0f} MB free in '{home}' ({said:.100}); make room there"

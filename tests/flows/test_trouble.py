@@ -61,9 +61,9 @@ def sqlite_error() -> None:
 @pytest.mark.parametrize(
     ("fails", "free", "message"),
     [
-        (botocore_error, 10**10, "S3 does not answer; `shrink doctor`"),
-        (httpx_error, 10**10, "Prefect's server does not answer; "),
-        (requests_error, 10**10, "MLflow does not answer; "),
+        (botocore_error, 10**10, "S3 does not answer (`shrink doctor`"),
+        (httpx_error, 10**10, "Prefect's server does not answer ("),
+        (requests_error, 10**10, "MLflow does not answer ("),
         (upload_error, 10**10, "Failed to upload w.bin to shrink/blobs: An error occurred (NoSuchUpload)"),
         (upload_error, 10**7, "a server could not write, with 10 MB free in "),
         (other_error, 10**7, "first line"),
