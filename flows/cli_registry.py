@@ -7,7 +7,7 @@ import typer
 from flows import console as screen
 from flows.cli_common import Json, connected, require, say
 from flows.settings import settings
-from registry.records import ShrinkError, is_unicode
+from registry.records import ShrinkError, has_text, is_unicode
 
 Model = Annotated[str, typer.Argument(help="MODEL (its champion), MODEL@ALIAS or MODEL@VERSION")]
 
@@ -74,7 +74,7 @@ def predict(
 ) -> None:
     """Predict with a registered version, fetched and verified."""
     for number, text in enumerate(texts, start=1):
-        if not text.strip():
+        if not has_text(text):
             raise ShrinkError(f"text {number} is {text!r}; give some words to classify.")
         if not is_unicode(text):
             raise ShrinkError(f"text {number} is {text!r} but no UTF-8; convert it.")

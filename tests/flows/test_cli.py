@@ -121,6 +121,7 @@ def test_commands_on_an_empty_home(shrink: Shrink, tmp_path: Path) -> None:
         (["why", "sentiment"], r"model 'sentiment' is not registered, nothing was run here; `shrink run`"),
         (["stages", "distil"], r"stage 'distil' does not exist; did you mean 'distill'"),
         (["predict", "sentiment", "fine", " "], r"text 2 is ' '; give some words"),
+        (["predict", "sentiment", "\u200b"], r"text 1 is '.u200b'; give some words"),
         (["deploy", "sentiment", "--port", "70000"], r"port is 70000 but must lie between 1 and 65535"),
         (["deploy", "sentiment", "--port", "http"], r"Invalid value for '--port'.*see `shrink deploy --help`"),
         (["show", "sentiment"], r"s3, mlflow, prefect do not answer; start them with `shrink up`"),
