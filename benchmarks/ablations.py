@@ -16,8 +16,10 @@ from flows import sources
 from flows.recipe import Recipe, load
 from tasks import metrics, runtime
 from tasks.data import read_rows
+from tasks.distill.answers import AnswersConfig
 from tasks.distill.logits import DistillLogitsConfig
 from tasks.floor import scores
+from tasks.kinds import EveryStage
 from tasks.label import LabelConfig
 
 ALONE = {"logits_weight": 0.0, "hidden_weight": 0.0, "labels_weight": 1.0, "transfer": False}
@@ -27,18 +29,19 @@ VARIANTS: dict[str, dict[type, dict[str, Any]]] = {
     "no transfer text": {DistillLogitsConfig: {"transfer": False}},
     "no second teacher": {LabelConfig: {"second_teacher": 0.0}},
     "no hidden states": {DistillLogitsConfig: {"hidden_weight": 0.0}},
+    "attention relations": {DistillLogitsConfig: {"method": "relations"}},
     "no true labels": {DistillLogitsConfig: {"labels_weight": 0.0}},
 }
 
 
 def changed(recipe: Recipe, changes: dict[type, dict[str, Any]], seed: int) -> Recipe:
-    """The recipe with fields of some stages replaced, its student trained with another seed."""
+    """The recipe with fields of some stages replaced (`method` makes another stage), its student of another seed."""
     stages = []
     for stage in recipe.stages:
         update = dict(changes.get(type(stage), {}))
-        if isinstance(stage, DistillLogitsConfig):
+        if isinstance(stage, AnswersConfig):
             update["seed"] = seed
-        stages.append(stage.model_copy(update=update))
+        stages.append(EveryStage.validate_python(stage.model_dump() | update))
     return recipe.model_copy(update={"stages": tuple(stages)})
 
 

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from pydantic import Field, TypeAdapter
+from pydantic import BeforeValidator, Field, TypeAdapter
 
 from tasks.data import DataConfig
 from tasks.distill.logits import DistillLogitsConfig
+from tasks.distill.relations import DistillRelationsConfig
 from tasks.evaluate import EvaluateConfig
 from tasks.export.onnx import OnnxConfig
 from tasks.finetune import FinetuneConfig
@@ -23,12 +24,23 @@ from tasks.quantize.int8_dynamic import Int8DynamicConfig
 from tasks.quantize.int8_static import Int8StaticConfig
 from tasks.reload import ReloadConfig
 
+
+def as_logits(raw: Any) -> Any:
+    """A distillation that names no method is from logits."""
+    return {"method": "logits"} | raw if isinstance(raw, dict) else raw
+
+
+DistillConfig = Annotated[
+    Annotated[DistillLogitsConfig | DistillRelationsConfig, Field(discriminator="method")],
+    BeforeValidator(as_logits),
+]
 PruneConfig = Annotated[PruneStructuredConfig | PruneVocabularyConfig, Field(discriminator="method")]
 QuantizeConfig = Annotated[Int8DynamicConfig | Int8StaticConfig | Int4WeightOnlyConfig, Field(discriminator="method")]
 AnyChainConfig = (
     FinetuneConfig
     | LabelConfig
     | DistillLogitsConfig
+    | DistillRelationsConfig
     | PruneStructuredConfig
     | PruneVocabularyConfig
     | OnnxConfig
@@ -39,14 +51,14 @@ AnyChainConfig = (
 AnyStageConfig = AnyChainConfig | DataConfig | FloorConfig | EvaluateConfig | ReloadConfig
 
 ChainStage = Annotated[
-    FinetuneConfig | LabelConfig | DistillLogitsConfig | OnnxConfig | PruneConfig | QuantizeConfig,
+    FinetuneConfig | LabelConfig | DistillConfig | OnnxConfig | PruneConfig | QuantizeConfig,
     Field(discriminator="kind"),
 ]
 EveryStage: TypeAdapter[AnyStageConfig] = TypeAdapter(
     Annotated[
         FinetuneConfig
         | LabelConfig
-        | DistillLogitsConfig
+        | DistillConfig
         | OnnxConfig
         | PruneConfig
         | QuantizeConfig

@@ -33,6 +33,7 @@ class Layout(BaseModel):
     layers: int
     ffn: int
     heads: int
+    head_size: int
     positions: int
     tokenizer: str
 
@@ -62,6 +63,7 @@ def read(directory: Path) -> Layout:
         layers=config["num_hidden_layers"],
         ffn=config["intermediate_size"],
         heads=config.get("kept_heads") or config["num_attention_heads"],
+        head_size=config["hidden_size"] // config["num_attention_heads"],
         positions=config["max_position_embeddings"],
         tokenizer=pieces.check(folder, config),
     )

@@ -64,7 +64,7 @@ def test_a_smoke_fits_a_teacher_of_one_layer_and_few_rows_of_a_label() -> None:
 
 
 def test_a_second_quantization_of_the_embedding_is_refused_before_training() -> None:
-    sizes = {"layers": 6, "ffn": 1536, "heads": 12, "positions": 512, "tokenizer": "WordPiece"}
+    sizes = {"layers": 6, "ffn": 1536, "heads": 12, "head_size": 32, "positions": 512, "tokenizer": "WordPiece"}
     model, recipe = layout.Layout(folder=Path(), **sizes), load("sentiment")
     check_stages(recipe, model, ["a", "b"])
     twice = recipe.model_copy(update={"stages": (*recipe.stages, recipe.stages[-1])})

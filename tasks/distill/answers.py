@@ -1,0 +1,124 @@
+"""What the methods of `distill` share: reading the teacher's cached answers, the losses against them, the training."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+from pydantic import BaseModel, Field
+
+from registry.records import STRICT, ShrinkError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tokenizers import Tokenizer
+    from torch import Tensor
+
+    from tasks.models import Classifier, Head
+
+
+class AnswersConfig(BaseModel):
+    """How long and by which losses the student learns from answers; each method adds its name and its own fields."""
+
+    model_config = STRICT
+    kind: Literal["distill"] = "distill"
+    writes: ClassVar[tuple[str, str]] = ("student", "torch")
+    epochs: int = Field(default=2, ge=1, description="Passes over the train (and transfer) texts.")
+    lr: float = Field(default=2e-4, gt=0, description="Highest learning rate.")
+    batch_size: int = Field(default=32, ge=1, description="Texts in a step.")
+    temperature: float = Field(default=2.0, gt=0, description="Softens teacher and student alike.")
+    logits_weight: float = Field(default=1.0, ge=0, description="Weight of the divergence from the teacher's logits.")
+    hidden_weight: float = Field(default=1.0, ge=0, description="Weight of the pooled vectors' cosine distance.")
+    labels_weight: float = Field(default=0.3, ge=0, description="Weight of the cross-entropy with the true labels.")
+    transfer: bool = Field(default=True, description="Learn from the teacher's answers on transfer texts too.")
+    seed: int | None = Field(default=None, ge=0, description="Seed of this stage; none: the run's seed.")
+
+
+class Lesson(NamedTuple):
+    """A student and, row by row, what it learns: its token ids, the teacher's answers, the label (-1: unknown)."""
+
+    model: "Classifier"
+    tokenizer: "Tokenizer"
+    head: "Head"
+    texts: list[str]
+    sequences: list[list[int]]
+    logits: "Tensor"
+    hidden: "Tensor"
+    labels: "Tensor"
+
+
+def read(inputs: dict[str, Path], config: AnswersConfig) -> Lesson:
+    """The student of inputs["student"] with the train (and transfer) rows; raises ShrinkError where sizes differ."""
+    import torch
+
+    from tasks import data, models, train
+
+    model, tokenizer, head = models.load(inputs["student"])
+    rows = data.read_rows(inputs["data"], "train")
+    extra = data.read_rows(inputs["data"], "transfer") if config.transfer else []
+    texts = [row["text"] for row in (*rows, *extra)]
+    counts = {"train": len(rows), "transfer": len(extra)}
+    logits, hidden = (stored(inputs["labels"] / f"{name}.safetensors", counts) for name in ("logits", "hidden"))
+    if config.hidden_weight and hidden.shape[1] != model.head.in_features:
+        raise ShrinkError(f"hidden_weight needs equal widths, but the teacher's is {hidden.shape[1]}: set it to 0.")
+    labels = torch.as_tensor([row["label"] for row in rows] + [-1] * len(extra))
+    return Lesson(model, tokenizer, head, texts, train.tokenize(tokenizer, texts), logits, hidden, labels)
+
+
+def stored(path: Path, counts: dict[str, int]) -> "Tensor":
+    """The teacher's answers on train, then on transfer, checked against the rows of the data."""
+    import torch
+    from safetensors.torch import load_file
+
+    found = load_file(path)
+    for name, count in counts.items():
+        have = len(found[name]) if name in found else 0
+        if count and have != count:
+            raise ShrinkError(f"labels hold {have} {name} rows but the data {count}: label this data (transfer: true).")
+    return torch.cat([found[name] for name, count in counts.items() if count]).float()
+
+
+def batch(lesson: Lesson, rows: list[int]) -> "tuple[Tensor, Tensor]":
+    """The student's ids and attention mask of some rows."""
+    from tasks import train
+
+    return train.pad([lesson.sequences[row] for row in rows], train.pad_of(lesson.model))
+
+
+def loss(lesson: Lesson, config: AnswersConfig, rows: list[int], pooled: "Tensor") -> "Tensor":
+    """The weighted losses against logits, pooled vectors and labels, of the student's pooled vectors of some rows."""
+    from tasks import losses
+
+    logits = lesson.model.classify(pooled)
+    total = config.logits_weight * losses.kd_loss(logits, lesson.logits[rows], config.temperature)
+    if config.hidden_weight:
+        total = total + config.hidden_weight * losses.pooled_cosine_loss(pooled, lesson.hidden[rows])
+    if config.labels_weight:
+        total = total + config.labels_weight * losses.label_loss(logits, lesson.labels[rows])
+    return total
+
+
+def teach(
+    lesson: Lesson,
+    config: AnswersConfig,
+    loss_of: "Callable[[list[int]], Tensor]",
+    inputs: dict[str, Path],
+    out: Path,
+    seed: int,
+) -> dict[str, Any]:
+    """Train and write the student; measured: losses of the epochs, validation accuracy before and after, parameters."""
+    from tasks import data, models, train
+
+    held = data.read_rows(inputs["data"], "validation")
+    ids, labels = train.tokenize(lesson.tokenizer, [row["text"] for row in held]), [row["label"] for row in held]
+    before = train.accuracy(train.predict(lesson.model, ids)[0], labels)
+    schedule = train.Schedule(
+        epochs=config.epochs,
+        lr=config.lr,
+        batch_size=config.batch_size,
+        seed=seed if config.seed is None else config.seed,
+    )
+    curve = train.fit(lesson.model, [len(sequence) for sequence in lesson.sequences], loss_of, schedule)
+    models.save(out, lesson.model, lesson.tokenizer, lesson.head)
+    after = train.accuracy(train.predict(lesson.model, ids)[0], labels)
+    scores = {"validation_accuracy_before": before, "validation_accuracy": after}
+    return {"loss": curve, **scores, "parameters": models.count_parameters(lesson.model)}

@@ -1,0 +1,123 @@
+"""Distillation of attention relations: which tokens the teacher relates to which, beside its cached answers.
+
+MiniLMv2 (Wang et al. 2021, "MiniLMv2: Multi-head self-attention relation distillation for compressing pretrained
+transformers", arXiv 2012.15828; after Wang et al. 2020, "MiniLM", arXiv 2002.10957): the queries, keys and values of
+one teacher layer and of the student's last layer are each split anew into `relation_heads` parts, so that neither
+widths nor heads need to agree; a relation is the softmax of the scaled products between tokens, and the student learns
+the teacher's by their divergence.
+
+Relations are too large to keep, so the teacher runs in every step. It reads the student's own word pieces by its own
+numbers: a student whose vocabulary was pruned spells rare words in smaller pieces, and tokens must stand side by side.
+"""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from registry.records import ShrinkError
+from tasks.distill import answers
+from tasks.distill.answers import AnswersConfig
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from torch import Tensor
+
+    from tasks.models import Classifier
+
+
+class DistillRelationsConfig(AnswersConfig):
+    """How long and by which losses the student learns, the teacher's attention relations among them."""
+
+    method: Literal["relations"] = "relations"
+    reads: ClassVar[dict[str, str]] = {"student": "torch", "teacher": "torch", "labels": "labels", "data": "rows"}
+    relations_weight: float = Field(default=1.0, gt=0, description="Weight of the divergence of the relations.")
+    relation_heads: int = Field(default=16, ge=1, description="Parts of queries, keys and values; divides both widths.")
+    teacher_layer: int | None = Field(
+        default=None, ge=0, description="Teacher's layer to learn from, counted from 0; none: its last."
+    )
+
+
+def run(inputs: dict[str, Path], config: DistillRelationsConfig, out: Path, seed: int) -> dict[str, Any]:
+    """Write the taught student; measured: as distill/logits, and respelled_rows, which the teacher cuts otherwise."""
+    import torch
+
+    from tasks import models, train
+
+    lesson = answers.read(inputs, config)
+    student, (teacher, tokenizer, _) = lesson.model, models.load(inputs["teacher"])
+    check(config, student, teacher)
+    top = len(student.layers) - 1
+    layer = len(teacher.layers) - 1 if config.teacher_layer is None else config.teacher_layer
+    numbers = teacher_numbers(lesson.tokenizer, tokenizer)
+
+    def loss_of(rows: list[int]) -> "Tensor":
+        ids, mask = answers.batch(lesson, rows)
+        below = student.encode(student.embed(ids), mask, last=top)
+        with torch.no_grad():  # what inference_mode makes cannot stand in a loss
+            seen = teacher.encode(teacher.embed(numbers[ids]), mask, last=layer)
+            wanted = relations(teacher, layer, seen, mask, config.relation_heads)
+        found = relations(student, top, below, mask, config.relation_heads)
+        apart = sum(divergence(mine, theirs, mask) for mine, theirs in zip(found, wanted, strict=True))
+        pooled = models.mean_pool(student.encode(below, mask, first=top), mask)
+        return answers.loss(lesson, config, rows, pooled) + config.relations_weight * apart
+
+    own = train.tokenize(tokenizer, lesson.texts)
+    respelled = sum(numbers[mine].tolist() != theirs for mine, theirs in zip(lesson.sequences, own, strict=True))
+    return answers.teach(lesson, config, loss_of, inputs, out, seed) | {"respelled_rows": respelled}
+
+
+def check(config: DistillRelationsConfig, student: "Classifier", teacher: "Classifier") -> None:
+    """ShrinkError when the teacher lacks the layer, or relation_heads does not divide a width."""
+    if config.teacher_layer is not None and config.teacher_layer >= len(teacher.layers):
+        raise ShrinkError(
+            f"teacher_layer is {config.teacher_layer} but the teacher's last is {len(teacher.layers) - 1}: lower it."
+        )
+    for name, model in (("student", student), ("teacher", teacher)):
+        width = model.layers[-1].attention.self.query.out_features
+        if width % config.relation_heads:
+            raise ShrinkError(
+                f"relation_heads is {config.relation_heads}, which does not divide the {width} features of the "
+                f"{name}'s attention: give a number that does."
+            )
+
+
+def teacher_numbers(student: "Tokenizer", teacher: "Tokenizer") -> "Tensor":
+    """The teacher's number of each of the student's word pieces [pieces]; ShrinkError when the teacher lacks one."""
+    import torch
+
+    own, known = student.get_vocab(), teacher.get_vocab()
+    lacking = sorted(own.keys() - known.keys())
+    if lacking:
+        raise ShrinkError(f"the teacher's tokenizer lacks the student's piece {lacking[0]!r}: use distill/logits.")
+    numbers = torch.zeros(max(own.values()) + 1, dtype=torch.long)
+    for piece, number in own.items():
+        numbers[number] = known[piece]
+    return numbers
+
+
+def relations(model: "Classifier", layer: int, hidden: "Tensor", mask: "Tensor", heads: int) -> "list[Tensor]":
+    """Log relations [b, heads, t, t] among the queries, keys and values that a layer makes of its input [b, t, d]."""
+    attention = model.layers[layer].attention.self
+    return [relation(part(hidden), mask, heads) for part in (attention.query, attention.key, attention.value)]
+
+
+def relation(vectors: "Tensor", mask: "Tensor", heads: int) -> "Tensor":
+    """Log-softmax [b, heads, t, t] of the scaled products between tokens [b, t, d], padding (mask 0) left out."""
+    from torch.nn import functional
+
+    from tasks.models import HIDDEN_BIAS
+
+    parts = vectors.unflatten(-1, (heads, -1)).transpose(1, 2)
+    scores = parts @ parts.transpose(-1, -2) / math.sqrt(parts.shape[-1])
+    return functional.log_softmax(scores + (1 - mask.to(scores.dtype))[:, None, None, :] * HIDDEN_BIAS, dim=-1)
+
+
+def divergence(student: "Tensor", teacher: "Tensor", mask: "Tensor") -> "Tensor":
+    """Kullback-Leibler divergence of the student's log relations [b, heads, t, t] from the teacher's; a scalar.
+
+    The mean over heads and real tokens of a text, then over texts.
+    """
+    apart = (teacher.exp() * (teacher - student)).sum(-1).mean(1)
+    return ((apart * mask).sum(1) / mask.sum(1).clamp(min=1)).mean()
