@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flows.units import percent
+from flows.units import percent, size
 
 ENDED = ("passed", "rejected")  # a rejected student is a finished run
 TIER_TEXT = {
@@ -18,7 +18,7 @@ TIER_TEXT = {
 
 def limits(facts: dict[str, Any]) -> list[str]:
     """What these figures do not say, sentence by sentence, from the facts."""
-    return [*_limits_quality(facts), *_limits_energy(facts), *_limits_carbon(facts)]
+    return [*_limits_quality(facts), *_limits_sparsity(facts), *_limits_energy(facts), *_limits_carbon(facts)]
 
 
 def _limits_energy(facts: dict[str, Any]) -> list[str]:
@@ -86,3 +86,22 @@ def _limits_quality(facts: dict[str, Any]) -> list[str]:
     if facts["verdict"] is None:
         lines.append("No gate has judged this student.")
     return lines
+
+
+def _limits_sparsity(facts: dict[str, Any]) -> list[str]:
+    """Of a judged student with single weights set to zero: that this makes nothing faster, and what it saves where."""
+    own = [row for row in facts["stages"] if row["run_id"] == facts["run_id"]]
+    places = [at for at, row in enumerate(own) if row["kind"] == "prune" and "sparsity" in row["measured"]]
+    if not places:
+        return []
+    sparse, later = own[places[-1]], own[places[-1] :]
+    packed = [row["measured"] for row in later if (row["kind"], row["method"]) == ("export", "packed")]
+    saved = "its recipe has none, so nothing is gained"
+    if packed:
+        before, after = (size(packed[-1][name]) for name in ("dense_bytes", "packed_bytes"))
+        saved = f"full-precision weights of {before} take {after} there, and are unpacked before they run"
+    return [
+        f"{percent(sparse['measured']['sparsity'])} of the weights of the encoder's linear layers are zero "
+        f"({sparse['name']}). On a CPU that makes the student neither faster nor smaller: ONNX Runtime stores and "
+        f"multiplies zeros like other numbers. Bytes are saved by a bitmask-packed export alone ({saved})."
+    ]

@@ -10,6 +10,7 @@ from typing import Any
 from flows.recipe import Recipe
 from registry.records import ShrinkError
 from tasks import data, layout, pieces
+from tasks.distill.relations import DistillRelationsConfig
 from tasks.finetune import FinetuneConfig
 from tasks.label import LabelConfig
 from tasks.prune.structured import PruneStructuredConfig
@@ -27,6 +28,7 @@ def preflight(recipe: Recipe, teacher_directory: Path, data_directory: Path) -> 
     splits = data.split_rows(rows, recipe.data.split)
     data.check_splits(splits, labels)
     check_folds(recipe, splits["train"], labels)
+    check_calibration(recipe, len(splits["train"]))
     for file in recipe.data.transfer:
         data.require_file(data_directory, file, "transfer")
     check_lengths(recipe, model)
@@ -43,6 +45,16 @@ def check_folds(recipe: Recipe, train: list[dict[str, Any]], labels: list[str]) 
             f"label {labels[number]!r} has {least} train rows but floor.folds is {recipe.floor.folds}: "
             "give more rows of it, or lower floor.folds."
         )
+
+
+def check_calibration(recipe: Recipe, texts: int) -> None:
+    """Stages that look at training texts must not ask for more than there are."""
+    for number, stage in enumerate(recipe.stages, start=1):
+        if (wanted := getattr(stage, "calibration_rows", 0)) > texts:
+            where = f"stage {number} ({stage.kind}/{getattr(stage, 'method', '')})"
+            raise ShrinkError(
+                f"{where}: calibration_rows is {wanted} but the data has {texts} training texts: lower it."
+            )
 
 
 def check_lengths(recipe: Recipe, model: layout.Layout) -> None:
@@ -67,11 +79,12 @@ def check_texts(recipe: Recipe, model: layout.Layout, rows: list[dict[str, Any]]
 def check_stages(recipe: Recipe, model: layout.Layout, labels: list[str]) -> None:
     """The sizes that stages ask for against those that the student has when they run."""
     layers, ffn, heads, embedded = model.layers, model.ffn, model.heads, False
+    taught = layers  # those of the teacher, which pruning leaves alone
     for number, stage in enumerate(recipe.stages, start=1):
         where = f"stage {number} ({stage.kind})"
         match stage:
             case FinetuneConfig() if stage.keep_layers is not None:
-                layers = limited(where, "keep_layers", stage.keep_layers, layers)
+                taught = layers = limited(where, "keep_layers", stage.keep_layers, layers)
             case LabelConfig() if stage.second_teacher and len(labels) != 2:
                 raise ShrinkError(
                     f"{where}: second_teacher is {stage.second_teacher} but the data has {len(labels)} labels: "
@@ -92,10 +105,28 @@ def check_stages(recipe: Recipe, model: layout.Layout, labels: list[str]) -> Non
                     layers = len(wanted)
                 ffn = limited(where, "ffn", stage.ffn or ffn, ffn)
                 heads = limited(where, "heads", stage.heads or heads, heads)
+            case DistillRelationsConfig():
+                check_relations(where, stage, taught, {"teacher": model.heads, "student": heads}, model.head_size)
             case Int8DynamicConfig() | Int4WeightOnlyConfig() if stage.embedding != "none":
                 if embedded:
                     raise ShrinkError(f"{where}: the embedding is quantized already: set embedding to none here.")
                 embedded = True
+
+
+def check_relations(
+    where: str, stage: DistillRelationsConfig, layers: int, heads: dict[str, int], head_size: int
+) -> None:
+    """The teacher must have the layer, and relation_heads divide what the heads of teacher and student hold."""
+    if stage.teacher_layer is not None and stage.teacher_layer >= layers:
+        raise ShrinkError(
+            f"{where}: teacher_layer is {stage.teacher_layer} but the teacher's last is {layers - 1}: lower it."
+        )
+    for name, count in heads.items():
+        if count * head_size % stage.relation_heads:
+            raise ShrinkError(
+                f"{where}: relation_heads is {stage.relation_heads}, which does not divide the {count * head_size} "
+                f"features of the {name}'s attention: give a number that does."
+            )
 
 
 def limited(where: str, field: str, wanted: int, present: int) -> int:

@@ -175,6 +175,7 @@ def _stage_rows(stages: list[StageRecord], owners: list[str]) -> list[dict[str, 
             "bytes": record.bytes,
             "kwh": _dump(record.footprint.kwh),
             "tier": record.footprint.tier,
+            "measured": record.measured,
         }
         for record, owner in zip(stages, owners, strict=True)
     ]

@@ -14,15 +14,23 @@ from tasks.distill.logits import DistillLogitsConfig
 from tasks.distill.relations import DistillRelationsConfig
 from tasks.evaluate import EvaluateConfig
 from tasks.export.onnx import OnnxConfig
+from tasks.export.packed import PackedConfig
 from tasks.finetune import FinetuneConfig
 from tasks.floor import FloorConfig
 from tasks.label import LabelConfig
+from tasks.prune.magnitude import PruneMagnitudeConfig
 from tasks.prune.structured import PruneStructuredConfig
 from tasks.prune.vocabulary import PruneVocabularyConfig
+from tasks.prune.wanda import PruneWandaConfig
 from tasks.quantize.int4_weight_only import Int4WeightOnlyConfig
 from tasks.quantize.int8_dynamic import Int8DynamicConfig
 from tasks.quantize.int8_static import Int8StaticConfig
 from tasks.reload import ReloadConfig
+
+
+def as_onnx(raw: Any) -> Any:
+    """An export that names no method is one to ONNX."""
+    return {"method": "onnx"} | raw if isinstance(raw, dict) else raw
 
 
 def as_logits(raw: Any) -> Any:
@@ -34,7 +42,14 @@ DistillConfig = Annotated[
     Annotated[DistillLogitsConfig | DistillRelationsConfig, Field(discriminator="method")],
     BeforeValidator(as_logits),
 ]
-PruneConfig = Annotated[PruneStructuredConfig | PruneVocabularyConfig, Field(discriminator="method")]
+PruneConfig = Annotated[
+    PruneStructuredConfig | PruneVocabularyConfig | PruneMagnitudeConfig | PruneWandaConfig,
+    Field(discriminator="method"),
+]
+ExportConfig = Annotated[
+    Annotated[OnnxConfig | PackedConfig, Field(discriminator="method")],
+    BeforeValidator(as_onnx),
+]
 QuantizeConfig = Annotated[Int8DynamicConfig | Int8StaticConfig | Int4WeightOnlyConfig, Field(discriminator="method")]
 AnyChainConfig = (
     FinetuneConfig
@@ -43,7 +58,10 @@ AnyChainConfig = (
     | DistillRelationsConfig
     | PruneStructuredConfig
     | PruneVocabularyConfig
+    | PruneMagnitudeConfig
+    | PruneWandaConfig
     | OnnxConfig
+    | PackedConfig
     | Int8DynamicConfig
     | Int8StaticConfig
     | Int4WeightOnlyConfig
@@ -51,7 +69,7 @@ AnyChainConfig = (
 AnyStageConfig = AnyChainConfig | DataConfig | FloorConfig | EvaluateConfig | ReloadConfig
 
 ChainStage = Annotated[
-    FinetuneConfig | LabelConfig | DistillConfig | OnnxConfig | PruneConfig | QuantizeConfig,
+    FinetuneConfig | LabelConfig | DistillConfig | ExportConfig | PruneConfig | QuantizeConfig,
     Field(discriminator="kind"),
 ]
 EveryStage: TypeAdapter[AnyStageConfig] = TypeAdapter(
@@ -59,7 +77,7 @@ EveryStage: TypeAdapter[AnyStageConfig] = TypeAdapter(
         FinetuneConfig
         | LabelConfig
         | DistillConfig
-        | OnnxConfig
+        | ExportConfig
         | PruneConfig
         | QuantizeConfig
         | DataConfig

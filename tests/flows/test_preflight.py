@@ -12,9 +12,11 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, models
 
 from flows import init
-from flows.preflight import check_texts
+from flows.preflight import check_texts, preflight
+from flows.recipe import smoke
 from registry.records import ShrinkError, has_text
-from tasks import layout, pieces
+from tasks import data, layout, pieces
+from tasks.kinds import EveryStage
 from tests.flows.test_init import make_csv, make_model, make_recipe, set_config
 
 
@@ -142,6 +144,27 @@ def test_a_text_of_signs_alone_is_legal_but_most_must_be_known(tmp_path: Path) -
         check_texts(recipe, model, rows[1:])
     Tokenizer(models.BPE({"w": 0}, [])).save(str(tmp_path / "no-unknown.json"))
     assert pieces.unknown(tmp_path / "no-unknown.json", ["w", "?"]) == [1]
+
+
+@pytest.mark.parametrize(("kind", "method"), [("prune", "wanda"), ("quantize", "int8_static")])
+def test_more_calibration_texts_than_there_are_is_refused_before_it_starts(
+    tmp_path: Path, kind: str, method: str
+) -> None:
+    recipe, model, rows = make_recipe(tmp_path)
+    have = len(data.split_rows(data.labelled_rows(rows, recipe.data)[0], recipe.data.split)["train"])
+    for wanted in (have, have + 1):
+        stage = EveryStage.validate_python({"kind": kind, "method": method, "calibration_rows": wanted})
+        asking = recipe.model_copy(update={"stages": (*recipe.stages, stage)})
+        if wanted == have:
+            preflight(asking, model, rows)
+    number = len(asking.stages)
+    message = (
+        rf"stage {number} \({kind}/{method}\): calibration_rows is {wanted} but the data has {have} training texts"
+    )
+    with pytest.raises(ShrinkError, match=message):
+        preflight(asking, model, rows)
+    (shortened,) = [one for one in smoke(asking).stages if hasattr(one, "calibration_rows")]
+    assert shortened.calibration_rows == 64
 
 
 @pytest.mark.parametrize("text", [" ", "\u200b", "\u00a0\u2003", "\ufeff\u200d"])

@@ -60,7 +60,7 @@ def change(path: str, value: Any) -> dict[str, Any]:
         ("stages.4.kind", None, r"stage 5: 'kind' is missing; give one of: finetune, label, "),
         ("stages.2.method", "vocabulry", r"stage 3 \(prune\): unknown method 'vocabulry'; did you mean 'vocabulary'\?"),
         ("stages.2.method", None, r"stage 3 \(prune\): 'method' is missing; give one of: structured, vocabulary"),
-        ("stages.4.method", "logitz", r"'stage 5 \(distill\): method' = 'logitz'; did you mean 'logits'\?"),
+        ("stages.4.method", "logitz", r"stage 5 \(distill\): unknown method 'logitz'; did you mean 'logits'\?"),
         ("stages.0.epochs", 0, r"'stage 1 \(finetune\): epochs' = 0: Input should be greater"),
         ("teacher", None, r"'teacher' is missing; add it"),
         ("data.split", [90, 80], r"'data.split' = \[90, 80\]: split is .* must be two rising percents"),
@@ -110,6 +110,24 @@ def test_chain_without_deployable_is_refused() -> None:
     content = shipped_content()
     content["stages"] = content["stages"][:-2]
     with pytest.raises(ShrinkError, match="add kind: export"):
+        recipe.parse(content, "mine.yaml")
+
+
+@pytest.mark.parametrize("method", ["magnitude", "wanda"])
+def test_zeros_stand_behind_what_would_change_them(method: str) -> None:
+    content = shipped_content()
+    zeros, packed = {"kind": "prune", "method": method}, {"kind": "export", "method": "packed"}
+    stages = content["stages"]
+    content["stages"] = [*stages[:5], zeros, packed, *stages[5:]]
+    assert recipe.parse(content, "mine.yaml").stages[6].writes == ("packed", "packed")
+    content["stages"] = [*stages[:4], zeros, *stages[4:]]
+    with pytest.raises(ShrinkError, match=rf"stage 6 \(distill/logits\) changes .* stage 5 \(prune/{method}\) has set"):
+        recipe.parse(content, "mine.yaml")
+    content["stages"] = [*stages[:3], zeros, stages[3], *stages[5:]]
+    with pytest.raises(ShrinkError, match=r"stage 5 \(prune/structured\) changes the weights that stage 4"):
+        recipe.parse(content, "mine.yaml")
+    content["stages"] = [*stages[:5], zeros, packed]
+    with pytest.raises(ShrinkError, match="without a deployable"):
         recipe.parse(content, "mine.yaml")
 
 

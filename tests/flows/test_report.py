@@ -219,6 +219,24 @@ def test_both_exports_have_names_of_their_own() -> None:
     assert [row["name"] for row in facts["stages"]] == [bar["name"] for bar in facts["bars"]] == names
 
 
+def test_zeros_are_said_to_make_nothing_faster() -> None:
+    zeros = stage("prune", 1.0) | {"method": "wanda", "measured": {"sparsity": 0.5}}
+    sizes = {"dense_bytes": 30_000_000, "packed_bytes": 24_100_000}
+    packed = stage("export", 1.0) | {"method": "packed", "role": "packed", "measured": sizes}
+    line = (
+        "50.0 % of the weights of the encoder's linear layers are zero (prune/wanda). On a CPU that makes the student "
+    )
+    for stages, end in (
+        ((zeros,), "(its recipe has none, so nothing is gained)."),
+        ((packed, zeros), "(its recipe has none, so nothing is gained)."),  # that one was made of the dense student
+        ((zeros, packed), "weights of 30.0 MB take 24.1 MB there, and are unpacked before they run)."),
+    ):
+        (said,) = [one for one in report.build([run(*stages, stage("evaluate", 1.0))])["limits"] if "zero" in one]
+        assert said.startswith(line) and "neither faster nor smaller" in said and said.endswith(end)
+    dense = report.build([run(stage("prune", 1.0), stage("evaluate", 1.0))])
+    assert not any("zeros" in one for one in dense["limits"])
+
+
 def test_a_smoke_walk_has_no_verdict_worth_the_name() -> None:
     smoke = {**run(stage("evaluate", 1.0)), "recipe": "tiny-smoke"}
     facts = report.build([smoke])

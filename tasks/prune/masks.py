@@ -1,0 +1,54 @@
+"""Single weights set to zero: which ones stay, in which matrices of an encoder, and what the stages say of it.
+
+Used by the stages prune/magnitude and prune/wanda. The matrices keep their shape, so nothing runs faster for it.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tasks.models import Classifier
+
+
+def keep(scores: "Tensor", sparsity: float) -> "Tensor":
+    """A mask of what stays of scores [r, n]: in every row the largest; of equal ones the first.
+
+    round(sparsity * n) of each row go, but never all of it.
+    """
+    import torch
+
+    count = scores.shape[1]
+    dropped = min(round(sparsity * count), count - 1)
+    order = scores.sort(dim=1, descending=True, stable=True).indices
+    return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, order[:, : count - dropped], True)
+
+
+def linears(layer: Any) -> dict[str, Any]:
+    """The linear layers of an encoder's layer by name: query, key, value, attention output, feed-forward in and out."""
+    from torch import nn
+
+    return {name: module for name, module in layer.named_modules() if isinstance(module, nn.Linear)}
+
+
+def zero(linear: Any, kept: "Tensor") -> None:
+    """Set the weights of a linear layer that a mask of its shape does not keep to 0 (never to -0)."""
+    import torch
+
+    with torch.no_grad():
+        linear.weight.masked_fill_(~kept.view_as(linear.weight), 0.0)
+
+
+def measured(model: "Classifier") -> dict[str, Any]:
+    """Weights of the encoder's linear layers, how many are 0, that share, and its least and most in one matrix."""
+    weights = [linear.weight.detach() for layer in model.layers for linear in linears(layer).values()]
+    zeros = [int((weight == 0).sum()) for weight in weights]
+    shares = [count / weight.numel() for count, weight in zip(zeros, weights, strict=True)]
+    total = sum(weight.numel() for weight in weights)
+    return {
+        "weights": total,
+        "zeros": sum(zeros),
+        "sparsity": sum(zeros) / total,
+        "sparsity_lowest": min(shares),
+        "sparsity_highest": max(shares),
+    }
