@@ -3,17 +3,19 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flows import journal as journals
 from flows import reconcile
 from flows.preflight import check_folds, check_stages
-from flows.recipe import load, smoke
+from flows.recipe import Recipe, load, smoke
 from flows.settings import apply, settings
 from infra import services
 from registry.records import ShrinkError
 from tasks import data, layout
+from tasks.distill.relations import DistillRelationsConfig
 from tasks.finetune import FinetuneConfig
 
 
@@ -70,6 +72,32 @@ def test_a_second_quantization_of_the_embedding_is_refused_before_training() -> 
     twice = recipe.model_copy(update={"stages": (*recipe.stages, recipe.stages[-1])})
     with pytest.raises(ShrinkError, match=r"stage 8 \(quantize\): the embedding is quantized already"):
         check_stages(twice, model, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"relation_heads": 7},
+            r"stage 5 \(distill\): relation_heads is 7, which does not divide the 384 .* teacher's",
+        ),
+        ({"relation_heads": 24}, r"relation_heads is 24, which does not divide the 160 features of the student's"),
+        ({"teacher_layer": 6}, r"stage 5 \(distill\): teacher_layer is 6 but the teacher's last is 5: lower it"),
+    ],
+)
+def test_relations_that_cannot_be_compared_are_refused_before_training(settings: dict[str, Any], said: str) -> None:
+    sizes = {"layers": 6, "ffn": 1536, "heads": 12, "head_size": 32, "positions": 512, "tokenizer": "WordPiece"}
+    model, recipe = layout.Layout(folder=Path(), **sizes), load("sentiment")
+    cut = recipe.stages[3].model_copy(update={"heads": 5})
+
+    def asking(**settings: Any) -> Recipe:
+        taught = DistillRelationsConfig.model_validate(settings)
+        return recipe.model_copy(update={"stages": (*recipe.stages[:3], cut, taught, *recipe.stages[5:])})
+
+    check_stages(asking(teacher_layer=5), model, ["a", "b"])
+    check_stages(smoke(asking(teacher_layer=5)), model, ["a", "b"])  # of whose six layers two are left
+    with pytest.raises(ShrinkError, match=said):
+        check_stages(asking(**settings), model, ["a", "b"])
 
 
 def rows_of(folder: Path, name: str, content: str, **more: str) -> list[data.Row]:

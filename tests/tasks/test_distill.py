@@ -58,7 +58,7 @@ def by_loops(student: Array, taught: Array, lengths: list[int], heads: int) -> f
                     chances.append([score / sum(scores) for score in scores])
                 found.append(sum(p * math.log(p / q) for q, p in zip(*chances, strict=True)))
         texts.append(sum(found) / len(found))
-    return sum(texts) / len(texts)
+    return float(np.mean(texts))
 
 
 def test_the_divergence_of_relations_equals_loops_whatever_the_widths() -> None:
