@@ -5,6 +5,7 @@ started, known by pid and creation time. Ports and credentials are made once and
 survive a restart. Everything lies below one directory: services.json, credentials.json (0600), logs/, and the data.
 """
 
+import contextlib
 import json
 import os
 import secrets
@@ -27,6 +28,7 @@ from registry.records import ShrinkError
 __all__ = ["FOREIGN", "HOST", "NAMES", "Services", "current", "down", "environment", "status", "up"]
 BUCKET = "shrink"
 REGION = "us-east-1"
+ROOM_BYTES = 20_000_000  # for databases and logs; less, and a server dies while it starts, at length
 # Settings of the caller that must leak neither into the services nor into their clients. With NO_PROXY a proxy does no
 # harm, but httpx refuses to start under a SOCKS one (ALL_PROXY) that it has no library for, even for loopback.
 FOREIGN = ("MLFLOW_", "PREFECT_", "AWS_", "RCLONE_", "ALL_PROXY", "all_proxy")
@@ -44,6 +46,11 @@ def up(home: Path, base_env: Mapping[str, str] | None = None, timeout: float = 1
     with FileLock(home / "services.lock", timeout=timeout):
         services = _remembered(home)
         missing = [name for name in NAMES if not (_alive(services, name) and _answers(services, name))]
+        if missing and (free := shutil.disk_usage(home).free) < ROOM_BYTES:
+            raise ShrinkError(
+                f"SHRINK_HOME is '{home}' with {free / 1e6:.0f} MB free but the servers need "
+                f"{ROOM_BYTES / 1e6:.0f}; make room there."
+            )
         for name in missing:
             end(services.pids.get(name, ()))
         services = with_free_ports(services, missing)
@@ -76,7 +83,8 @@ def down(home: Path) -> tuple[str, ...]:
         running = tuple(name for name in NAMES if _alive(services, name))
         for name in reversed(NAMES):  # clients of the S3 endpoint go before it
             end(services.pids.get(name, ()))
-        _remember(home, services.model_copy(update={"pids": {}}))
+        with contextlib.suppress(OSError):  # a full disk: what is remembered are dead processes, known as such
+            _remember(home, services.model_copy(update={"pids": {}}))
         return running
 
 

@@ -1,11 +1,13 @@
 """The services as an operator meets them: start, start again, crash, restart, stop; nothing here is simulated."""
 
 import os
+import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
+from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,26 @@ def test_data_and_addresses_survive_crash_and_restart_and_down_leaves_no_process
     finally:
         services.down(tmp_path)
     assert services.status(tmp_path) == dict.fromkeys(services.NAMES, "stopped")
+
+
+def test_a_disk_without_room_is_refused_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 2_000_000))
+    with pytest.raises(
+        ShrinkError, match=r"SHRINK_HOME is '.*' with 2 MB free but the servers need 20; make room there"
+    ):
+        services.up(tmp_path)
+    assert services.status(tmp_path) == dict.fromkeys(services.NAMES, "stopped")
+
+
+def test_down_on_a_full_disk_still_ends_what_runs(tmp_path: Path) -> None:
+    running = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    known = services._remembered(tmp_path).model_copy(update={"pids": {"s3": (processes.started_now(running.pid),)}})
+    services._remember(tmp_path, known)
+    (tmp_path / "services.json.part").symlink_to("/dev/full")
+    assert services.down(tmp_path) == ("s3",)
+    assert processes.living(known.pids["s3"][0]) is None
+    running.wait(10)
 
 
 def test_down_spares_a_stranger_that_got_a_remembered_pid(tmp_path: Path) -> None:
