@@ -7,6 +7,7 @@ a failed gate is a result (the version is registered as rejected), a broken run 
 import contextlib
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from flows.settings import settings
 from flows.trouble import explained
 from registry import gate, store
 from registry.records import Evaluation, ShrinkError
-from tasks import layout
+from tasks import carbon, layout
 from tasks.export.onnx import OnnxConfig
 from tasks.reload import ReloadConfig
 
@@ -99,7 +100,10 @@ def opened(recipe: Recipe) -> Iterator[tuple[Workshop, dict[str, Any]]]:
         reconcile.reconcile(here.home)
         journal = journals.begin(here.home, recipe, flow_run)
     directory = here.home / "runs" / str(journal["run_id"])
-    shop = Workshop(here, store.connect(servers.s3_config(services)), services.bucket, directory, recipe.seed)
+    s3 = store.connect(servers.s3_config(services))
+    aside = ThreadPoolExecutor(1)  # the meter takes two seconds to open, most of them asleep
+    meter = aside.submit(carbon.open_meter, here.country, directory / "samples.jsonl")
+    shop = Workshop(here, s3, services.bucket, directory, recipe.seed, meter)
     try:
         pictures.rename(flow_run, recipe.name, str(journal["run_id"]))
         store.ensure_bucket(shop.s3, services.bucket)
@@ -111,6 +115,7 @@ def opened(recipe: Recipe) -> Iterator[tuple[Workshop, dict[str, Any]]]:
         journal["status"], journal["error"] = "cancelled" if cancelled else "failed", explained(here.home, error)
         raise
     finally:
+        aside.shutdown(wait=False)
         journal["stages"] = [record.model_dump(mode="json") for record in shop.records]
         close(shop, journal, directory)
 

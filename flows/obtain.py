@@ -12,6 +12,7 @@ import logging
 import platform
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ class Workshop:
     bucket: str
     directory: Path
     seed: int
-    meter: Any = None
+    meter: Future[carbon.Meter]
     digests: dict[Path, str] = field(default_factory=dict)
     records: list[StageRecord] = field(default_factory=list)
     curves: dict[str, Curves] = field(default_factory=dict)
@@ -219,8 +220,6 @@ def check_room(home: Path, name: str, inputs: dict[str, Path]) -> None:
 
 def metered(shop: Workshop, call: StageCall) -> tuple[Any, Footprint]:
     """Run the stage under the meter; one metered stage at a time on a machine, so that nothing is counted twice."""
-    if shop.meter is None:  # opening takes about two seconds: not in a run that only re-uses
-        shop.meter = carbon.open_meter(shop.settings.country, shop.directory / "samples.jsonl")
-    with carbon.measure(shop.meter, call.name) as reading:
+    with carbon.measure(shop.meter.result(), call.name) as reading:
         result = run_stage(call)
     return result, reading()

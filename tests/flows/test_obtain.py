@@ -2,6 +2,7 @@
 
 import shutil
 from collections import namedtuple
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from flows.settings import Settings
 from infra.addresses import Services
 from registry import index, store
 from registry.records import ShrinkError, StageRecord, digest_directory
+from tasks import carbon
 from tasks.data import DataConfig
 from tasks.stage import run_stage
 from tests.registry.samples import record as sample
@@ -26,7 +28,9 @@ def shop(servers: Services, tmp_path: Path) -> obtain.Workshop:
         secret_key=servers.secret_key,
     )
     here = Settings(home=tmp_path / "home", threads=1)
-    return obtain.Workshop(here, store.connect(config), servers.bucket, tmp_path / "home" / "runs" / "one", 0)
+    meter: Future[carbon.Meter] = Future()
+    meter.set_result(carbon.open_meter(None, tmp_path / "samples.jsonl"))
+    return obtain.Workshop(here, store.connect(config), servers.bucket, tmp_path / "home" / "runs" / "one", 0, meter)
 
 
 @pytest.fixture
