@@ -46,9 +46,9 @@ def tokenizer(directory: Path) -> Any:
 
 
 def encode(directory: Path, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each text, one text after the other in this thread."""
+    """Token ids of each text, one text after the other in this thread; [0] for one of which nothing is left."""
     encoder = tokenizer(directory)
-    return [encoder.encode(text).ids for text in texts]
+    return [encoder.encode(text).ids or [0] for text in texts]
 
 
 def feeds(ids: Sequence[Sequence[int]]) -> dict[str, NDArray[np.int64]]:

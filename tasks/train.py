@@ -46,8 +46,8 @@ class Log(BaseModel):
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of every text, truncated as the tokenizer says."""
-    return [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+    """Token ids of every text, truncated as the tokenizer says; [0] for one of which nothing is left."""
+    return [encoding.ids or [0] for encoding in tokenizer.encode_batch(list(texts))]
 
 
 def pad(sequences: Sequence[Sequence[int]], pad_id: int = 0) -> tuple[Tensor, Tensor]:

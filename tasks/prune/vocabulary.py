@@ -39,7 +39,7 @@ def run(inputs: dict[str, Path], config: PruneVocabularyConfig, out: Path, seed:
     texts = [row["text"] for name in names for row in data.read_rows(inputs["data"], name)]
     description = json.loads(tokenizer.to_str())
     counts = Counter(piece for sequence in train.tokenize(tokenizer, texts) for piece in sequence)
-    kept = kept_pieces(description, counts, config.min_count)
+    kept = sorted({*kept_pieces(description, counts, config.min_count), train.pad_of(model)})
     smaller, renumbered = reindex(description, kept)
     pad = renumbered[train.pad_of(model)]
     models.slice_vocabulary(model, kept, pad)

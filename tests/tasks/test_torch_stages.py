@@ -434,3 +434,16 @@ def test_finetune_refuses_a_longer_input_than_the_teacher_reads(
     (rows / "data.json").write_text(json.dumps({**facts, "max_length": 64}), encoding="utf-8")
     with pytest.raises(ShrinkError, match="max_length is 64 but the teacher reads 40 tokens"):
         finetune.run({"teacher": teacher, "data": rows}, finetune.FinetuneConfig(), folder("out"), 0)
+
+
+def test_texts_of_which_no_piece_is_left_and_padding_that_is_no_special_token(folder: Callable[[str], Path]) -> None:
+    description = json.loads(make_tokenizer().to_str()) | {"post_processor": None, "added_tokens": []}
+    tokenizer = Tokenizer.from_str(json.dumps(description))
+    sequences = train.tokenize(tokenizer, ["\u200b", "\u200b"])
+    logits, _ = train.predict(make_model(), sequences)
+    assert sequences == [[0], [0]] and torch.isfinite(logits).all()
+    student, rows, out = folder("student"), folder("rows"), folder("out")
+    encoders.save(student, make_model(), tokenizer, encoders.Head(labels=("a", "b"), max_length=16))
+    data.write_rows(rows / "train.jsonl", [{"id": "1", "text": "good film", "label": 1}])
+    vocabulary.run({"student": student, "data": rows}, vocabulary.PruneVocabularyConfig(), out, 0)
+    assert "[PAD]" in json.loads((out / "tokenizer.json").read_text())["model"]["vocab"]
