@@ -118,7 +118,7 @@ def fit(
         for rows in batches[log.done % in_epoch :]:
             for group in optimizer.param_groups:
                 group["lr"] = schedule.lr * warm_up_factor(log.done, steps)
-            log.losses.append(step_once(optimizer, loss_of(rows), log.done + 1))
+            log.losses.append(step_once(model, optimizer, loss_of(rows), log.done + 1))
             log.done += 1
             if log.done % 20 == 0 or log.done == steps:
                 recent = float(np.mean(log.losses[-20:]))
@@ -133,11 +133,11 @@ def fit(
     return log.curve
 
 
-def step_once(optimizer: torch.optim.Optimizer, loss: Tensor, step: int) -> float:
+def step_once(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, step: int) -> float:
     """One step down the loss, whose value it returns; raises ShrinkError, the weights untouched, at NaN or infinity."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    norm = nn.utils.clip_grad_norm_([weight for _, weight in checkpoint.weights(optimizer)], CLIP)
+    norm = nn.utils.clip_grad_norm_([weight for weight in model.parameters() if weight.requires_grad], CLIP)
     value = float(loss.detach())
     if not (math.isfinite(value) and math.isfinite(float(norm))):
         rate = optimizer.param_groups[0]["lr"]
