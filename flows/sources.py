@@ -1,6 +1,7 @@
 """Sources become local directories: packages fetched as files through the user's own pip settings, never imported."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,9 @@ from filelock import FileLock
 
 from flows.recipe import Source
 from registry.records import ShrinkError, sha256_file, sha256_json
+
+PINNED = re.compile(r"[A-Za-z0-9._-]+==[A-Za-z0-9._+!-]+")  # nothing else may reach pip's requirements file
+SHA = re.compile(r"[0-9a-f]{64}")
 
 
 def resolve(source: Source, home: Path) -> Path:
@@ -28,7 +32,7 @@ def resolve(source: Source, home: Path) -> Path:
         if not directory.is_dir():
             raise ShrinkError(f"source '{source.uri}' is no directory; give the path of one.")
         return directory
-    if scheme != "pypi" or not source.sha256:
+    if scheme != "pypi" or not PINNED.fullmatch(rest) or not SHA.fullmatch(source.sha256 or ""):
         raise ShrinkError(f"source '{source.uri}' must be dir:PATH, file:PATH, or pypi:NAME==VERSION with its sha256.")
     target = home / "sources" / sha256_json(source.model_dump())[:16]
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +100,7 @@ def unpack(package: Path, inner: str, scratch: Path) -> Path:
     if wanted.is_file() and wanted.suffixes[-2:] == [".tar", ".gz"]:
         untar(wanted, scratch / "nested")
         wanted = next((scratch / "nested").iterdir())
-    if not wanted.is_dir():
+    if not wanted.is_dir() or not wanted.resolve().is_relative_to(scratch.resolve()):
         raise ShrinkError(f"path is '{inner}' but {package.name} has no such folder; correct it.")
     kept = scratch / "kept"
     shutil.copytree(wanted, kept)

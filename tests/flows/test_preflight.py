@@ -11,9 +11,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, models
 
-from flows import init
+from flows import init, sources
 from flows.preflight import check_texts, preflight
-from flows.recipe import smoke
+from flows.recipe import Source, smoke
 from registry.records import ShrinkError, has_text
 from tasks import data, layout, pieces
 from tasks.kinds import EveryStage
@@ -201,3 +201,13 @@ def test_a_mark_at_the_beginning_and_windows_line_ends_change_nothing(tmp_path: 
     rows.write_bytes(b"\xef\xbb\xbf" + re.sub(rb"\n", b"\r\n", rows.read_bytes()))
     other = init.write("other", rows, model, folder=tmp_path)
     assert other["rows"] == plain["rows"] and other["labels"] == plain["labels"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "sha256"),
+    [("pypi:x==1", None), ("pypi:x==1", "00"), ("pypi:x==1\n--index-url http://h", "0" * 64), ("pypi:x", "0" * 64)],
+)
+def test_a_package_is_named_with_version_and_hash_alone(tmp_path: Path, uri: str, sha256: str | None) -> None:
+    with pytest.raises(ShrinkError, match=r"must be dir:PATH, file:PATH, or pypi:NAME==VERSION with its sha256"):
+        sources.resolve(Source(uri=uri, sha256=sha256), tmp_path)
+    assert not list(tmp_path.iterdir())
