@@ -12,6 +12,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from flows.recipe import check_order, load
 from registry.records import ShrinkError, digest_directory
 from tasks import checkpoint, data, finetune, label, models, train
 from tasks.distill import logits, relations
@@ -181,6 +182,17 @@ def test_a_student_of_another_width_and_other_heads_learns_the_relations(made: d
     measured = taught(inputs, tmp_path / "out", hidden_weight=0.0, teacher_layer=2)
     assert measured["loss"][-1] < measured["loss"][0] and measured["respelled_rows"] == 0
     assert distance(made, tmp_path / "out") < 0.7 * distance(made, narrow)
+
+
+def test_without_pruning_the_teacher_teaches_a_student_of_its_own_shape(made: dict[str, Path], tmp_path: Path) -> None:
+    shipped = load("sentiment")
+    check_order(shipped.model_copy(update={"stages": tuple(one for one in shipped.stages if one.kind != "prune")}))
+    assert distance(made, made["teacher"]) == pytest.approx(0, abs=1e-6)
+    inputs = {**made, "student": made["teacher"]}
+    measured = logits.run(inputs, logits.DistillLogitsConfig(**QUICK), tmp_path, 0)
+    assert measured["validation_accuracy"] > 0.9
+    assert measured["parameters"] == models.count_parameters(models.load(made["teacher"])[0])
+    assert digest_directory(tmp_path) != digest_directory(made["teacher"])
 
 
 @pytest.mark.parametrize(
