@@ -18,6 +18,7 @@ from rich.table import Table
 
 from flows import units
 from registry.gate import is_smoke
+from registry.records import METRICS
 
 PLAIN_SECONDS = 15.0  # between two progress lines where there is no terminal
 SCORES = {"validation_accuracy": "accuracy", "accuracy": "accuracy", "agreement": "agreement"}
@@ -131,13 +132,15 @@ def digits(value: float) -> str:
 
 def sentence(shown: dict[str, Any]) -> str:
     """The run in one sentence; a dash for what is not known."""
-    size, speed, scores = shown["bytes"], shown["latency_ms"], shown["accuracy"]
+    size, speed, metric = shown["bytes"], shown["latency_ms"], shown.get("metric", "accuracy")
+    scores = shown.get("score") or shown["accuracy"]  # versions of before it could be chosen go by accuracy
     floor = units.ratio(scores["floor"], scores["teacher"])
     before = "smoke walk on a 2-layer clone, its scores mean nothing: " if is_smoke(shown["model"]) else ""
     return (
         f"{before}{megabytes(size['teacher'])} MB → {megabytes(size['student'])} MB, "
         f"{milliseconds(speed['teacher'])} → {milliseconds(speed['student'])} ms, "
-        f"keeps {interval(shown['retention'])}; bag-of-words alone keeps {share(floor)}"
+        f"keeps {interval(shown['retention'])}{'' if metric == 'accuracy' else f' of its {METRICS[metric]}'}; "
+        f"bag-of-words alone keeps {share(floor)}"
     )
 
 
@@ -167,8 +170,10 @@ def comparison(evaluation: dict[str, Any]) -> Table:
     """Teacher, student and floor side by side."""
     table = Table("", *MODELS)
     rows = [("accuracy", 1, ".3f"), ("macro_f1", 1, ".3f"), ("bytes", 1e6, ".3f"), ("p50_ms", 1, ".2f")]
+    if evaluation.get("metric") == "mcc":
+        rows.insert(2, ("mcc", 1, ".3f"))
     names = {
-        "macro_f1": "macro-F1",
+        **METRICS,
         "bytes": "megabytes",
         "p50_ms": "p50 ms (batch 1)",
         "p95_ms": "p95 ms (batch 1)",

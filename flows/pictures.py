@@ -50,7 +50,7 @@ def stage_row(record: StageRecord) -> dict[str, Any]:
 
 def comparison_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
     """Teacher, student and floor side by side."""
-    fields = ("accuracy", "macro_f1", "bytes", "p50_ms", "p95_ms", "throughput", "peak_rss_mb")
+    fields = ("accuracy", "macro_f1", "mcc", "bytes", "p50_ms", "p95_ms", "throughput", "peak_rss_mb")
     models = {"teacher": evaluation.teacher, "student": evaluation.student, "floor": evaluation.floor}
     return [
         {"line": name, **{who: getattr(score, name) for who, score in models.items()}, "limit": "", "passed": ""}

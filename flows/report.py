@@ -14,7 +14,7 @@ from flows import units
 from flows.limits import limits
 from registry import footprint as fp
 from registry.gate import is_smoke
-from registry.records import Band, Evaluation, Footprint, StageRecord, Verdict
+from registry.records import METRICS, Band, Evaluation, Footprint, StageRecord, Verdict
 
 TEMPLATES = Path(__file__).parent / "templates"
 MODELS = ("teacher", "student", "floor")
@@ -89,7 +89,7 @@ def render_html(facts: dict[str, Any]) -> str:
     )
     filters = (units.energy, units.wh, units.mass, units.size, units.number, units.percent, units.span, units.checked)
     environment.filters |= {write.__name__: write for write in (*filters, units.duration, units.milliseconds)}
-    page = environment.get_template("report.html.j2").render(**facts, models=MODELS)
+    page = environment.get_template("report.html.j2").render(**facts, models=MODELS, metrics=METRICS)
     return re.sub(UNIT, "\u00a0", page)
 
 
@@ -204,12 +204,18 @@ def _comparison(evaluation: Evaluation | None) -> list[dict[str, Any]]:
         return []
     scores = evaluation.model_dump()
     charts = []
-    for field, label, sense, write in COMPARED:
-        top = 1.0 if field == "accuracy" else max(scores[name][field] for name in MODELS)
+    chosen = (evaluation.metric, f"{METRICS[evaluation.metric]} on the test split", "longer is better", units.number)
+    for field, label, sense, write in COMPARED if evaluation.metric == "accuracy" else (chosen, *COMPARED):
+        top = 1.0 if field in METRICS else max(scores[name][field] for name in MODELS)
         bars = []
         for name in MODELS:
             value = scores[name][field]
-            bar = {"name": name, "value": value, "text": write(value), "width": round(100 * value / (top or 1), 2)}
+            bar = {
+                "name": name,
+                "value": value,
+                "text": write(value),
+                "width": round(100 * max(value, 0) / (top or 1), 2),
+            }
             if field == "accuracy":
                 low, high = wilson(value, evaluation.examples)
                 bar |= {"low": round(100 * low, 2), "high": round(100 * high, 2)}

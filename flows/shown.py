@@ -30,6 +30,8 @@ def shown(
         "retention": evaluation.retention.model_dump(),
         "lift_retained": evaluation.lift_retained.model_dump(),
         "accuracy": {"teacher": teacher.accuracy, "student": student.accuracy, "floor": floor.accuracy},
+        "metric": evaluation.metric,
+        "score": evaluation.scores(),
         "bytes": {
             "teacher": teacher.bytes,
             "student": student.bytes,

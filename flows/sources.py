@@ -32,14 +32,15 @@ def resolve(source: Source, home: Path) -> Path:
         if not directory.is_dir():
             raise ShrinkError(f"source '{source.uri}' is no directory; give the path of one.")
         return directory
-    if scheme != "pypi" or not PINNED.fullmatch(rest) or not SHA.fullmatch(source.sha256 or ""):
+    wanted = source.sha256 or ""
+    if scheme != "pypi" or not PINNED.fullmatch(rest) or not SHA.fullmatch(wanted):
         raise ShrinkError(f"source '{source.uri}' must be dir:PATH, file:PATH, or pypi:NAME==VERSION with its sha256.")
     target = home / "sources" / sha256_json(source.model_dump())[:16]
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
         if not target.exists():
             with scratch_in(target.parent) as scratch:
-                unpack(download(rest, source.sha256, Path(scratch)), source.path, Path(scratch)).rename(target)
+                unpack(download(rest, wanted, Path(scratch)), source.path, Path(scratch)).rename(target)
     return target
 
 

@@ -7,7 +7,7 @@ import yaml
 from pydantic import BaseModel
 
 from registry.gate import is_smoke
-from registry.records import STRICT, Evaluation, Footprint, ModelScore, Verdict
+from registry.records import METRICS, STRICT, Evaluation, Footprint, ModelScore, Verdict
 
 SNIPPET = """
 import json
@@ -152,12 +152,12 @@ def _summary(seen: Evaluation, verdict: Verdict, gate: str) -> str:
     faster = _times(seen.teacher.p50_ms, seen.student.p50_ms)
     outcome = f"passed {gate}" if verdict.passed else f"**was rejected by {gate}**"
     lift = f"{_interval(seen.lift_retained)} of the teacher's lift over the floor"
-    if seen.teacher.accuracy <= seen.floor.accuracy:
+    if seen.scores()["teacher"] <= seen.scores()["floor"]:
         lift = "no lift over the floor, which the teacher does not beat either"
     return (
         f"A student that takes {seen.student.bytes / 1e6:.2f} MB where its teacher takes {seen.teacher.bytes / 1e6:.2f}"
         f" MB ({smaller}), answers {faster} as fast, and {outcome}. It keeps {_interval(seen.retention)} of the"
-        f" teacher's score and {lift} (95 % intervals,"
+        f" teacher's {METRICS[seen.metric]} and {lift} (95 % intervals,"
         f" {seen.examples} examples seen by all three). It agrees with the teacher on {seen.agreement:.1%};"
         f" {seen.flips_to_wrong} answers turned wrong and {seen.flips_to_right} turned right."
     )

@@ -8,7 +8,7 @@ import hashlib
 import json
 import unicodedata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -70,12 +70,17 @@ class StageRecord(BaseModel):
     cached: bool = False
 
 
+Metric = Literal["accuracy", "macro_f1", "mcc"]
+METRICS: dict[str, str] = {"accuracy": "accuracy", "macro_f1": "macro-F1", "mcc": "MCC"}  # as people write them
+
+
 class ModelScore(BaseModel):
     """One model's measurements: quality on the test split, size, speed at one thread."""
 
     model_config = STRICT
     accuracy: float
     macro_f1: float
+    mcc: float | None = None  # not measured before it could be asked for
     bytes: int
     parameters: int | None
     macs: int | None
@@ -90,6 +95,7 @@ class Evaluation(BaseModel):
 
     model_config = STRICT
     examples: int
+    metric: Metric = "accuracy"  # what retention, lift and win are of
     teacher: ModelScore
     student: ModelScore
     floor: ModelScore
@@ -99,6 +105,11 @@ class Evaluation(BaseModel):
     flips_to_wrong: int
     flips_to_right: int
     agreement: float
+
+    def scores(self) -> dict[str, float]:
+        """Teacher's, student's and floor's score by the metric that this evaluation goes by."""
+        models = {"teacher": self.teacher, "student": self.student, "floor": self.floor}
+        return {role: float(getattr(model, self.metric)) for role, model in models.items()}
 
 
 class Check(BaseModel):

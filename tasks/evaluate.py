@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from registry.records import STRICT, Evaluation, ModelScore, ShrinkError, directory_bytes
+from registry.records import STRICT, Evaluation, Metric, ModelScore, ShrinkError, directory_bytes
 from tasks import bench, floor, metrics, progress, runtime
 
 SPEED = ("p50_ms", "p95_ms", "throughput", "peak_rss_mb")
@@ -41,6 +41,7 @@ class EvaluateConfig(BaseModel):
     writes: ClassVar[tuple[str, str]] = ("evaluation", "evaluation")
     kind: Literal["evaluate"] = Field("evaluate", description="The stage's kind.")
     split: Literal["test", "validation"] = Field("test", description="Rows to judge on; test is for the last word.")
+    metric: Metric = Field("accuracy", description="What retention and the gate go by; macro_f1 or mcc where rare.")
     bootstrap: int = Field(2000, ge=100, description="Paired resamples behind every interval.")
     batch: int = Field(
         1, ge=1, description="Texts a batch when predicting; dynamic int8 answers depend on it a little."
@@ -60,7 +61,7 @@ def run(inputs: dict[str, Path], config: EvaluateConfig, out: Path, seed: int) -
     logits = predictions(inputs, texts, config.batch)
     progress.report(2, 3, "timing")
     speed = bench.measure({role: inputs[role] for role in ROLES}, texts, config.rounds)
-    result = evaluation(inputs, logits, labels, speed, config.bootstrap, seed)
+    result = evaluation(inputs, logits, labels, speed, config, seed)
     write_json(out / "evaluation.json", quality(result))
     save_file({"labels": labels, **logits}, out / "predictions.safetensors")
     write_golden(inputs["student"], out / "golden.json")
@@ -86,7 +87,7 @@ def evaluation(
     logits: dict[str, NDArray[Any]],
     labels: NDArray[np.int64],
     speed: dict[str, dict[str, Any]],
-    bootstrap: int,
+    config: EvaluateConfig,
     seed: int,
 ) -> Evaluation:
     """Put scores and paired comparisons together."""
@@ -95,13 +96,15 @@ def evaluation(
         role: ModelScore(
             accuracy=metrics.accuracy(guesses[role], labels),
             macro_f1=metrics.macro_f1(guesses[role], labels),
+            mcc=metrics.measure("mcc", guesses[role], labels),
             bytes=model_bytes(inputs[role]),
             **speed[role],
         )
         for role in ROLES
     }
-    paired = metrics.comparison(guesses["teacher"], guesses["student"], guesses["floor"], labels, bootstrap, seed)
-    return Evaluation(examples=len(labels), **models, **paired)
+    three = (guesses["teacher"], guesses["student"], guesses["floor"])
+    paired = metrics.comparison(*three, labels, config.bootstrap, seed, config.metric)
+    return Evaluation(examples=len(labels), metric=config.metric, **models, **paired)
 
 
 def model_bytes(directory: Path) -> int:

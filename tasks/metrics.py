@@ -1,4 +1,4 @@
-"""Quality and its uncertainty in plain numpy: accuracy, macro-F1, paired bootstrap intervals and flips.
+"""Quality and its uncertainty in plain numpy: accuracy, macro-F1, MCC, paired bootstrap intervals and flips.
 
 Every model is judged on the same examples. A resample of n examples only matters through how many fall into each of
 the eight cells (teacher right or wrong, student, floor), so one multinomial draw is one exact bootstrap resample.
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from registry.records import Interval
+from registry.records import Interval, Metric
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -27,13 +27,41 @@ def accuracy(predicted: Ints, labels: Ints) -> float:
     return float(np.mean(predicted == labels))
 
 
+def confusion(predicted: Ints, labels: Ints, classes: int) -> Floats:
+    """Counts [classes, classes] of examples by label (row) and prediction (column)."""
+    counts = np.bincount(labels * classes + predicted, minlength=classes * classes)
+    return counts.reshape(classes, classes).astype(np.float64)
+
+
+def score(metric: Metric, counts: Floats) -> Floats:
+    """A metric of confusion counts [..., C, C]; the shape of the result is [...].
+
+    macro_f1 is the mean F1 over the classes that occur in labels or predictions. mcc is the correlation of labels and
+    predictions for any number of classes (Gorodkin 2004), 0 where either has one class only.
+    """
+    right = np.diagonal(counts, axis1=-2, axis2=-1)
+    true, found, total = counts.sum(-1), counts.sum(-2), counts.sum((-2, -1))
+    match metric:
+        case "accuracy":
+            return np.asarray(right.sum(-1) / total)
+        case "macro_f1":
+            each = ratio(2 * right, true + found)  # 0 for a class that does not occur
+            return np.asarray(each.sum(-1) / (true + found > 0).sum(-1))
+        case "mcc":
+            both = right.sum(-1) * total - (true * found).sum(-1)
+            spread = (total**2 - (true**2).sum(-1)) * (total**2 - (found**2).sum(-1))
+            return ratio(both, np.sqrt(spread))
+
+
 def macro_f1(predicted: Ints, labels: Ints) -> float:
     """The mean F1 over the classes that occur in the labels or the predictions."""
-    scores = []
-    for label in np.union1d(predicted, labels):
-        right = float(np.sum((predicted == label) & (labels == label)))
-        scores.append(2 * right / float(np.sum(predicted == label) + np.sum(labels == label)))
-    return float(np.mean(scores))
+    return measure("macro_f1", predicted, labels)
+
+
+def measure(metric: Metric, predicted: Ints, labels: Ints) -> float:
+    """A metric of predictions."""
+    classes = int(max(predicted.max(), labels.max())) + 1
+    return float(score(metric, confusion(predicted, labels, classes)))
 
 
 def resample(right: tuple[NDArray[np.bool_], ...], count: int, seed: int) -> Floats:
@@ -60,18 +88,44 @@ def interval(point: float, values: Floats) -> Interval:
     return Interval(point=float(point), low=float(low), high=float(high))
 
 
+def resampled(metric: Metric, guesses: tuple[Ints, ...], labels: Ints, count: int, seed: int) -> Floats:
+    """Scores [1 + count, models]: of the examples themselves, then of paired bootstrap resamples.
+
+    As for `resample`, only how many examples fall into each cell matters; a cell is here a label with every model's
+    guess.
+    """
+    if metric == "accuracy":
+        right = tuple(predicted == labels for predicted in guesses)
+        points = np.array([[model.mean() for model in right]], dtype=np.float64)
+        return np.concatenate([points, resample(right, count, seed)])
+    classes = int(max(labels.max(), *(predicted.max() for predicted in guesses))) + 1
+    cells, member = np.unique(np.stack([labels, *guesses]), axis=1, return_inverse=True)
+    share = np.bincount(member.reshape(-1), minlength=cells.shape[1]) / len(labels)
+    drawn = np.random.default_rng(seed).multinomial(len(labels), share, size=count)
+    drawn = np.concatenate([np.rint(share * len(labels))[None].astype(drawn.dtype), drawn])
+    columns = []
+    for guess in cells[1:]:
+        place = np.zeros((cells.shape[1], classes * classes))
+        place[np.arange(cells.shape[1]), cells[0] * classes + guess] = 1
+        columns.append(score(metric, (drawn @ place).reshape(-1, classes, classes)))
+    return np.stack(columns, axis=1)
+
+
 def comparison(
-    teacher: Ints, student: Ints, floor: Ints, labels: Ints, count: int = 2000, seed: int = 0
+    teacher: Ints,
+    student: Ints,
+    floor: Ints,
+    labels: Ints,
+    count: int = 2000,
+    seed: int = 0,
+    metric: Metric = "accuracy",
 ) -> dict[str, Any]:
-    """Retention, lift retained, win over the floor, flips and agreement: the paired fields of an Evaluation."""
-    right = tuple(predicted == labels for predicted in (teacher, student, floor))
-    points = np.array([[model.mean() for model in right]], dtype=np.float64)
-    draws = np.concatenate([points, resample(right, count, seed)])
-    t, s, f = draws.T
+    """Retention, lift retained, win over the floor by a metric, flips and agreement: an Evaluation's paired fields."""
+    t, s, f = resampled(metric, (teacher, student, floor), labels, count, seed).T
     series = {"retention": ratio(s, t), "lift_retained": ratio(s - f, t - f), "win_over_floor": s - f}
     return {
         **{name: interval(values[0], values[1:]) for name, values in series.items()},
-        "flips_to_wrong": int(np.sum(right[0] & ~right[1])),
-        "flips_to_right": int(np.sum(~right[0] & right[1])),
+        "flips_to_wrong": int(np.sum((teacher == labels) & (student != labels))),
+        "flips_to_right": int(np.sum((teacher != labels) & (student == labels))),
         "agreement": float(np.mean(teacher == student)),
     }

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import psutil
 import pytest
@@ -27,6 +27,7 @@ from flows import journal as journals
 from infra.addresses import Services
 from registry import runs, versions
 from registry.records import digest_directory
+from tasks.kinds import AnyChainConfig
 from tests.flows.test_init import make_csv, make_model
 from tests.flows.test_report import stage as make_stage
 
@@ -95,7 +96,7 @@ print([name for name in {HEAVY!r} if name in sys.modules])
 def test_commands_on_an_empty_home(shrink: Shrink, tmp_path: Path) -> None:
     assert shrink("--version")[1].startswith("shrink ")
     assert json.loads(shrink("runs", "--json")[1]) == []
-    assert json.loads(shrink("stages", "--json")[1])["prune"] == ["structured", "vocabulary"]
+    assert json.loads(shrink("stages", "--json")[1])["quantize"] == ["int8_dynamic", "int8_static", "int4_weight_only"]
     assert json.loads(shrink("down", "--json")[1]) == {"stopped": [], "megabytes": 0.0}
     found = {one["name"]: one for one in json.loads(shrink("doctor", "--json")[1])}
     assert found["s3"]["state"] == "warn" and "shrink up" in found["s3"]["remedy"]
@@ -197,7 +198,7 @@ def test_stages_names_every_field(shrink: Shrink) -> None:
         assert [part["method"] for part in found] == (names or [None])
     for kind in fields.KEYS:
         parts += json.loads(shrink("stages", kind, "--json")[1])
-    assert len(parts) == 8 + len(fields.KEYS)
+    assert len(parts) == len(get_args(AnyChainConfig)) + len(fields.KEYS)
     for field in (field for part in parts for field in part["fields"]):
         assert field["type"] and field["description"], field
     (part,) = json.loads(shrink("stages", "quantize/int8_dynamic", "--json")[1])

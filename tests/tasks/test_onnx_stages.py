@@ -220,15 +220,39 @@ def test_floor_with_three_labels(tmp_path: Path) -> None:
 
 
 def test_metrics_agree_with_sklearn() -> None:
-    from sklearn.metrics import accuracy_score, f1_score
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
     rng = np.random.default_rng(0)
     for count in (2, 3, 5):
         labels, guesses = rng.integers(0, count, 200), rng.integers(0, count, 200)
         assert metrics.accuracy(guesses, labels) == pytest.approx(accuracy_score(labels, guesses))
+        assert metrics.measure("accuracy", guesses, labels) == pytest.approx(accuracy_score(labels, guesses))
         assert metrics.macro_f1(guesses, labels) == pytest.approx(f1_score(labels, guesses, average="macro"))
+        assert metrics.measure("mcc", guesses, labels) == pytest.approx(matthews_corrcoef(labels, guesses))
     never = np.zeros(200, dtype=np.int64)
     assert metrics.macro_f1(never, rng.integers(0, 2, 200)) < 0.5
+    assert metrics.measure("mcc", never, rng.integers(0, 2, 200)) == 0.0
+
+
+@pytest.mark.parametrize("metric", ["macro_f1", "mcc"])
+def test_bootstrap_of_other_metrics_agrees_with_a_slow_one(metric: Any) -> None:
+    rng = np.random.default_rng(2)
+    labels = rng.choice(3, 300, p=[0.8, 0.15, 0.05])
+    teacher, student, plain = (np.where(rng.random(300) < p, labels, rng.integers(0, 3, 300)) for p in (0.9, 0.8, 0.5))
+    guesses = (teacher, student, plain)
+    found = metrics.resampled(metric, guesses, labels, 3000, 3)
+    assert found.shape == (3001, 3)
+    assert found[0] == pytest.approx([metrics.measure(metric, guess, labels) for guess in guesses])
+    slow = []
+    for _ in range(3000):
+        rows = rng.integers(0, 300, 300)
+        slow.append([metrics.measure(metric, guess[rows], labels[rows]) for guess in guesses])
+    for quantile in (0.025, 0.5, 0.975):
+        np.testing.assert_allclose(
+            np.quantile(found[1:], quantile, axis=0), np.quantile(slow, quantile, axis=0), atol=0.02
+        )
+    retained = metrics.comparison(*guesses, labels, 3000, 3, metric)["retention"]
+    assert retained.point == pytest.approx(found[0, 1] / found[0, 0]) and retained.low < retained.point < retained.high
 
 
 def test_bootstrap_agrees_with_a_slow_one() -> None:
