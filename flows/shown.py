@@ -8,7 +8,7 @@ from typing import Any
 from flows import console as screen
 from flows import units
 from registry import footprint as fp
-from registry.records import Band, Evaluation, Footprint, StageRecord, Verdict
+from registry.records import METRICS, Band, Evaluation, Footprint, StageRecord, Verdict
 
 
 def shown(
@@ -113,6 +113,8 @@ def figures(facts: dict[str, Any]) -> list[str]:
         ("p50, batch 1", speed, units.milliseconds, speed["ratio"]),
         ("parameters", facts["parameters"], units.count, units.ratio(*map(facts["parameters"].get, screen.MODELS[:2]))),
     ]
+    if (metric := facts.get("metric", "accuracy")) != "accuracy":
+        rows.insert(1, (METRICS[metric], facts["score"], units.number, None))
     words = {"size on disk": "smaller", "p50, batch 1": "faster", "parameters": "fewer"}
     lines = [f"{'':14}" + "".join(f"{name:>14}" for name in screen.MODELS)]
     for name, values, write, times in rows:
