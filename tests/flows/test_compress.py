@@ -84,8 +84,8 @@ def test_a_clone_elsewhere_that_lost_s3_and_was_killed_ends_with_the_same_digest
         started = psutil.Process(process.pid).children(recursive=True)
         family = [one for one in started if "tasks.zygote" in one.cmdline()]  # S3 was started too, and is to stay
         assert family
-        process.kill()
-        process.wait()
+        with process:  # closes its pipe
+            process.kill()
         assert not psutil.wait_procs(family, timeout=20)[1], "an orphan goes on"
         assert journals.find(home, None)["status"] == "crashed"
 
