@@ -8,11 +8,12 @@ BIN := .venv/bin
 install: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@echo "installing (about 5 minutes the first time)"
 	@$(BIN)/python -m pip install -q -c constraints.txt "$(TORCH)"
 	@$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
 	@$(BIN)/python -c "import torch; print('note: this torch is a CUDA build; TORCH=... picks another') if torch.version.cuda else None"
+	@$(BIN)/shrink --version
 	@touch $@
 
 run: install
