@@ -128,7 +128,9 @@ def execute(recipe: str, smoke: bool) -> dict[str, Any]:
 
 def way_on() -> str:
     """What to type after a run has been stopped: there may have been no time to begin it."""
-    return "`shrink resume` goes on with the finished stages" if unfinished() else "no run was begun, type it again"
+    if not unfinished():
+        return "no run was begun, type it again"
+    return "`shrink resume` goes on with the finished stages, and with a training at its last checkpoint"
 
 
 def facts_of(journal: dict[str, Any]) -> dict[str, Any]:

@@ -12,11 +12,14 @@ TOO_LITTLE = 4e6  # bytes free: with less nothing works, whatever the library th
 LITTLE = 1e8  # bytes free: with less a server that fails without a reason (rclone does) had no room to write
 CLIENTS = {"boto3", "botocore", "mlflow", "requests", "prefect", "httpx"}
 AWAY = {"botocore": "S3", "urllib3": "MLflow", "requests": "MLflow", "httpx": "Prefect's server"}
+STOPPED = {"KeyboardInterrupt": "stopped by Ctrl-C or `shrink cancel`", "TerminationSignal": "stopped by a signal"}
 OFF = {"HTTPClientError", "ConnectionError", "ConnectTimeout", "ReadTimeout", "TransportError", "MaxRetryError"}
 
 
 def explained(home: Path, error: BaseException) -> str:
     """The cause of an error in one line, for a person."""
+    if type(error).__name__ in STOPPED:
+        return STOPPED[type(error).__name__]
     causes = list(chain(error))
     free = shutil.disk_usage(home).free if home.exists() else TOO_LITTLE
     full = [one for one in causes if is_full(one)]

@@ -82,3 +82,12 @@ def test_the_cause_is_one_line(
         fails()
     said = explained(tmp_path, caught.value)
     assert said.startswith(message) and "\n" not in said, said
+
+
+def test_a_run_that_was_stopped_says_by_what(tmp_path: Path) -> None:
+    import signal
+
+    from prefect.exceptions import TerminationSignal
+
+    assert explained(tmp_path, KeyboardInterrupt()) == "stopped by Ctrl-C or `shrink cancel`"
+    assert explained(tmp_path, TerminationSignal(signal=signal.SIGTERM)) == "stopped by a signal"
