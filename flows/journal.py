@@ -118,12 +118,20 @@ def with_stages(home: Path, journal: Journal) -> Journal:
     return journal | {"stages": found}
 
 
+def same_recipe(home: Path, journal: Journal, recipe: Recipe) -> bool:
+    """Whether a run is of this very recipe: its digest leaves out in which folder local sources lie."""
+    stored = home / "runs" / str(journal["run_id"]) / "recipe.json"
+    if journal["recipe_digest"] != recipe.digest or not stored.is_file():
+        return False
+    return stored.read_text(encoding="utf-8") == recipe.model_dump_json(indent=1)
+
+
 def begin(home: Path, recipe: Recipe, prefect_run_id: str | None) -> Journal:
-    """Continue the newest interrupted run of this recipe, or open a new one; call it under `lock`."""
+    """Continue the newest interrupted run of this recipe and these sources, or open a new one; call it under `lock`."""
     me = {"pid": os.getpid(), "pid_created": psutil.Process().create_time(), "status": "running", "error": None}
     me["prefect_run_id"] = prefect_run_id
     for journal in reversed(read_all(home)):
-        if journal["recipe_digest"] == recipe.digest and journal["status"] in UNFINISHED:
+        if journal["status"] in UNFINISHED and same_recipe(home, journal, recipe):
             journal.update(me, resumed=journal.get("resumed", 0) + 1)
             break
     else:

@@ -17,6 +17,7 @@ from tasks.prune.structured import PruneStructuredConfig
 from tasks.prune.vocabulary import PruneVocabularyConfig
 from tasks.quantize.int4_weight_only import Int4WeightOnlyConfig
 from tasks.quantize.int8_dynamic import Int8DynamicConfig
+from tasks.quantize.int8_static import Int8StaticConfig
 
 SAMPLE = 2000  # texts that are cut into pieces, spread over the file
 
@@ -107,7 +108,7 @@ def check_stages(recipe: Recipe, model: layout.Layout, labels: list[str]) -> Non
                 heads = limited(where, "heads", stage.heads or heads, heads)
             case DistillRelationsConfig():
                 check_relations(where, stage, taught, {"teacher": model.heads, "student": heads}, model.head_size)
-            case Int8DynamicConfig() | Int4WeightOnlyConfig() if stage.embedding != "none":
+            case Int8DynamicConfig() | Int8StaticConfig() | Int4WeightOnlyConfig() if stage.embedding != "none":
                 if embedded:
                     raise ShrinkError(f"{where}: the embedding is quantized already: set embedding to none here.")
                 embedded = True

@@ -178,7 +178,7 @@ def part_of(loc: tuple[int | str, ...]) -> type[BaseModel]:
 def check_order(recipe: Recipe) -> None:
     """Refuse a stage that reads what no earlier stage made; the student starts as the fine-tuned teacher."""
     held = {"data": "rows", "teacher": "source", "student": "source", "floor": "floor"}
-    zeros = None
+    zeros = shaped = None
     for number, stage in enumerate(recipe.stages, start=1):
         name = f"{stage.kind}/{getattr(stage, 'method', None) or '-'}".removesuffix("/-")
         for role, wanted in stage.reads.items():
@@ -188,6 +188,13 @@ def check_order(recipe: Recipe) -> None:
                     f"recipe '{recipe.name}': stage {number} ({name}) needs {role} as {wanted}, but it is "
                     f"{held.get(role) or 'not made yet'} there; move the stage or add the one that makes it."
                 )
+        if shaped and isinstance(stage, FinetuneConfig):
+            raise ShrinkError(
+                f"recipe '{recipe.name}': stage {number} ({name}) makes the teacher anew and would discard what "
+                f"{shaped} made; put it before that one."
+            )
+        if stage.kind in {"prune", "distill"}:
+            shaped = f"stage {number} ({name})"
         if zeros and (stage.kind == "distill" or isinstance(stage, PruneStructuredConfig)):
             raise ShrinkError(
                 f"recipe '{recipe.name}': stage {number} ({name}) changes the weights that {zeros} has set to zero; "

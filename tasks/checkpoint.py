@@ -4,6 +4,7 @@ A checkpoint is one safetensors file beside the stage's call.json: trainable wei
 state, and as JSON the rest. tasks/worker.py alone says where it lies; elsewhere nothing is written.
 """
 
+import hashlib
 import json
 import os
 import time
@@ -43,7 +44,8 @@ def save(optimizer: torch.optim.Optimizer, facts: dict[str, Any]) -> None:
         tensors[f"weight.{number}"] = weight.detach()
         tensors |= {f"{name}.{number}": value for name, value in optimizer.state[weight].items()}
     partial = directory / f".{FILE}"
-    save_file(tensors, partial, {"key": key, "facts": json.dumps(facts)})
+    told = json.dumps(facts)
+    save_file(tensors, partial, {"key": key, "facts": told, "sha256": digest(tensors, told)})
     with partial.open("rb") as stream:
         os.fsync(stream.fileno())
     partial.rename(directory / FILE)
@@ -71,15 +73,27 @@ def load(optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
 
 
 def read(directory: Path, key: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    """A checkpoint's facts and tensors; None when there is none, of this key, that can be read."""
+    """A checkpoint's facts and tensors; None when there is none of this key whose bytes are those that were written."""
     try:
         with safe_open(directory / FILE, "pt") as stored:
             about = stored.metadata() or {}
             if about.get("key") != key:
                 return None
-            return json.loads(about["facts"]), {name: stored.get_tensor(name) for name in list(stored.keys())}
+            tensors = {name: stored.get_tensor(name) for name in list(stored.keys())}
     except (OSError, SafetensorError):
         return None
+    if about.get("sha256") != digest(tensors, about.get("facts", "")):
+        return None
+    return json.loads(about["facts"]), tensors
+
+
+def digest(tensors: dict[str, Tensor], facts: str) -> str:
+    """SHA-256 of all that a checkpoint holds, as hex: a flipped bit would else become another model."""
+    hashed = hashlib.sha256(facts.encode())
+    for name in sorted(tensors):
+        hashed.update(name.encode())
+        hashed.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy().data)
+    return hashed.hexdigest()
 
 
 def clear() -> None:

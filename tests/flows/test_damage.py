@@ -17,6 +17,7 @@ from registry.records import ShrinkError
 from tasks import data, layout
 from tasks.distill.relations import DistillRelationsConfig
 from tasks.finetune import FinetuneConfig
+from tasks.quantize.int8_static import Int8StaticConfig
 
 
 @pytest.mark.parametrize("text", ["", '{"run_id": "x", "sta', "[]", "{}"])
@@ -69,9 +70,10 @@ def test_a_second_quantization_of_the_embedding_is_refused_before_training() -> 
     sizes = {"layers": 6, "ffn": 1536, "heads": 12, "head_size": 32, "positions": 512, "tokenizer": "WordPiece"}
     model, recipe = layout.Layout(folder=Path(), **sizes), load("sentiment")
     check_stages(recipe, model, ["a", "b"])
-    twice = recipe.model_copy(update={"stages": (*recipe.stages, recipe.stages[-1])})
-    with pytest.raises(ShrinkError, match=r"stage 8 \(quantize\): the embedding is quantized already"):
-        check_stages(twice, model, ["a", "b"])
+    for second in (recipe.stages[-1], Int8StaticConfig()):
+        twice = recipe.model_copy(update={"stages": (*recipe.stages, second)})
+        with pytest.raises(ShrinkError, match=r"stage 8 \(quantize\): the embedding is quantized already"):
+            check_stages(twice, model, ["a", "b"])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Journals and what the next start does about dead runs, against the real Prefect and MLflow servers."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,6 +50,12 @@ def test_a_live_run_of_the_same_recipe_is_not_taken_over(tmp_path: Path, recipe:
 @pytest.mark.parametrize("status", ["running", "failed", "cancelled", "crashed"])
 def test_an_interrupted_run_is_gone_on_with(tmp_path: Path, recipe: Recipe, status: str) -> None:
     dead = owned_by(tmp_path, journals.begin(tmp_path, recipe, None), os.getpid(), 1.0, status=status)
+    moved = recipe.model_copy(
+        update={"teacher": recipe.teacher.model_copy(update={"uri": f"dir:/elsewhere/{Path(recipe.teacher.uri).name}"})}
+    )
+    other = journals.begin(tmp_path, moved, None)
+    assert moved.digest == recipe.digest and other["run_id"] != dead["run_id"], "in another folder: another run"
+    shutil.rmtree(tmp_path / "runs" / other["run_id"])
     again = journals.begin(tmp_path, recipe, "flow-run")
     assert (again["run_id"], again["resumed"], again["status"]) == (dead["run_id"], 1, "running")
     assert again["prefect_run_id"] == "flow-run" and again["pid"] == os.getpid()

@@ -113,6 +113,15 @@ def test_chain_without_deployable_is_refused() -> None:
         recipe.parse(content, "mine.yaml")
 
 
+def test_a_second_teacher_would_discard_the_student() -> None:
+    content = shipped_content()
+    content["stages"].insert(4, {"kind": "finetune"})
+    with pytest.raises(
+        ShrinkError, match=r"stage 5 \(finetune\) makes .* discard what stage 4 \(prune/structured\) made"
+    ):
+        recipe.parse(content, "mine.yaml")
+
+
 @pytest.mark.parametrize("method", ["magnitude", "wanda"])
 def test_zeros_stand_behind_what_would_change_them(method: str) -> None:
     content = shipped_content()

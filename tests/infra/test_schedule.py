@@ -28,6 +28,7 @@ def worker(servers: Services, servers_home: Path, tmp_path: Path) -> Iterator[Pa
     printed = shrink(servers_home, "environment").stdout
     pairs = (line.removeprefix("export ").split("=", 1) for line in printed.splitlines())
     variables = {name: value.strip("'") for name, value in pairs} | {"SHRINK_THREADS": "1"}
+    variables["TMPDIR"] = str(tmp_path)  # the worker's temporary folder has a fixed name, perhaps of another user
     assert variables["SHRINK_HOME"] == str(servers_home)
     prefect(servers, servers_home, "work-pool", "create", "shrink", "--type", "process", "--overwrite")
     words = ["worker", "start", "--pool", "shrink", "--type", "process", "--limit", "1"]

@@ -72,6 +72,9 @@ def test_a_checkpoint_of_another_stage_or_a_damaged_one_does_not_count(
     assert checkpoint.read(tmp_path, "key") is not None and checkpoint.read(tmp_path, "other") is None
     (tmp_path / checkpoint.FILE).write_bytes(kept[: len(kept) // 2])
     assert checkpoint.read(tmp_path, "key") is None
+    for place in (kept.index(b"losses"), len(kept) - 3):  # one bit of the facts, one of the last tensor
+        (tmp_path / checkpoint.FILE).write_bytes(kept[:place] + bytes([kept[place] ^ 1]) + kept[place + 1 :])
+        assert checkpoint.read(tmp_path, "key") is None
     checkpoint.clear()
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(checkpoint, "place", None)
