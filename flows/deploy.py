@@ -22,6 +22,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from flows.outcome import by_ledger
 from flows.servers import client
 from flows.settings import settings
 from registry import promotion, versions
@@ -186,12 +187,12 @@ def load(registry: Any, name: str, version: str, cache: Path, threads: int = 1) 
     """Fetch, verify, open and check one version; raises CorruptVersion or Unfit when it must not be served."""
     folder = cache / f"{name}-{version}"
     try:
-        fetched = versions.fetch(registry, name, version, folder)
+        fetched = by_ledger(registry, name, version, folder)
     except versions.CorruptVersion:
         if not folder.exists():
             raise
         shutil.rmtree(folder)  # the kept copy is damaged or of another registry: the registry decides
-        fetched = versions.fetch(registry, name, version, folder)
+        fetched = by_ledger(registry, name, version, folder)
     try:
         return opened(fetched / "model", fetched / "evidence" / "golden.json", version, threads)
     except Unfit:

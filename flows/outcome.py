@@ -13,10 +13,10 @@ from flows import report, units
 from flows.console import sentence
 from flows.obtain import Curves, Workshop
 from flows.recipe import Recipe
-from flows.servers import client
+from flows.servers import client, s3_config, services
 from flows.settings import settings
 from flows.shown import emitted, shown
-from registry import card, promotion, runs, versions
+from registry import card, promotion, runs, store, versions
 from registry import footprint as fp
 from registry.records import Evaluation, Verdict, digest_directory
 
@@ -92,11 +92,8 @@ def register(
     Raises RuntimeError when what was evaluated is not what would be registered.
     """
     digest = digest_directory(student)
-    judged = next(record for record in shop.records if record.kind == "evaluate").inputs["student"]
-    if judged != digest:
-        raise RuntimeError(
-            f"the student changed after its evaluation: {judged[:12]} was judged, {digest[:12]} is there"
-        )
+    if (was := judged(shop)) != digest:
+        raise RuntimeError(f"the student changed after its evaluation: {was[:12]} was judged, {digest[:12]} is there")
     verdict_word = versions.PASSED if verdict.passed else versions.REJECTED
     journal.update(digest=digest, licences=licences(recipe))
     journal.update(evaluation=evaluation.model_dump(mode="json"), verdict=verdict.model_dump(mode="json"))
@@ -186,10 +183,15 @@ def description(verdict: Verdict, said: str) -> str:
 
 
 def fetch(shop: Workshop, name: str, version: str) -> Path:
-    """The registered version fetched anew from the registry, verified against its digest tag."""
+    """The registered version fetched anew from the registry, verified against the digest that was judged."""
     target = shop.directory / "fetched"
     shutil.rmtree(target, ignore_errors=True)
-    return versions.fetch(client(), name, version, target)
+    return versions.fetch(client(), name, version, target, judged(shop))
+
+
+def judged(shop: Workshop) -> str:
+    """The digest of the student that was evaluated."""
+    return next(record for record in shop.records if record.kind == "evaluate").inputs["student"]
 
 
 def promote(shop: Workshop, name: str, version: str, journal: dict[str, Any]) -> None:
@@ -209,7 +211,17 @@ def fetched(model: str, home: Path) -> tuple[str, Path]:
     """A version and its verified local directory (model/ and evidence/)."""
     name, wanted = split_name(model)
     version = versions.resolve(client(), name, wanted)
-    return version, versions.fetch(client(), name, version, home / "models" / name / version)
+    return version, by_ledger(client(), name, version, home / "models" / name / version)
+
+
+def by_ledger(registry: Any, name: str, version: str, dest: Path) -> Path:
+    """A version in `dest`, verified against the ledger's digest, or against its tag if it was never promoted.
+
+    Raises CorruptVersion when the registry holds something else.
+    """
+    found = services(settings().home)
+    digest = promotion.digest_of(store.connect(s3_config(found)), found.bucket, name, version)
+    return versions.fetch(registry, name, version, dest, digest)
 
 
 def describe(model: str) -> dict[str, Any]:

@@ -45,6 +45,10 @@ def promote(client: Any, s3: Any, bucket: str, lock: Path, name: str, version: s
     with _locked(lock):
         digest = _promotable(client, name, version)
         entries = _settle(client, s3, bucket, name)
+        if _digest(entries, version) not in {None, digest}:
+            raise versions.CorruptVersion(
+                f"version {version} of {name} is tagged with another digest than in the ledger: it is not promoted"
+            )
         line, done = _line(entries), [entry for entry in entries if entry.event == "done"]
         if line and line[-1] == version:
             _project(client, name, version, line[-2] if len(line) > 1 else None)
@@ -64,7 +68,7 @@ def rollback(client: Any, s3: Any, bucket: str, lock: Path, name: str, who: str,
         line = _line(entries)
         if len(line) < 2:
             raise ShrinkError(f"model {name} has no earlier champion to roll back to: promote another version instead")
-        digest = versions.describe(client, name, line[-2])["digest"] or ""
+        digest = _digest(entries, line[-2]) or ""  # never the tag's: who may write to MLflow may change that
         previous = line[-3] if len(line) > 2 else None
         intent = _entry(entries, "rollback", name, line[-2], line[-1], previous, digest, who, why)
         return _carry_out(client, s3, bucket, intent)
@@ -80,6 +84,11 @@ def history(s3: Any, bucket: str, name: str) -> list[Entry]:
     if [entry.seq for entry in entries] != list(range(1, len(entries) + 1)):
         raise RuntimeError(f"the ledger of {name} has a gap: restore the missing object below {prefix}")
     return entries
+
+
+def digest_of(s3: Any, bucket: str, name: str, version: str) -> str | None:
+    """The digest in the ledger's newest entry for a version; None for one that was never promoted."""
+    return _digest(history(s3, bucket, name), version)
 
 
 def champion(s3: Any, bucket: str, name: str) -> str | None:
@@ -113,6 +122,10 @@ def _promotable(client: Any, name: str, version: str) -> str:
     if not seen["digest"]:
         raise ShrinkError(f"version {version} of {name} has no digest: register it with shrink")
     return str(seen["digest"])
+
+
+def _digest(entries: list[Entry], version: str) -> str | None:
+    return next((entry.digest for entry in reversed(entries) if entry.target == version and entry.digest), None)
 
 
 def _line(entries: list[Entry]) -> list[str]:

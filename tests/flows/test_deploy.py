@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from flows import deploy
+from flows import deploy, outcome
+from flows.servers import s3_config
 from infra import addresses, services
-from registry import runs, versions
+from registry import promotion, runs, store, versions
 from registry.records import ShrinkError, digest_directory
 from tasks import runtime
 
@@ -77,7 +78,9 @@ def put(client: Any, name: str, folder: Path, strength: float, shift: float = 0.
 
 
 @pytest.fixture
-def client(servers: services.Services) -> Any:
+def client(servers: services.Services, servers_home: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("SHRINK_HOME", str(servers_home))  # the ledger is found from there
+    store.ensure_bucket(store.connect(s3_config(servers)), servers.bucket)
     return runs.connect(servers.mlflow_uri)
 
 
@@ -195,6 +198,36 @@ def test_changed_bytes_are_never_loaded(client: Any, servers_home: Path, tmp_pat
     deploy.reconcile(client, slot, cache)
     assert slot.serving is not None, "a damaged copy of ours is fetched again"
     assert kept.read_bytes() == original
+
+
+def test_artifacts_and_tag_that_were_changed_together_do_not_outvote_the_ledger(
+    client: Any, servers: services.Services, servers_home: Path, tmp_path: Path
+) -> None:
+    name, s3 = "outvoted", store.connect(s3_config(servers))
+    where = (client, s3, servers.bucket, tmp_path / "lock", name)
+    first, second = (put(client, name, tmp_path / word, power) for word, power in (("1", 1.0), ("2", 2.0)))
+    for version in (first, second):
+        client.set_model_version_tag(name, version, versions.VERDICT_TAG, versions.PASSED)
+        promotion.promote(*where, version, "me", "a test")
+    judged = promotion.digest_of(s3, servers.bucket, name, first)
+    source = client.get_model_version(name, first).source.removeprefix("models:/")
+    (stored,) = [path for path in (servers_home / "s3").rglob("config.json") if source in path.parts]
+    swapped = stored.read_text().replace('"negative", "positive"', '"positive", "negative"')
+    assert swapped != stored.read_text()
+    for config in (stored, tmp_path / "1" / "model" / "config.json"):
+        config.write_text(swapped)
+    forged = digest_directory(tmp_path / "1" / "model")
+    client.set_model_version_tag(name, first, versions.DIGEST_TAG, forged)
+    assert versions.fetch(client, name, first, tmp_path / "by tag").is_dir(), "the forgery is whole by its own tag"
+    with pytest.raises(versions.CorruptVersion, match="another digest"):
+        promotion.promote(*where, first, "me", "again")
+    promotion.rollback(*where, "me", "back")
+    assert promotion.digest_of(s3, servers.bucket, name, first) == judged, "the rollback did not note the forged tag"
+    slot = deploy.Slot(name=name, alias="champion")
+    deploy.reconcile(client, slot, tmp_path / "cache")
+    assert slot.serving is None and slot.refused is not None and "another digest" in slot.refused.why
+    with pytest.raises(versions.CorruptVersion, match="another digest"):
+        outcome.predictions(name, ["good film"], tmp_path)
 
 
 def test_a_registry_that_is_away_does_not_stop_serving(ready: TestClient, tmp_path: Path) -> None:
