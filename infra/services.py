@@ -38,6 +38,8 @@ SOURCES = r"^models:/m-[0-9a-f]{32}$"  # a model version comes from a logged mod
 def up(home: Path, base_env: Mapping[str, str] | None = None, timeout: float = 180.0) -> Services:
     """Start what is not healthy and wait until all is; does nothing when everything already is."""
     home = home.resolve()
+    if "?" in str(home):  # where the path ends in a URL of SQLite: MLflow would write a file outside
+        raise ShrinkError(f"SHRINK_HOME is '{home}' but its path must hold no '?'; name another folder.")
     try:
         (home / "logs").mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -42,6 +42,12 @@ def test_status_of_a_fresh_directory_starts_and_writes_nothing(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_home_with_a_question_mark_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ShrinkError, match=r"^SHRINK_HOME is '.*/why\?/home' but its path must hold no '\?'; name"):
+        services.up(tmp_path / "why?" / "home")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_up_twice_starts_nothing_the_second_time(servers: services.Services, servers_home: Path) -> None:
     assert set(services.status(servers_home).values()) == {"healthy"}
     assert services.up(servers_home) == servers
