@@ -40,6 +40,11 @@ def _limits_energy(facts: dict[str, Any]) -> list[str]:
         lines.append(f"{going} of {all_runs} still going on; the energy of stages finished so far is counted.")
     if broken := sum(state not in (*ENDED, "running") for state in states):
         lines.append(f"{broken} of {all_runs} did not finish; the energy of stages they did finish is counted.")
+    if resumed := sum(run["resumed"] > 0 for run in facts["runs"]):
+        lines.append(
+            f"{resumed} of {all_runs} went on after an interruption; energy spent before it in a stage that was cut "
+            "off is not counted."
+        )
     lines.append("Training the original teacher, making the hardware and the network are not included.")
     return lines
 

@@ -136,6 +136,7 @@ def _run_row(run: dict[str, Any]) -> dict[str, Any]:
     return {
         **{key: run.get(key) for key in ("run_id", "recipe", "status", "started", "version")},
         "smoke": is_smoke(run["recipe"]),
+        "resumed": run.get("resumed", 0),
         "computed": own.stages,
         "reused": len(run.get("stages", [])) - own.stages,
         "kwh": _dump(own.kwh),

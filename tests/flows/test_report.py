@@ -212,6 +212,13 @@ def test_unfinished_runs_and_a_bare_journal_are_told() -> None:
     assert "r0" in report.render_html(facts)
 
 
+def test_a_resumed_run_says_that_the_energy_of_a_stage_cut_off_is_not_counted() -> None:
+    once = run(stage("distill", 3.0), stage("evaluate", 1.0))
+    assert not any("was cut off is" in line for line in report.build([once, once | {"resumed": 0}])["limits"])
+    (said,) = [line for line in report.build([once, once | {"resumed": 2}])["limits"] if "was cut off is" in line]
+    assert said.startswith("1 of 2 runs went on after an interruption; energy spent before it in a stage")
+
+
 def test_both_exports_have_names_of_their_own() -> None:
     exports = [stage("export", 1.0, key=role) | {"method": "onnx", "role": role} for role in ("student", "teacher")]
     facts = report.build([run(*exports, stage("evaluate", 1.0))])
