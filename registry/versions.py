@@ -4,6 +4,7 @@ A version carries its content digest as a tag, and a fetched one is hashed again
 cannot make a deployer load other bytes than those that were judged.
 """
 
+import logging
 import re
 import shutil
 import tempfile
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from registry.records import ShrinkError, digest_directory
+
+log = logging.getLogger("registry.versions")
 
 DIGEST_TAG = "shrink.digest"
 EVIDENCE_TAG = "shrink.evidence"
@@ -39,15 +42,16 @@ def register(
     run_id: str,
     about: str = "",
 ) -> str:
-    """Register a directory as a version and return its number; the same digest and recipe give the same version.
+    """Register a directory as a version and return its number; same digest, recipe and verdict give the same version.
 
-    `about` describes the model as a whole. To be called by one process at a time for a model: what a killed one left
+    A version whose stored files are damaged is not taken up: a new one is made. `about` describes the model as a
+    whole. To be called by one process at a time for a model: what a killed one left
     is taken up or removed.
     """
     if digest_directory(directory) != digest:
         raise CorruptVersion(f"{directory} does not hash to {digest}: it was changed after it was judged")
     _ensure_model(client, name, about)
-    known = _find(client, name, digest, tags.get(RECIPE_TAG))
+    known = _find(client, name, digest, tags)
     if known is not None:
         return known
     marks: Mapping[str, str] = {**tags, DIGEST_TAG: digest}
@@ -148,10 +152,21 @@ def _ensure_model(client: Any, name: str, about: str) -> None:
             client.update_registered_model(name, description=about)
 
 
-def _find(client: Any, name: str, digest: str, recipe: str | None) -> str | None:
+def _find(client: Any, name: str, digest: str, tags: Mapping[str, str]) -> str | None:
+    """The oldest version of this digest, recipe and verdict whose stored files are whole."""
     found = client.search_model_versions(f"name = '{name}' and tags.`{DIGEST_TAG}` = '{digest}'")
-    same = [int(one.version) for one in found if one.tags.get(RECIPE_TAG) == recipe and one.status == "READY"]
-    return str(min(same)) if same else None
+    for number in sorted(int(one.version) for one in found if _alike(one.tags, tags) and one.status == "READY"):
+        with tempfile.TemporaryDirectory() as work:
+            try:
+                fetch(client, name, str(number), Path(work) / "got", digest)
+                return str(number)
+            except CorruptVersion as error:
+                log.warning("version %d of %s is damaged and not taken up again: %s", number, name, error)
+    return None
+
+
+def _alike(tags: Mapping[str, str], others: Mapping[str, str]) -> bool:
+    return all(tags.get(tag) == others.get(tag) for tag in (RECIPE_TAG, VERDICT_TAG))
 
 
 def _left(client: Any, name: str, marks: Mapping[str, str], run_id: str) -> tuple[str, Mapping[str, str]] | None:
@@ -161,7 +176,7 @@ def _left(client: Any, name: str, marks: Mapping[str, str], run_id: str) -> tupl
     where = f"name = '{name}' AND tags.`{DIGEST_TAG}` = '{marks[DIGEST_TAG]}'"
     whole: tuple[str, Mapping[str, str]] | None = None
     for model in client.search_logged_models([experiment], where):
-        if model.model_id in used or model.tags.get(RECIPE_TAG) != marks.get(RECIPE_TAG):
+        if model.model_id in used or not _alike(model.tags, marks):
             continue
         if str(model.status) == "READY" and (EVIDENCE_TAG in marks) == (EVIDENCE_TAG in model.tags):
             ours = {key: value for key, value in model.tags.items() if key in {*marks, EVIDENCE_TAG}}

@@ -88,6 +88,21 @@ def test_a_version_is_registered_once_and_comes_back_verified(
         versions.fetch(client, name, version, got)
 
 
+def test_a_damaged_version_and_another_verdict_are_registered_anew(
+    client: Any, servers_home: Path, run_id: str, name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert _register(client, tmp_path, name, run_id, "one", versions.REJECTED) == "1"
+    assert _register(client, tmp_path, name, run_id, "one") == "2", "a passed run does not take up the rejected one"
+    assert [versions.describe(client, name, one)["verdict"] for one in "12"] == [versions.REJECTED, versions.PASSED]
+    source = client.get_model_version(name, "2").source.removeprefix("models:/")
+    (stored,) = [path for path in (servers_home / "s3").rglob("tokenizer.json") if source in path.parts]
+    stored.write_text("[]")
+    assert _register(client, tmp_path, name, run_id, "one") == "3" and "version 2" in caplog.text
+    assert (versions.fetch(client, name, "3", tmp_path / "got") / "model" / "file.txt").read_text() == "one"
+    assert _register(client, tmp_path, name, run_id, "one") == "3"
+    assert _register(client, tmp_path, name, run_id, "one", versions.REJECTED) == "1"
+
+
 @pytest.mark.parametrize("dies_at", ["finalize_logged_model", "create_model_version"])
 def test_a_registration_that_was_killed_leaves_nothing_behind(
     client: Any, run_id: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: str
