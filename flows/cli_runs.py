@@ -31,9 +31,10 @@ def stages(part: Part = None, as_json: Json = False) -> None:
 
 def runs(as_json: Json = False) -> None:
     """All runs, oldest first, with what became of them."""
-    from flows.journal import NO_RUNS, read_all
+    from flows.journal import NO_RUNS, read_all, with_stages
 
-    found = read_all(settings().home)
+    home = settings().home
+    found = [with_stages(home, run) for run in read_all(home)]
     say(found, as_json, screen.fitted("\n".join(map(run_line, found)) or NO_RUNS))
 
 

@@ -241,11 +241,13 @@ def links(name: str, version: str, directory: str, services: Any) -> list[str]:
 
 def next_steps(name: str, version: str, passed: bool) -> list[str]:
     """What to type next."""
-    model = f"{name}@champion" if passed else f"{name}@{version}"
+    from flows.recipe_file import shipped
+
     shrink = "shrink" if shutil.which("shrink") else sys.argv[0]
-    return [
-        f'next:    {shrink} predict {model} "a touching, funny film"',
-        f"         {shrink} why {model}",
-        f"         {shrink} init mine --data reviews.csv --model ./my-bert   (your own data and model)",
-        f"         {shrink} down   (stops the servers)",
-    ]
+    steps = [f"{shrink} why {name}@{version}"]
+    if passed:
+        steps = [f'{shrink} predict {name}@champion "a touching, funny film"', f"{shrink} why {name}@champion"]
+    if name in shipped():
+        steps.append(f"{shrink} init mine --data reviews.csv --model ./my-bert   (your own data and model)")
+    steps.append(f"{shrink} down   (stops the servers)")
+    return [f"{'' if place else 'next:':8} {step}" for place, step in enumerate(steps)]

@@ -245,6 +245,8 @@ def test_runs_and_logs_say_how_far_each_is(shrink: Shrink, tmp_path: Path) -> No
     ]
     assert shrink("logs", "tiny")[1].splitlines()[1:] == ["== 00-data: 60.0 s", "a warning", "== 01-floor: goes on"]
     assert json.loads(shrink("logs", "tiny", "--json")[1]) == {"00-data": "a warning\n", "01-floor": ""}
+    stages = [[one["kind"] for one in run["stages"]] for run in json.loads(shrink("runs", "--json")[1])]
+    assert stages == [[], ["data"]]
     assert [one["kind"] for one in json.loads(shrink("report", "--json")[1])["stages"]] == ["data"]
     assert f"run {directory.name} goes on" in refused(shrink("why", "tiny"))
     assert "is failed; `shrink resume 20260101-000000-broken-aaaa`" in refused(shrink("why", "broken"))
@@ -253,6 +255,17 @@ def test_runs_and_logs_say_how_far_each_is(shrink: Shrink, tmp_path: Path) -> No
     told = shrink("why", "broken")[1]
     assert told.startswith("broken version 2, run 20260101-000000-an-older-aaaa\nverdict: passed\n")
     assert told.endswith("newer, and not judged: run 20260101-000000-broken-aaaa is failed\n")
+
+
+def test_what_to_type_next_fits_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    passed, rejected = screen.next_steps("sentiment", "1", True), screen.next_steps("mine", "2", False)
+    assert passed[0] == 'next:    shrink predict sentiment@champion "a touching, funny film"'
+    assert passed[1:3] == [
+        "         shrink why sentiment@champion",
+        "         shrink init mine --data reviews.csv --model ./my-bert   (your own data and model)",
+    ]
+    assert rejected == ["next:    shrink why mine@2", "         shrink down   (stops the servers)"]
 
 
 def test_lines_are_wrapped_between_words_on_a_terminal_and_whole_elsewhere() -> None:
