@@ -8,7 +8,6 @@ with the version they began with.
 
 import json
 import logging
-import shutil
 import socket
 import threading
 import time
@@ -186,13 +185,7 @@ def fall_back(registry: Any, slot: Slot, cache: Path, threads: int) -> None:
 def load(registry: Any, name: str, version: str, cache: Path, threads: int = 1) -> Loaded:
     """Fetch, verify, open and check one version; raises CorruptVersion or Unfit when it must not be served."""
     folder = cache / f"{name}-{version}"
-    try:
-        fetched = by_ledger(registry, name, version, folder)
-    except versions.CorruptVersion:
-        if not folder.exists():
-            raise
-        shutil.rmtree(folder)  # the kept copy is damaged or of another registry: the registry decides
-        fetched = by_ledger(registry, name, version, folder)
+    fetched = by_ledger(registry, name, version, folder)
     try:
         return opened(fetched / "model", fetched / "evidence" / "golden.json", version, threads)
     except Unfit:

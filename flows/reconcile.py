@@ -96,6 +96,9 @@ def sweep_cache(home: Path) -> None:
     for path in (*(home / "cache").glob(".*.*"), *(home / "sources").glob(".*.*")):
         if left_by_the_dead(path.name.split(".")[2]):
             shutil.rmtree(path, ignore_errors=True)
+    for path in (*(home / "models").glob("*/.*.*"), *(home / "deployed").glob(".*.*")):  # of registry/versions.py
+        if left_by_the_dead(path.name.split(".")[-2]):
+            shutil.rmtree(path, ignore_errors=True)
     for path in (home / "index").rglob("*.part"):
         if left_by_the_dead(path.name.split(".")[-2]):
             path.unlink(missing_ok=True)

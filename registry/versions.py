@@ -4,7 +4,10 @@ A version carries its content digest as a tag, and a fetched one is hashed again
 cannot make a deployer load other bytes than those that were judged.
 """
 
+import contextlib
+import errno
 import logging
+import os
 import re
 import shutil
 import tempfile
@@ -74,7 +77,8 @@ def _name_output(client: Any, run_id: str, model_id: str) -> None:
 def fetch(client: Any, name: str, version: str, dest: Path, digest: str | None = None, tries: int = TRIES) -> Path:
     """Download a version into `dest` (`dest/model`, `dest/evidence`), verified against its digest tags.
 
-    A caller who knows the digest from elsewhere (the ledger) hands it in; the tag must then say the same.
+    What is in `dest` is used when it is whole and replaced when it is damaged; several may fetch at once. A caller who
+    knows the digest from elsewhere (the ledger) hands it in; the tag must then say the same. Raises CorruptVersion.
     """
     found = _version(client, name, version)
     source = SOURCE.fullmatch(found.source or "")
@@ -85,15 +89,14 @@ def fetch(client: Any, name: str, version: str, dest: Path, digest: str | None =
     expected = {"model": found.tags[DIGEST_TAG]}
     if EVIDENCE_TAG in found.tags:
         expected["evidence"] = found.tags[EVIDENCE_TAG]
-    if dest.is_dir() and any(dest.iterdir()):
-        _verify(dest, expected, f"{dest}, the folder for version {version} of {name}")
+    if _whole(dest, expected):
         return dest
     dest.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{dest.name}.", dir=dest.parent))
+    work = Path(tempfile.mkdtemp(prefix=f".{dest.name}.{os.getpid()}.", dir=dest.parent))  # whose it is, for sweepers
     try:
         got = _download(client, f"models:/{source[1]}", work, tries)
         _verify(got, expected, f"version {version} of {name}")
-        got.rename(dest)
+        _place(got, dest, expected, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return dest
@@ -224,8 +227,31 @@ def _download(client: Any, uri: str, work: Path, tries: int) -> Path:
 
 def _verify(folder: Path, expected: Mapping[str, str], what: str) -> None:
     for part, digest in expected.items():
-        if not (folder / part).is_dir() or digest_directory(folder / part) != digest:
+        if not _whole(folder, {part: digest}):
             raise CorruptVersion(f"{what} does not hold the {part} with digest {digest}: it is not loaded")
+
+
+def _place(got: Path, dest: Path, expected: Mapping[str, str], work: Path) -> None:
+    """Move what was verified to `dest`, unless another process has put it there meanwhile."""
+    for _ in range(TRIES):
+        try:
+            got.rename(dest)
+            return
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+        if _whole(dest, expected):
+            return
+        with contextlib.suppress(FileNotFoundError):
+            dest.rename(tempfile.mkdtemp(dir=work))  # damaged: aside in one step, so that no half is ever seen
+    raise RuntimeError(f"{dest} is damaged and is put there again and again: end what writes to it")
+
+
+def _whole(folder: Path, expected: Mapping[str, str]) -> bool:
+    try:
+        return all(digest_directory(folder / part) == digest for part, digest in expected.items())
+    except OSError:  # another process replaces it just now
+        return False
 
 
 def _version(client: Any, name: str, version: str) -> Any:

@@ -3,6 +3,7 @@
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -84,8 +85,28 @@ def test_a_version_is_registered_once_and_comes_back_verified(
     assert (got / "evidence" / "file.txt").read_text() == "one"
     assert versions.fetch(client, name, version, got) == got
     (got / "model" / "file.txt").write_text("changed")
-    with pytest.raises(versions.CorruptVersion):
-        versions.fetch(client, name, version, got)
+    versions.fetch(client, name, version, got)
+    assert (got / "model" / "file.txt").read_text() == "one", "a damaged copy is fetched again"
+
+
+def test_fetches_at_once_all_end_with_the_whole_version(
+    client: Any, run_id: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version, real, together = _register(client, tmp_path, name, run_id, "one"), versions._download, Barrier(3)
+
+    def downloads(*given: Any) -> Path:
+        got = real(*given)
+        together.wait(60)  # all have found nothing, or a damaged copy, before the first puts its own there
+        return got
+
+    monkeypatch.setattr(versions, "_download", downloads)
+    kept = tmp_path / "kept" / version
+    for _ in ("nothing there", "a damaged copy there"):
+        with ThreadPoolExecutor(3) as pool:
+            jobs = [pool.submit(versions.fetch, client, name, version, kept) for _ in range(3)]
+        assert {job.result() for job in jobs} == {kept} and (kept / "model" / "file.txt").read_text() == "one"
+        assert list(kept.parent.iterdir()) == [kept]
+        (kept / "model" / "file.txt").write_text("changed")
 
 
 def test_a_damaged_version_and_another_verdict_are_registered_anew(
