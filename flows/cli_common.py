@@ -86,13 +86,19 @@ def require(model: str, version: bool = True) -> None:
         raise ShrinkError(f"model '{name}' is not registered; {hint}")
     if not version or versions.alias(client(), name, wanted) is not None:
         return
-    numbers = sorted((int(one.version) for one in client().search_model_versions(f"name = '{name}'")), reverse=True)
+    made = {int(one.version): one.tags for one in client().search_model_versions(f"name = '{name}'")}
+    numbers = sorted(made, reverse=True)
     if wanted.isdecimal():
         if int(wanted) not in numbers:
             have = ", ".join(map(str, numbers[:12])) or "none"
             raise ShrinkError(f"model {name} has no version '{wanted}'; its versions are: {have}.")
         return
     hint = nearest(wanted, sorted(found[name].aliases or {}), "its aliases are")
+    if made and not hint and all(tags.get(versions.VERDICT_TAG) == versions.REJECTED for tags in made.values()):
+        newest = f"{name}@{numbers[0]}"
+        raise ShrinkError(
+            f"model {name} has no alias '{wanted}': {newest} was rejected; `shrink why {newest}` says why."
+        )
     newest = f"its newest version is {name}@{numbers[0]}." if numbers else "it has no versions."
     raise ShrinkError(f"model {name} has no alias '{wanted}'; {hint or newest}")
 

@@ -183,6 +183,8 @@ def test_names_that_the_registry_does_not_know(
     versions.register(client, name, folder, None, digest_directory(folder), {versions.RECIPE_TAG: "r"}, "x", run_id)
     capsys.readouterr()  # what MLflow says while it registers
     assert f"its newest version is {name}@1" in refused(shrink("show", name))
+    client.set_model_version_tag(name, "1", versions.VERDICT_TAG, versions.REJECTED)
+    assert f"{name}@1 was rejected; `shrink why {name}@1` says why" in refused(shrink("predict", name, "fine"))
     client.set_registered_model_alias(name, "champion", "1")
     wrong = name[:-1] + "?"
     assert f"model '{wrong}' is not registered; did you mean '{name}'" in refused(shrink("predict", wrong, "fine"))
