@@ -157,13 +157,19 @@ def _ensure_model(client: Any, name: str, about: str) -> None:
 
 def _find(client: Any, name: str, digest: str, tags: Mapping[str, str]) -> str | None:
     """The oldest version of this digest, recipe and verdict whose stored files are whole."""
+    from mlflow.exceptions import MlflowException
+
     found = client.search_model_versions(f"name = '{name}' and tags.`{DIGEST_TAG}` = '{digest}'")
     for number in sorted(int(one.version) for one in found if _alike(one.tags, tags) and one.status == "READY"):
         with tempfile.TemporaryDirectory() as work:
             try:
-                fetch(client, name, str(number), Path(work) / "got", digest)
+                fetch(client, name, str(number), Path(work) / "got", digest, tries=1)  # MLflow itself tries for long
                 return str(number)
-            except CorruptVersion as error:
+            except (
+                CorruptVersion,
+                MlflowException,
+                OSError,
+            ) as error:  # were S3 away, an upload fails too
                 log.warning("version %d of %s is damaged and not taken up again: %s", number, name, error)
     return None
 

@@ -7,6 +7,7 @@ from threading import Barrier
 from typing import Any
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from registry import promotion, runs, store, versions
 from registry.gate import Gate, judge
@@ -110,7 +111,13 @@ def test_fetches_at_once_all_end_with_the_whole_version(
 
 
 def test_a_damaged_version_and_another_verdict_are_registered_anew(
-    client: Any, servers_home: Path, run_id: str, name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    client: Any,
+    servers_home: Path,
+    run_id: str,
+    name: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert _register(client, tmp_path, name, run_id, "one", versions.REJECTED) == "1"
     assert _register(client, tmp_path, name, run_id, "one") == "2", "a passed run does not take up the rejected one"
@@ -122,6 +129,12 @@ def test_a_damaged_version_and_another_verdict_are_registered_anew(
     assert (versions.fetch(client, name, "3", tmp_path / "got") / "model" / "file.txt").read_text() == "one"
     assert _register(client, tmp_path, name, run_id, "one") == "3"
     assert _register(client, tmp_path, name, run_id, "one", versions.REJECTED) == "1"
+
+    def gone(*given: Any) -> Path:  # two minutes of MLflow's own retries when the files are really gone from S3
+        raise MlflowException("500 Server Error")
+
+    monkeypatch.setattr(versions, "_download", gone)
+    assert _register(client, tmp_path, name, run_id, "one") == "4", "what is gone from S3 is uploaded anew"
 
 
 @pytest.mark.parametrize("dies_at", ["finalize_logged_model", "create_model_version"])
