@@ -165,11 +165,7 @@ def _find(client: Any, name: str, digest: str, tags: Mapping[str, str]) -> str |
             try:
                 fetch(client, name, str(number), Path(work) / "got", digest, tries=1)  # MLflow itself tries for long
                 return str(number)
-            except (
-                CorruptVersion,
-                MlflowException,
-                OSError,
-            ) as error:  # were S3 away, an upload fails too
+            except (CorruptVersion, MlflowException, OSError) as error:  # if S3 is away, the upload fails and says so
                 log.warning("version %d of %s is damaged and not taken up again: %s", number, name, error)
     return None
 

@@ -68,6 +68,7 @@ def test_a_clone_elsewhere_that_lost_s3_and_was_killed_ends_with_the_same_digest
     for package in ("flows", "tasks", "registry", "infra"):
         shutil.copytree(ROOT / package, clone / package, ignore=shutil.ignore_patterns("__pycache__"))
     run = walker(clone, home, tiny / "tiny.yaml")
+    shrink(servers_home, "run", str(tiny / "tiny.yaml"))  # the undisturbed one; re-used where another test made it
     shrink(home, "up")
     try:
         process = run()
