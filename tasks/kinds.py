@@ -38,54 +38,23 @@ def as_logits(raw: Any) -> Any:
     return {"method": "logits"} | raw if isinstance(raw, dict) else raw
 
 
-DistillConfig = Annotated[
-    Annotated[DistillLogitsConfig | DistillRelationsConfig, Field(discriminator="method")],
-    BeforeValidator(as_logits),
-]
-PruneConfig = Annotated[
-    PruneStructuredConfig | PruneVocabularyConfig | PruneMagnitudeConfig | PruneWandaConfig,
-    Field(discriminator="method"),
-]
-ExportConfig = Annotated[
-    Annotated[OnnxConfig | PackedConfig, Field(discriminator="method")],
-    BeforeValidator(as_onnx),
-]
-QuantizeConfig = Annotated[Int8DynamicConfig | Int8StaticConfig | Int4WeightOnlyConfig, Field(discriminator="method")]
-AnyChainConfig = (
-    FinetuneConfig
-    | LabelConfig
-    | DistillLogitsConfig
-    | DistillRelationsConfig
-    | PruneStructuredConfig
-    | PruneVocabularyConfig
-    | PruneMagnitudeConfig
-    | PruneWandaConfig
-    | OnnxConfig
-    | PackedConfig
-    | Int8DynamicConfig
-    | Int8StaticConfig
-    | Int4WeightOnlyConfig
-)
+DistillMethods = DistillLogitsConfig | DistillRelationsConfig
+PruneMethods = PruneStructuredConfig | PruneVocabularyConfig | PruneMagnitudeConfig | PruneWandaConfig
+ExportMethods = OnnxConfig | PackedConfig
+QuantizeMethods = Int8DynamicConfig | Int8StaticConfig | Int4WeightOnlyConfig
+AnyChainConfig = FinetuneConfig | LabelConfig | DistillMethods | PruneMethods | ExportMethods | QuantizeMethods
 AnyStageConfig = AnyChainConfig | DataConfig | FloorConfig | EvaluateConfig | ReloadConfig
 
+DistillConfig = Annotated[Annotated[DistillMethods, Field(discriminator="method")], BeforeValidator(as_logits)]
+PruneConfig = Annotated[PruneMethods, Field(discriminator="method")]
+ExportConfig = Annotated[Annotated[ExportMethods, Field(discriminator="method")], BeforeValidator(as_onnx)]
+QuantizeConfig = Annotated[QuantizeMethods, Field(discriminator="method")]
 ChainStage = Annotated[
     FinetuneConfig | LabelConfig | DistillConfig | ExportConfig | PruneConfig | QuantizeConfig,
     Field(discriminator="kind"),
 ]
 EveryStage: TypeAdapter[AnyStageConfig] = TypeAdapter(
-    Annotated[
-        FinetuneConfig
-        | LabelConfig
-        | DistillConfig
-        | ExportConfig
-        | PruneConfig
-        | QuantizeConfig
-        | DataConfig
-        | FloorConfig
-        | EvaluateConfig
-        | ReloadConfig,
-        Field(discriminator="kind"),
-    ]
+    Annotated[ChainStage | DataConfig | FloorConfig | EvaluateConfig | ReloadConfig, Field(discriminator="kind")]
 )
 
 ROOT = Path(__file__).parent.parent  # where `tasks` and `registry` lie
