@@ -80,7 +80,9 @@ def bottom_activations(model: "Classifier", sequences: list[list[int]], frozen: 
 
 def freeze_bottom(model: "Classifier", frozen: int) -> None:
     """No gradients for the embeddings and the first `frozen` layers."""
-    for part in (model.encoder.embeddings, *list(model.layers)[:frozen]):
+    from tasks import anatomy
+
+    for part in (*anatomy.embeddings(model.encoder), *list(model.layers)[:frozen]):
         part.requires_grad_(False)
 
 

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from registry.records import STRICT, ShrinkError
-from tasks import layout, pieces
+from tasks import anatomy, layout, pieces
 
 HIDDEN_BIAS = -1e4  # added to the attention scores of padding: exp(-1e4) is 0 in every float format
 
@@ -46,12 +46,11 @@ class Classifier(nn.Module):
     @property
     def layers(self) -> Any:
         """The encoder's layers, bottom first (an nn.ModuleList)."""
-        return self.encoder.encoder.layer
+        return anatomy.layers(self.encoder)
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Token ids [b, t] to the input of the first layer [b, t, d]."""
-        hidden: Tensor = self.encoder.embeddings(input_ids=input_ids)
-        return hidden
+        return anatomy.embed(self.encoder, input_ids)
 
     def encode(self, hidden: Tensor, attention_mask: Tensor, first: int = 0, last: int | None = None) -> Tensor:
         """Run layers first..last (exclusive) over [b, t, d]; attention_mask [b, t] is 1 at real tokens."""
@@ -95,7 +94,7 @@ def load_encoder(directory: Path) -> Any:
     config.attention_probs_dropout_prob = 0.0  # a CPU has no fused attention with dropout: steps cost a third less
     encoder = AutoModel.from_config(config, add_pooling_layer=False, attn_implementation="sdpa")
     kept = int(getattr(config, "kept_heads", None) or 0)
-    for layer in encoder.encoder.layer if kept else ():
+    for layer in anatomy.layers(encoder) if kept else ():
         slice_heads(layer, list(range(kept)), config.hidden_size // config.num_attention_heads)
     _fill(encoder, load_file(directory / "model.safetensors"))
     return encoder.float().eval()
@@ -141,8 +140,7 @@ def keep_layers(model: Classifier, layers: list[int]) -> None:
     count = len(model.layers)
     if not layers or any(not 0 <= index < count for index in layers) or sorted(set(layers)) != layers:
         raise ShrinkError(f"layers is {layers} but must be rising indices from 0 to {count - 1}: correct the list.")
-    model.encoder.encoder.layer = nn.ModuleList([model.layers[index] for index in layers])
-    model.config.num_hidden_layers = len(layers)
+    anatomy.set_layers(model.encoder, [model.layers[index] for index in layers])
 
 
 def slice_linear(linear: nn.Linear, rows: Tensor | None = None, columns: Tensor | None = None) -> nn.Linear:
@@ -160,27 +158,27 @@ def slice_linear(linear: nn.Linear, rows: Tensor | None = None, columns: Tensor 
 def slice_ffn(layer: Any, kept: list[int]) -> None:
     """Keep the named hidden neurons of one layer's feed-forward part."""
     index = torch.tensor(kept, dtype=torch.long)
-    layer.intermediate.dense = slice_linear(layer.intermediate.dense, rows=index)
-    layer.output.dense = slice_linear(layer.output.dense, columns=index)
+    parts = anatomy.parts(layer)
+    anatomy.replace(layer, "ffn_in", slice_linear(parts.ffn_in, rows=index))
+    anatomy.replace(layer, "ffn_out", slice_linear(parts.ffn_out, columns=index))
 
 
 def slice_heads(layer: Any, kept: list[int], head_size: int) -> None:
     """Keep the named attention heads of one layer; the size of a head stays."""
     index = torch.cat([torch.arange(head * head_size, (head + 1) * head_size) for head in kept])
-    attention = layer.attention.self
+    parts = anatomy.parts(layer)
     for name in ("query", "key", "value"):
-        setattr(attention, name, slice_linear(getattr(attention, name), rows=index))
-    attention.num_attention_heads = len(kept)
-    attention.all_head_size = len(index)
-    layer.attention.output.dense = slice_linear(layer.attention.output.dense, columns=index)
+        anatomy.replace(layer, name, slice_linear(getattr(parts, name), rows=index))
+    anatomy.replace(layer, "attention_output", slice_linear(parts.attention_output, columns=index))
+    anatomy.set_heads(layer, len(kept), head_size)
 
 
 def slice_vocabulary(model: Classifier, kept: list[int], pad: int) -> None:
     """Keep the named rows of the token embedding; `pad` is the new index of the padding token."""
-    rows = model.encoder.embeddings.word_embeddings.weight.detach()[torch.tensor(kept)].clone()
+    rows = model.encoder.get_input_embeddings().weight.detach()[torch.tensor(kept)].clone()
     table = nn.Embedding(len(kept), rows.shape[1], padding_idx=pad)
     table.load_state_dict({"weight": rows})
-    model.encoder.embeddings.word_embeddings = table
+    model.encoder.set_input_embeddings(table)
     model.config.vocab_size, model.config.pad_token_id = len(kept), pad
 
 

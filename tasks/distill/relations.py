@@ -70,12 +70,14 @@ def run(inputs: dict[str, Path], config: DistillRelationsConfig, out: Path, seed
 
 def check(config: DistillRelationsConfig, student: "Classifier", teacher: "Classifier") -> None:
     """ShrinkError when the teacher lacks the layer, or relation_heads does not divide a width."""
+    from tasks import anatomy
+
     if config.teacher_layer is not None and config.teacher_layer >= len(teacher.layers):
         raise ShrinkError(
             f"teacher_layer is {config.teacher_layer} but the teacher's last is {len(teacher.layers) - 1}: lower it."
         )
     for name, model in (("student", student), ("teacher", teacher)):
-        width = model.layers[-1].attention.self.query.out_features
+        width = anatomy.attention_size(model.layers[-1])
         if width % config.relation_heads:
             raise ShrinkError(
                 f"relation_heads is {config.relation_heads}, which does not divide the {width} features of the "
@@ -99,8 +101,9 @@ def teacher_numbers(student: "Tokenizer", teacher: "Tokenizer") -> "Tensor":
 
 def relations(model: "Classifier", layer: int, hidden: "Tensor", mask: "Tensor", heads: int) -> "list[Tensor]":
     """Log relations [b, heads, t, t] among the queries, keys and values that a layer makes of its input [b, t, d]."""
-    attention = model.layers[layer].attention.self
-    return [relation(part(hidden), mask, heads) for part in (attention.query, attention.key, attention.value)]
+    from tasks import anatomy
+
+    return [relation(part(hidden), mask, heads) for part in anatomy.parts(model.layers[layer])[:3]]
 
 
 def relation(vectors: "Tensor", mask: "Tensor", heads: int) -> "Tensor":

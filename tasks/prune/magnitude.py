@@ -30,11 +30,11 @@ def run(inputs: dict[str, Path], config: PruneMagnitudeConfig, out: Path, seed: 
     """Write the student with zeros in it; measured: weights, zeros, their share in all and in single matrices."""
     import torch
 
-    from tasks import models
+    from tasks import anatomy, models
     from tasks.prune import masks
 
     model, tokenizer, head = models.load(inputs["student"])
-    linears = [linear for layer in model.layers for linear in masks.linears(layer).values()]
+    linears = [linear for layer in model.layers for linear in anatomy.linears(layer).values()]
     sizes = [linear.weight.detach().abs().reshape(1, -1) for linear in linears]
     if config.scope == "global":
         whole = masks.keep(torch.cat(sizes, dim=1), config.sparsity)

@@ -24,13 +24,6 @@ def keep(scores: "Tensor", sparsity: float) -> "Tensor":
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, order[:, : count - dropped], True)
 
 
-def linears(layer: Any) -> dict[str, Any]:
-    """The linear layers of an encoder's layer by name: query, key, value, attention output, feed-forward in and out."""
-    from torch import nn
-
-    return {name: module for name, module in layer.named_modules() if isinstance(module, nn.Linear)}
-
-
 def zero(linear: Any, kept: "Tensor") -> None:
     """Set the weights of a linear layer that a mask of its shape does not keep to 0 (never to -0)."""
     import torch
@@ -41,7 +34,9 @@ def zero(linear: Any, kept: "Tensor") -> None:
 
 def measured(model: "Classifier") -> dict[str, Any]:
     """Weights of the encoder's linear layers, how many are 0, that share, and its least and most in one matrix."""
-    weights = [linear.weight.detach() for layer in model.layers for linear in linears(layer).values()]
+    from tasks import anatomy
+
+    weights = [linear.weight.detach() for layer in model.layers for linear in anatomy.linears(layer).values()]
     zeros = [int((weight == 0).sum()) for weight in weights]
     shares = [count / weight.numel() for count, weight in zip(zeros, weights, strict=True)]
     total = sum(weight.numel() for weight in weights)

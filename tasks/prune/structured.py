@@ -125,10 +125,12 @@ def importance(
 def _attach(model: "Classifier", ffn_masks: "list[Tensor]", head_masks: "list[Tensor]") -> list[Any]:
     """Hooks that multiply every layer's neurons and head outputs by its masks (one value per example)."""
 
-    def scale_output(mask: "Tensor") -> Any:
-        return lambda module, args, output: output * mask
+    from tasks import anatomy
 
-    def scale_input(mask: "Tensor") -> Any:
+    def scale_neurons(mask: "Tensor") -> Any:
+        return lambda module, args: (args[0] * mask, *args[1:])
+
+    def scale_heads(mask: "Tensor") -> Any:
         def hook(module: Any, args: tuple[Any, ...]) -> Any:
             context = args[0]
             return ((context.unflatten(-1, (mask.shape[2], -1)) * mask).flatten(2), *args[1:])
@@ -137,8 +139,9 @@ def _attach(model: "Classifier", ffn_masks: "list[Tensor]", head_masks: "list[Te
 
     handles = []
     for layer, ffn_mask, head_mask in zip(model.layers, ffn_masks, head_masks, strict=True):
-        handles.append(layer.intermediate.register_forward_hook(scale_output(ffn_mask)))
-        handles.append(layer.attention.output.register_forward_pre_hook(scale_input(head_mask)))
+        parts = anatomy.parts(layer)
+        handles.append(parts.ffn_out.register_forward_pre_hook(scale_neurons(ffn_mask)))
+        handles.append(parts.attention_output.register_forward_pre_hook(scale_heads(head_mask)))
     return handles
 
 

@@ -58,7 +58,7 @@ def prune(model: "Classifier", sequences: list[list[int]], sparsity: float, size
     """Set weights of the model to zero in place, layer by layer, by the inputs that token sequences give them."""
     import torch
 
-    from tasks import progress, train
+    from tasks import anatomy, progress, train
     from tasks.prune import masks
 
     model.eval()
@@ -69,7 +69,7 @@ def prune(model: "Classifier", sequences: list[list[int]], sparsity: float, size
         hidden = [model.embed(ids) for ids, _ in batches]
         for index, layer in enumerate(model.layers):
             norms = input_norms(model, index, hidden, attention)
-            for name, linear in masks.linears(layer).items():
+            for name, linear in anatomy.linears(layer).items():
                 masks.zero(linear, masks.keep(linear.weight.abs() * norms[name], sparsity))
             hidden = [model.encode(one, mask, index, index + 1) for one, mask in zip(hidden, attention, strict=True)]
             progress.report(index + 1, len(model.layers), "layers")
@@ -81,9 +81,9 @@ def input_norms(
     """By linear layer of one encoder layer, the norm of each of its inputs over all real tokens; padding is none."""
     import torch
 
-    from tasks.prune import masks
+    from tasks import anatomy
 
-    linears = masks.linears(model.layers[index])
+    linears = anatomy.linears(model.layers[index])
     seen: dict[str, Tensor] = {}
     sums = {name: torch.zeros(linear.in_features, dtype=torch.float64) for name, linear in linears.items()}
 

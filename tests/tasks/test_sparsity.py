@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from registry.records import ShrinkError, digest_directory
-from tasks import data, kinds, models, train
+from tasks import anatomy, data, kinds, models, train
 from tasks.export import packed
 from tasks.prune import magnitude, masks, wanda
 from tests.tasks.test_torch_stages import make_model, make_texts, make_tokenizer
@@ -120,7 +120,7 @@ def test_wanda_is_that_of_numpy_text_by_text_and_layer_by_layer(student: Path, r
     compared = equal = 0
     for place, layer in enumerate(wanted.layers):
         seen = [inputs_by_torch(wanted, ids, place) for ids in sequences]
-        for name, linear in masks.linears(layer).items():
+        for name, linear in anatomy.linears(layer).items():
             norms = np.linalg.norm(np.concatenate([one[name] for one in seen]).astype(np.float64), axis=0)
             kept = kept_by_numpy(np.abs(linear.weight.detach().numpy()) * norms, 0.5)
             masks.zero(linear, torch.from_numpy(kept))
