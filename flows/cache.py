@@ -2,14 +2,41 @@
 
 A record is written here before anything goes to S3, so that finished work outlives an S3 that is away; while it is
 not on S3 yet it stands in home/index/unsent. Records are hints: whoever takes an artifact hashes it again.
+The key covers the config, every input's digest, the code the stage reaches, seed, libraries, threads and, for what
+measures speed, the processor.
 """
 
+import importlib.metadata
 import os
+import platform
 import shutil
 from pathlib import Path
+from typing import Any
 
 from registry import index
-from registry.records import StageRecord, digest_directory
+from registry.records import StageRecord, digest_directory, sha256_json
+from tasks.kinds import AnyStageConfig, code_digest
+
+LIBRARIES = ("torch", "transformers", "onnx", "onnxruntime", "onnxscript", "scikit-learn", "numpy", "tokenizers")
+
+
+def key_of(config: AnyStageConfig, digests: dict[str, str], seed: int, threads: int) -> str:
+    """The index key of a stage whose inputs have these digests by role."""
+    libraries = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    environment: dict[str, Any] = {"threads": threads, "libraries": libraries, "device": "cpu"}
+    if config.kind == "evaluate":
+        environment["processor"] = processor()
+    method = getattr(config, "method", None)
+    content = config.model_dump(mode="json")
+    return index.key_of(config.kind, method, content, digests, code_digest(config), seed, sha256_json(environment))
+
+
+def processor() -> str:
+    """The processor's name: measured latencies are only re-used on the same one."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor()
 
 
 def path_of(home: Path, digest: str) -> Path:

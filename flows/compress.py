@@ -23,11 +23,11 @@ from flows.preflight import preflight
 from flows.recipe import Recipe, load
 from flows.recipe import smoke as smoke_of
 from flows.settings import settings
+from flows.steps import DATA, TEACHER, steps_of
 from flows.trouble import explained
 from registry import gate, store
 from registry.records import Evaluation, ShrinkError
 from tasks import carbon, layout
-from tasks.export.onnx import OnnxConfig
 from tasks.reload import ReloadConfig
 
 log = logging.getLogger("flows.compress")
@@ -77,17 +77,11 @@ def start(recipe: str, smoke: bool = False) -> dict[str, Any]:
 
 def chain(shop: Workshop, recipe: Recipe, teacher_source: Path, data_source: Path) -> dict[str, Path]:
     """Run data, floor and the recipe's stages; returns the deployables by role (teacher, student, floor, data)."""
-    data = obtain(shop, recipe.data, "data", {"source": data_source})
-    floor = obtain(shop, recipe.floor, "floor", {"data": data})
-    held = {"data": data, "floor": floor, "teacher": teacher_source, "student": teacher_source}
-    for stage in recipe.stages:
-        inputs = {role: held["student" if role == "model" else role] for role in stage.reads}
-        role = "student" if stage.writes[0] == "model" else stage.writes[0]
-        held[role] = obtain(shop, stage, role, inputs)
-        if role == "teacher":
-            held["student"] = held["teacher"]
-    deployable = obtain(shop, OnnxConfig(), "teacher", {"model": held["teacher"]})
-    return {"teacher": deployable, "student": held["student"], "floor": floor, "data": data}
+    made = {TEACHER: teacher_source, DATA: data_source}
+    steps, judged = steps_of(recipe)
+    for step in steps:
+        made[step.name] = obtain(shop, step.config, step.role, {role: made[at] for role, at in step.inputs.items()})
+    return {role: made[name] for role, name in judged.items()}
 
 
 @contextlib.contextmanager

@@ -1,15 +1,9 @@
-"""One stage's artifact: from the index where it was computed before (verified by re-hashing), else computed now.
-
-The key covers the config, every input's digest, the code the stage reaches, seed, libraries, threads and, for what
-measures speed, the processor.
-"""
+"""One stage's artifact: from the index where it was computed before (verified by re-hashing), else computed now."""
 
 import contextlib
 import datetime
-import importlib.metadata
 import json
 import logging
-import platform
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -22,15 +16,15 @@ from filelock import FileLock, Timeout
 
 from flows import cache
 from flows.settings import Settings, worker_environment
+from flows.steps import name_of
 from registry import index, store
-from registry.records import Footprint, ShrinkError, StageRecord, digest_directory, directory_bytes, sha256_json
+from registry.records import Footprint, ShrinkError, StageRecord, digest_directory, directory_bytes
 from tasks import carbon
-from tasks.kinds import AnyStageConfig, code_digest
+from tasks.kinds import AnyStageConfig
 from tasks.stage import StageCall, run_stage
 
 log = logging.getLogger("flows.obtain")
 progress_log = logging.getLogger("progress")
-LIBRARIES = ("torch", "transformers", "onnx", "onnxruntime", "onnxscript", "scikit-learn", "numpy", "tokenizers")
 ROOM_BYTES = 100_000_000  # what a stage needs beyond copies of its input: logs, databases, temporary files
 LOCAL_ONLY = {"data", "floor"}  # hold the user's text or fragments of it: never sent to S3
 Curves = tuple[tuple[str, float, int], ...]
@@ -54,7 +48,7 @@ class Workshop:
 def obtain(shop: Workshop, config: AnyStageConfig, role: str, inputs: dict[str, Path]) -> Path:
     """The directory of a stage's artifact; records it in the run and in the index."""
     digests = {name: digest_of(shop, path) for name, path in inputs.items()}
-    key = key_of(shop, config, digests)
+    key = cache.key_of(config, digests, shop.seed, shop.settings.threads)
     locks = shop.settings.home / "locks"
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / f"{key}.lock"):
@@ -65,25 +59,6 @@ def obtain(shop: Workshop, config: AnyStageConfig, role: str, inputs: dict[str, 
     progress_log.info("%s done", record.kind, extra={"stage": record.model_dump(mode="json")})
     log.info("%s %s %s", record.kind, record.digest[:12], "re-used" if record.cached else "made")
     return cache.path_of(shop.settings.home, record.digest)
-
-
-def key_of(shop: Workshop, config: AnyStageConfig, digests: dict[str, str]) -> str:
-    """The index key of a stage."""
-    libraries = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    environment: dict[str, Any] = {"threads": shop.settings.threads, "libraries": libraries, "device": "cpu"}
-    if config.kind == "evaluate":
-        environment["processor"] = processor()
-    method = getattr(config, "method", None)
-    content = config.model_dump(mode="json")
-    return index.key_of(config.kind, method, content, digests, code_digest(config), shop.seed, sha256_json(environment))
-
-
-def processor() -> str:
-    """The processor's name: measured latencies are only re-used on the same one."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 def digest_of(shop: Workshop, path: Path) -> str:
@@ -145,7 +120,7 @@ def compute(
 ) -> StageRecord:
     """Run a stage, meter it, keep its artifact and remember it."""
     method = getattr(config, "method", None)
-    name = "-".join(part for part in (f"{len(shop.records):02d}", config.kind, method) if part)
+    name = name_of(len(shop.records), config)
     directory = shop.directory / name
     check_room(shop.settings.home, name, inputs)
     call = StageCall(

@@ -1,0 +1,55 @@
+"""What a recipe's run consists of, step by step: each stage with the steps that its inputs come from.
+
+`compress` walks these steps and `plan` foretells them, so that what is planned is what runs.
+"""
+
+from typing import NamedTuple
+
+from flows.recipe import Recipe
+from tasks.export.onnx import OnnxConfig
+from tasks.kinds import AnyStageConfig
+
+TEACHER, DATA = "teacher source", "data source"  # where a run begins; no step makes them
+
+
+class Step(NamedTuple):
+    """One stage of a run; `inputs` names for each role the step (or source) that its artifact comes from."""
+
+    name: str
+    config: AnyStageConfig
+    role: str
+    inputs: dict[str, str]
+
+
+class Steps(NamedTuple):
+    """A run's stages in order, and by role what is judged at their end: names of steps."""
+
+    steps: tuple[Step, ...]
+    judged: dict[str, str]
+
+
+def name_of(number: int, config: AnyStageConfig) -> str:
+    """The name of a run's stage and of its directory; names sort in order."""
+    return "-".join(part for part in (f"{number:02d}", config.kind, getattr(config, "method", None)) if part)
+
+
+def steps_of(recipe: Recipe) -> Steps:
+    """Data, floor, the recipe's stages and the teacher's deployable; what evaluation then compares."""
+    steps: list[Step] = []
+
+    def add(config: AnyStageConfig, role: str, inputs: dict[str, str]) -> str:
+        steps.append(Step(name_of(len(steps), config), config, role, inputs))
+        return steps[-1].name
+
+    data = add(recipe.data, "data", {"source": DATA})
+    floor = add(recipe.floor, "floor", {"data": data})
+    held = {"data": data, "floor": floor, "teacher": TEACHER, "student": TEACHER}
+    for stage in recipe.stages:
+        inputs = {role: held["student" if role == "model" else role] for role in stage.reads}
+        role = "student" if stage.writes[0] == "model" else stage.writes[0]
+        held[role] = add(stage, role, inputs)
+        if role == "teacher":
+            held["student"] = held["teacher"]
+    deployable = add(OnnxConfig(), "teacher", {"model": held["teacher"]})
+    judged = {"teacher": deployable, "student": held["student"], "floor": floor, "data": data}
+    return Steps(tuple(steps), judged)
