@@ -16,7 +16,7 @@ from flows import sources
 from flows.recipe import Recipe, load
 from tasks import metrics, runtime
 from tasks.data import read_rows
-from tasks.distill.answers import AnswersConfig
+from tasks.distill.answers import LessonConfig
 from tasks.distill.logits import DistillLogitsConfig
 from tasks.floor import scores
 from tasks.kinds import EveryStage
@@ -39,7 +39,7 @@ def changed(recipe: Recipe, changes: dict[type, dict[str, Any]], seed: int) -> R
     stages = []
     for stage in recipe.stages:
         update = dict(changes.get(type(stage), {}))
-        if isinstance(stage, AnswersConfig):
+        if isinstance(stage, LessonConfig):
             update["seed"] = seed
         stages.append(EveryStage.validate_python(stage.model_dump() | update))
     return recipe.model_copy(update={"stages": tuple(stages)})

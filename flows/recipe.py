@@ -17,8 +17,8 @@ from tasks.distill.relations import DistillRelationsConfig
 from tasks.evaluate import EvaluateConfig
 from tasks.finetune import FinetuneConfig
 from tasks.floor import FloorConfig
-from tasks.kinds import AnyChainConfig, ChainStage, methods
-from tasks.prune.magnitude import PruneMagnitudeConfig
+from tasks.kinds import AnyChainConfig, ChainStage, PruneZeros, methods
+from tasks.prune.dynamic import DynamicConfig
 from tasks.prune.structured import PruneStructuredConfig
 from tasks.prune.wanda import PruneWandaConfig
 from tasks.quantize.int8_static import Int8StaticConfig
@@ -195,12 +195,12 @@ def check_order(recipe: Recipe) -> None:
             )
         if stage.kind in {"prune", "distill"}:
             shaped = f"stage {number} ({name})"
-        if zeros and (stage.kind == "distill" or isinstance(stage, PruneStructuredConfig)):
+        if zeros and (stage.kind == "distill" or isinstance(stage, DynamicConfig | PruneStructuredConfig)):
             raise ShrinkError(
                 f"recipe '{recipe.name}': stage {number} ({name}) changes the weights that {zeros} has set to zero; "
                 "put it before that one."
             )
-        if isinstance(stage, PruneMagnitudeConfig | PruneWandaConfig):
+        if isinstance(stage, PruneZeros):
             zeros = f"stage {number} ({name})"
         role, made = stage.writes
         held["student" if role == "model" else role] = made
@@ -224,7 +224,7 @@ def smoke(recipe: Recipe, layers: int = 2) -> Recipe:
                 stage = stage.model_copy(update={"layers": tuple(range(count))})
             case PruneWandaConfig() | Int8StaticConfig():
                 stage = stage.model_copy(update={"calibration_rows": min(stage.calibration_rows, 64)})
-            case DistillLogitsConfig():
+            case DistillLogitsConfig() | DynamicConfig():
                 stage = stage.model_copy(update={"epochs": 1})
             case DistillRelationsConfig():
                 stage = stage.model_copy(update={"epochs": 1, "teacher_layer": None})

@@ -1,7 +1,8 @@
 """Training that a kill interrupts goes on at its last checkpoint and ends with the same weights, bit for bit.
 
 A checkpoint is one safetensors file beside the stage's call.json: trainable weights, Adam's moments, torch's random
-state, and as JSON the rest. tasks/worker.py alone says where it lies; elsewhere nothing is written.
+state, what goes along with the training, and as JSON the rest. tasks/worker.py alone says where it lies; elsewhere
+nothing is written.
 """
 
 import hashlib
@@ -34,12 +35,12 @@ def due() -> bool:
     return place is not None and time.monotonic() - written >= SECONDS
 
 
-def save(optimizer: torch.optim.Optimizer, facts: dict[str, Any]) -> None:
-    """Replace the checkpoint in one step; `facts` is what the training loop needs besides the tensors."""
+def save(optimizer: torch.optim.Optimizer, facts: dict[str, Any], others: dict[str, Tensor]) -> None:
+    """Replace the checkpoint in one step; `facts` and `others` are what the training needs besides weights."""
     global written
     assert place is not None
     directory, key = place
-    tensors = {"random": torch.get_rng_state()}
+    tensors = {"random": torch.get_rng_state()} | {f"other.{name}": value for name, value in others.items()}
     for number, weight in weights(optimizer):
         tensors[f"weight.{number}"] = weight.detach()
         tensors |= {f"{name}.{number}": value for name, value in optimizer.state[weight].items()}
@@ -52,8 +53,8 @@ def save(optimizer: torch.optim.Optimizer, facts: dict[str, Any]) -> None:
     written = time.monotonic()
 
 
-def load(optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
-    """Put weights, moments and random state back and return the facts; None where no checkpoint fits this stage."""
+def load(optimizer: torch.optim.Optimizer, others: dict[str, Tensor]) -> dict[str, Any] | None:
+    """Put weights, moments, random state and `others` back and return the facts; None where no checkpoint fits."""
     global written
     written = time.monotonic()
     if place is None or (found := read(*place)) is None:
@@ -65,6 +66,8 @@ def load(optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
         state.setdefault(owner, {})[kind] = tensor
     torch.set_rng_state(tensors["random"])
     with torch.no_grad():
+        for name, value in others.items():
+            value.copy_(tensors[f"other.{name}"])
         for number, weight in weights(optimizer):
             kept = state[str(number)]
             weight.copy_(kept.pop("weight"))

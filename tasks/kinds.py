@@ -18,7 +18,9 @@ from tasks.export.packed import PackedConfig
 from tasks.finetune import FinetuneConfig
 from tasks.floor import FloorConfig
 from tasks.label import LabelConfig
+from tasks.prune.gradual import PruneGradualConfig
 from tasks.prune.magnitude import PruneMagnitudeConfig
+from tasks.prune.movement import PruneMovementConfig
 from tasks.prune.structured import PruneStructuredConfig
 from tasks.prune.vocabulary import PruneVocabularyConfig
 from tasks.prune.wanda import PruneWandaConfig
@@ -39,7 +41,8 @@ def as_logits(raw: Any) -> Any:
 
 
 DistillMethods = DistillLogitsConfig | DistillRelationsConfig
-PruneMethods = PruneStructuredConfig | PruneVocabularyConfig | PruneMagnitudeConfig | PruneWandaConfig
+PruneZeros = PruneMagnitudeConfig | PruneWandaConfig | PruneGradualConfig | PruneMovementConfig
+PruneMethods = PruneStructuredConfig | PruneVocabularyConfig | PruneZeros
 ExportMethods = OnnxConfig | PackedConfig
 QuantizeMethods = Int8DynamicConfig | Int8StaticConfig | Int4WeightOnlyConfig
 AnyChainConfig = FinetuneConfig | LabelConfig | DistillMethods | PruneMethods | ExportMethods | QuantizeMethods

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,6 +43,17 @@ class Log(BaseModel):
         """Send one point of a curve and remember it."""
         progress.metric(name, value, step)
         self.points.append((name, value, step))
+
+
+class Companion(NamedTuple):
+    """What goes along with a training: a function called once before the first step and after each with (steps done,
+    steps in all), and its tensors, which checkpoints keep and put back in place before that first call."""
+
+    after: Callable[[int, int], None]
+    tensors: dict[str, Tensor]
+
+
+ALONE = Companion(lambda done, steps: None, {})
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
@@ -96,7 +107,11 @@ def warm_up_factor(step: int, steps: int) -> float:
 
 
 def fit(
-    model: nn.Module, lengths: Sequence[int], loss_of: Callable[[list[int]], Tensor], schedule: Schedule
+    model: nn.Module,
+    lengths: Sequence[int],
+    loss_of: Callable[[list[int]], Tensor],
+    schedule: Schedule,
+    companion: Companion = ALONE,
 ) -> list[float]:
     """Minimise loss_of(row numbers) over all rows; the mean loss of every epoch. The model ends in eval mode.
 
@@ -108,10 +123,11 @@ def fit(
     steps = in_epoch * schedule.epochs
     optimizer = adamw(model, schedule.lr)
     model.train()
-    log = Log.model_validate(checkpoint.load(optimizer) or {"random": rng.bit_generator.state})
+    log = Log.model_validate(checkpoint.load(optimizer, companion.tensors) or {"random": rng.bit_generator.state})
     rng.bit_generator.state = log.random
     for name, value, step in log.points:
         progress.metric(name, value, step)
+    companion.after(log.done, steps)
     while log.done < steps:
         log.random = rng.bit_generator.state
         batches = shuffled_batches(lengths, schedule.batch_size, rng)
@@ -120,12 +136,13 @@ def fit(
                 group["lr"] = schedule.lr * warm_up_factor(log.done, steps)
             log.losses.append(step_once(model, optimizer, loss_of(rows), log.done + 1))
             log.done += 1
+            companion.after(log.done, steps)
             if log.done % 20 == 0 or log.done == steps:
                 recent = float(np.mean(log.losses[-20:]))
                 progress.report(log.done, steps, f"loss {recent:.4f}")
                 log.note("loss", recent, log.done)
             if checkpoint.due() and log.done % in_epoch:
-                checkpoint.save(optimizer, log.model_dump())
+                checkpoint.save(optimizer, log.model_dump(), companion.tensors)
         log.curve.append(float(np.mean(log.losses)))
         log.losses.clear()
         log.note("epoch_loss", log.curve[-1], len(log.curve))

@@ -1,4 +1,7 @@
-"""What the methods of `distill` share: reading the teacher's cached answers, the losses against them, the training."""
+"""What learns from the teacher's cached answers: reading them, the losses against them, the training.
+
+The methods of `distill` do, and those of `prune` that set weights to zero while the student learns.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
@@ -14,13 +17,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tasks.models import Classifier, Head
+    from tasks.train import Companion
 
 
-class AnswersConfig(BaseModel):
-    """How long and by which losses the student learns from answers; each method adds its name and its own fields."""
+class LessonConfig(BaseModel):
+    """How long and by which losses the student learns from answers, whatever else is done to it meanwhile."""
 
     model_config = STRICT
-    kind: Literal["distill"] = "distill"
     writes: ClassVar[tuple[str, str]] = ("student", "torch")
     epochs: int = Field(default=2, ge=1, description="Passes over the train (and transfer) texts.")
     lr: float = Field(default=2e-4, gt=0, description="Highest learning rate.")
@@ -31,6 +34,12 @@ class AnswersConfig(BaseModel):
     labels_weight: float = Field(default=0.3, ge=0, description="Weight of the cross-entropy with the true labels.")
     transfer: bool = Field(default=True, description="Learn from the teacher's answers on transfer texts too.")
     seed: int | None = Field(default=None, ge=0, description="Seed of this stage; none: the run's seed.")
+
+
+class AnswersConfig(LessonConfig):
+    """What every method of `distill` has; each adds its name and its own fields."""
+
+    kind: Literal["distill"] = "distill"
 
 
 class Lesson(NamedTuple):
@@ -46,7 +55,7 @@ class Lesson(NamedTuple):
     labels: "Tensor"
 
 
-def read(inputs: dict[str, Path], config: AnswersConfig) -> Lesson:
+def read(inputs: dict[str, Path], config: LessonConfig) -> Lesson:
     """The student of inputs["student"] with the train (and transfer) rows; raises ShrinkError where sizes differ."""
     import torch
 
@@ -84,7 +93,7 @@ def batch(lesson: Lesson, rows: list[int]) -> "tuple[Tensor, Tensor]":
     return train.pad([lesson.sequences[row] for row in rows], train.pad_of(lesson.model))
 
 
-def loss(lesson: Lesson, config: AnswersConfig, rows: list[int], pooled: "Tensor") -> "Tensor":
+def loss(lesson: Lesson, config: LessonConfig, rows: list[int], pooled: "Tensor") -> "Tensor":
     """The weighted losses against logits, pooled vectors and labels, of the student's pooled vectors of some rows."""
     from tasks import losses
 
@@ -99,11 +108,12 @@ def loss(lesson: Lesson, config: AnswersConfig, rows: list[int], pooled: "Tensor
 
 def teach(
     lesson: Lesson,
-    config: AnswersConfig,
+    config: LessonConfig,
     loss_of: "Callable[[list[int]], Tensor]",
     inputs: dict[str, Path],
     out: Path,
     seed: int,
+    companion: "Companion | None" = None,
 ) -> dict[str, Any]:
     """Train and write the student; measured: losses of the epochs, validation accuracy before and after, parameters."""
     from tasks import data, models, train
@@ -117,7 +127,8 @@ def teach(
         batch_size=config.batch_size,
         seed=seed if config.seed is None else config.seed,
     )
-    curve = train.fit(lesson.model, [len(sequence) for sequence in lesson.sequences], loss_of, schedule)
+    lengths = [len(sequence) for sequence in lesson.sequences]
+    curve = train.fit(lesson.model, lengths, loss_of, schedule, companion or train.ALONE)
     models.save(out, lesson.model, lesson.tokenizer, lesson.head)
     after = train.accuracy(train.predict(lesson.model, ids)[0], labels)
     scores = {"validation_accuracy_before": before, "validation_accuracy": after}

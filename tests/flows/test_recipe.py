@@ -122,7 +122,7 @@ def test_a_second_teacher_would_discard_the_student() -> None:
         recipe.parse(content, "mine.yaml")
 
 
-@pytest.mark.parametrize("method", ["magnitude", "wanda"])
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "gradual", "movement"])
 def test_zeros_stand_behind_what_would_change_them(method: str) -> None:
     content = shipped_content()
     zeros, packed = {"kind": "prune", "method": method}, {"kind": "export", "method": "packed"}
@@ -134,6 +134,9 @@ def test_zeros_stand_behind_what_would_change_them(method: str) -> None:
         recipe.parse(content, "mine.yaml")
     content["stages"] = [*stages[:3], zeros, stages[3], *stages[5:]]
     with pytest.raises(ShrinkError, match=r"stage 5 \(prune/structured\) changes the weights that stage 4"):
+        recipe.parse(content, "mine.yaml")
+    content["stages"] = [*stages[:5], zeros, {"kind": "prune", "method": "gradual"}, *stages[5:]]
+    with pytest.raises(ShrinkError, match=rf"stage 7 \(prune/gradual\) changes .* stage 6 \(prune/{method}\) has set"):
         recipe.parse(content, "mine.yaml")
     content["stages"] = [*stages[:5], zeros, packed]
     with pytest.raises(ShrinkError, match="without a deployable"):
