@@ -13,17 +13,20 @@ import numpy as np
 
 from benchmarks import chain
 from flows import sources
-from flows.recipe import Recipe, load
+from flows.recipe import Recipe, check_order, load
 from tasks import metrics, runtime
 from tasks.data import read_rows
-from tasks.distill.answers import LessonConfig
 from tasks.distill.logits import DistillLogitsConfig
+from tasks.distill.quantized import DistillQuantizedConfig
 from tasks.floor import scores
 from tasks.kinds import EveryStage
 from tasks.label import LabelConfig
+from tasks.prune.low_rank import PruneLowRankConfig
 
 ALONE = {"logits_weight": 0.0, "hidden_weight": 0.0, "labels_weight": 1.0, "transfer": False}
-VARIANTS: dict[str, dict[type, dict[str, Any]]] = {
+LIGHT = {"method": "int8_dynamic", "embedding": "int4"}  # what sentiment's last stage says
+Changes = dict[type, dict[str, Any] | list[dict[str, Any]]]
+VARIANTS: dict[str, Changes] = {
     "recipe": {},
     "no distillation": {DistillLogitsConfig: ALONE},
     "no transfer text": {DistillLogitsConfig: {"transfer": False}},
@@ -31,18 +34,28 @@ VARIANTS: dict[str, dict[type, dict[str, Any]]] = {
     "no hidden states": {DistillLogitsConfig: {"hidden_weight": 0.0}},
     "attention relations": {DistillLogitsConfig: {"method": "relations"}},
     "no true labels": {DistillLogitsConfig: {"labels_weight": 0.0}},
+    "learnt rounding": {DistillLogitsConfig: {"method": "quantized", "target": LIGHT}},
+    "no learnt rounding": {DistillQuantizedConfig: [{"kind": "distill", "epochs": 3}]},
+    "whole embedding": {PruneLowRankConfig: []},
 }
 
 
-def changed(recipe: Recipe, changes: dict[type, dict[str, Any]], seed: int) -> Recipe:
-    """The recipe with fields of some stages replaced (`method` makes another stage), its student of another seed."""
+def changed(recipe: Recipe, changes: Changes, seed: int) -> Recipe:
+    """The recipe with fields of some stages replaced (`method` makes another stage), its student of another seed.
+
+    A list stands for the stages in place of one, each new where it names its kind.
+    """
     stages = []
     for stage in recipe.stages:
-        update = dict(changes.get(type(stage), {}))
-        if isinstance(stage, LessonConfig):
-            update["seed"] = seed
-        stages.append(EveryStage.validate_python(stage.model_dump() | update))
-    return recipe.model_copy(update={"stages": tuple(stages)})
+        update = changes.get(type(stage), {})
+        for one in update if isinstance(update, list) else [update]:
+            fields = one if "kind" in one else stage.model_dump() | one
+            if fields["kind"] == "distill" or "seed" in fields:
+                fields = fields | {"seed": seed}
+            stages.append(EveryStage.validate_python(fields))
+    found = recipe.model_copy(update={"stages": tuple(stages)})
+    check_order(found)
+    return found
 
 
 def judged(held: dict[str, Path]) -> dict[str, Any]:

@@ -64,6 +64,8 @@ def kind_of(schema: dict[str, Any], known: dict[str, Any]) -> str:
     """A JSON schema's type in words, with its bounds: whole number ≥ 1, list: text, one of: int8, int4."""
     if "anyOf" in schema:
         return " or ".join(kind_of(one, known) for one in schema["anyOf"])
+    if "oneOf" in schema:  # of a stage's fields within another's
+        return " or ".join(schema["discriminator"]["mapping"])
     if "$ref" in schema:
         return kind_of(known[schema["$ref"].rpartition("/")[2]], known)
     if "enum" in schema:

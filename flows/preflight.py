@@ -10,9 +10,11 @@ from typing import Any
 from flows.recipe import Recipe
 from registry.records import ShrinkError
 from tasks import data, layout, pieces
+from tasks.distill.quantized import DistillQuantizedConfig
 from tasks.distill.relations import DistillRelationsConfig
 from tasks.finetune import FinetuneConfig
 from tasks.label import LabelConfig
+from tasks.prune.low_rank import PruneLowRankConfig
 from tasks.prune.structured import PruneStructuredConfig
 from tasks.prune.vocabulary import PruneVocabularyConfig
 from tasks.quantize.int4_weight_only import Int4WeightOnlyConfig
@@ -80,6 +82,7 @@ def check_texts(recipe: Recipe, model: layout.Layout, rows: list[dict[str, Any]]
 def check_stages(recipe: Recipe, model: layout.Layout, labels: list[str]) -> None:
     """The sizes that stages ask for against those that the student has when they run."""
     layers, ffn, heads, embedded = model.layers, model.ffn, model.heads, False
+    columns, factorised = model.columns, model.factorised
     taught = layers  # those of the teacher, which pruning leaves alone
     for number, stage in enumerate(recipe.stages, start=1):
         where = f"stage {number} ({stage.kind})"
@@ -106,12 +109,31 @@ def check_stages(recipe: Recipe, model: layout.Layout, labels: list[str]) -> Non
                     layers = len(wanted)
                 ffn = limited(where, "ffn", stage.ffn or ffn, ffn)
                 heads = limited(where, "heads", stage.heads or heads, heads)
+            case PruneLowRankConfig():
+                if factorised:
+                    raise ShrinkError(f"{where}: the embedding is factorised already: drop this stage.")
+                if stage.rank >= columns:
+                    raise ShrinkError(
+                        f"{where}: rank is {stage.rank} but the embedding has {columns} columns: give less."
+                    )
+                columns, factorised = stage.rank, True
+            case DistillQuantizedConfig():
+                check_columns(where, stage.target.embedding, columns)
             case DistillRelationsConfig():
                 check_relations(where, stage, taught, {"teacher": model.heads, "student": heads}, model.head_size)
             case Int8DynamicConfig() | Int8StaticConfig() | Int4WeightOnlyConfig() if stage.embedding != "none":
+                check_columns(where, stage.embedding, columns)
                 if embedded:
                     raise ShrinkError(f"{where}: the embedding is quantized already: set embedding to none here.")
                 embedded = True
+
+
+def check_columns(where: str, bits: str, columns: int) -> None:
+    """Two int4 numbers share a byte, so a row needs an even count of them."""
+    if bits == "int4" and columns % 2:
+        raise ShrinkError(
+            f"{where}: embedding is int4, which needs an even number of columns, but there are {columns}: set int8."
+        )
 
 
 def check_relations(

@@ -13,6 +13,7 @@ from registry.gate import SMOKE, Gate
 from registry.records import STRICT, ShrinkError, sha256_json
 from tasks.data import DataConfig
 from tasks.distill.logits import DistillLogitsConfig
+from tasks.distill.quantized import DistillQuantizedConfig, TargetMethods
 from tasks.distill.relations import DistillRelationsConfig
 from tasks.evaluate import EvaluateConfig
 from tasks.finetune import FinetuneConfig
@@ -129,6 +130,8 @@ def sentence(error: ValidationError) -> str:
         case "union_tag_not_found":
             field = str(context["discriminator"]).strip("'")
             known = methods().get(str(loc[2]), []) if len(loc) > 2 else list(methods())
+            if loc[-1] == "target":
+                known = [str(get_args(one.model_fields["method"].annotation)[0]) for one in get_args(TargetMethods)]
             return f"{where}: '{field}' is missing; give one of: {', '.join(known)}."
         case "literal_error":
             known = [name.strip(" '") for name in context["expected"].replace(" or ", ",").split(",")]
@@ -158,7 +161,8 @@ def place(loc: tuple[int | str, ...]) -> str:
 def part_of(loc: tuple[int | str, ...]) -> type[BaseModel]:
     """The model that the keys at a location belong to."""
     if loc and loc[0] == "stages":
-        tags = {str(part) for part in loc[2:]}
+        inside = loc[loc.index("target") + 1 :] if "target" in loc else loc[2:]
+        tags = {str(part) for part in inside}
         configs: tuple[type[BaseModel], ...] = get_args(AnyChainConfig)
         for config in configs:
             own = {
@@ -208,6 +212,35 @@ def check_order(recipe: Recipe) -> None:
             held["student"] = made
     if held["student"] != "onnx":
         raise ShrinkError(f"recipe '{recipe.name}': the stages end without a deployable; add kind: export.")
+    check_grid(recipe)
+
+
+def check_grid(recipe: Recipe) -> None:
+    """Refuse what would round a student of distill/quantized to another grid than the one that it was trained on."""
+    trained: DistillQuantizedConfig | None = None
+    at = 0
+    for number, stage in enumerate(recipe.stages, start=1):
+        said = f"recipe '{recipe.name}': stage {number} ({stage.kind}/{getattr(stage, 'method', '')})"
+        if isinstance(stage, DistillQuantizedConfig):
+            trained, at = stage, number
+        elif trained is not None and stage.kind in {"prune", "distill"}:
+            raise ShrinkError(
+                f"{said} changes what stage {at} (distill/quantized) has trained; put it before that one."
+            )
+        elif trained is not None and stage.kind == "quantize":
+            wanted = trained.target.model_dump()
+            for name, value in stage.model_dump().items():
+                if value != wanted.get(name):
+                    raise ShrinkError(
+                        f"{said} has {name} {value!r} but stage {at} (distill/quantized) has trained for "
+                        f"{wanted.get(name)!r}; let the two say the same."
+                    )
+            trained = None
+    if trained is not None:
+        raise ShrinkError(
+            f"recipe '{recipe.name}': stage {at} (distill/quantized) trains for a quantize stage that is not there; "
+            f"add {{kind: quantize, method: {trained.target.method}}} behind the export."
+        )
 
 
 def smoke(recipe: Recipe, layers: int = 2) -> Recipe:
@@ -224,7 +257,7 @@ def smoke(recipe: Recipe, layers: int = 2) -> Recipe:
                 stage = stage.model_copy(update={"layers": tuple(range(count))})
             case PruneWandaConfig() | Int8StaticConfig():
                 stage = stage.model_copy(update={"calibration_rows": min(stage.calibration_rows, 64)})
-            case DistillLogitsConfig() | DynamicConfig():
+            case DistillLogitsConfig() | DistillQuantizedConfig() | DynamicConfig():
                 stage = stage.model_copy(update={"epochs": 1})
             case DistillRelationsConfig():
                 stage = stage.model_copy(update={"epochs": 1, "teacher_layer": None})

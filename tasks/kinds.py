@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, TypeAdapter
 
 from tasks.data import DataConfig
 from tasks.distill.logits import DistillLogitsConfig
+from tasks.distill.quantized import DistillQuantizedConfig
 from tasks.distill.relations import DistillRelationsConfig
 from tasks.evaluate import EvaluateConfig
 from tasks.export.onnx import OnnxConfig
@@ -19,6 +20,7 @@ from tasks.finetune import FinetuneConfig
 from tasks.floor import FloorConfig
 from tasks.label import LabelConfig
 from tasks.prune.gradual import PruneGradualConfig
+from tasks.prune.low_rank import PruneLowRankConfig
 from tasks.prune.magnitude import PruneMagnitudeConfig
 from tasks.prune.movement import PruneMovementConfig
 from tasks.prune.structured import PruneStructuredConfig
@@ -40,9 +42,9 @@ def as_logits(raw: Any) -> Any:
     return {"method": "logits"} | raw if isinstance(raw, dict) else raw
 
 
-DistillMethods = DistillLogitsConfig | DistillRelationsConfig
+DistillMethods = DistillLogitsConfig | DistillRelationsConfig | DistillQuantizedConfig
 PruneZeros = PruneMagnitudeConfig | PruneWandaConfig | PruneGradualConfig | PruneMovementConfig
-PruneMethods = PruneStructuredConfig | PruneVocabularyConfig | PruneZeros
+PruneMethods = PruneStructuredConfig | PruneVocabularyConfig | PruneLowRankConfig | PruneZeros
 ExportMethods = OnnxConfig | PackedConfig
 QuantizeMethods = Int8DynamicConfig | Int8StaticConfig | Int4WeightOnlyConfig
 AnyChainConfig = FinetuneConfig | LabelConfig | DistillMethods | PruneMethods | ExportMethods | QuantizeMethods

@@ -31,6 +31,8 @@ class Layout(BaseModel):
     model_config = STRICT
     folder: Path
     layers: int
+    columns: int  # of the word embedding's table
+    factorised: bool = False  # whether a product widens its rows
     ffn: int
     heads: int
     head_size: int
@@ -61,6 +63,8 @@ def read(directory: Path) -> Layout:
     return Layout(
         folder=folder,
         layers=config["num_hidden_layers"],
+        columns=config.get("embedding_rank") or config["hidden_size"],
+        factorised=bool(config.get("embedding_rank")),
         ffn=config["intermediate_size"],
         heads=config.get("kept_heads") or config["num_attention_heads"],
         head_size=config["hidden_size"] // config["num_attention_heads"],
@@ -95,7 +99,7 @@ def check_architecture(config: dict[str, Any]) -> None:
 
 def check_details(config: dict[str, Any]) -> None:
     """ShrinkError for a field beside the sizes that the encoder could not be built with, or would not be this one."""
-    heads, rows = config["num_attention_heads"], config["vocab_size"]
+    heads, rows, width = config["num_attention_heads"], config["vocab_size"], config["hidden_size"]
     wanted: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "hidden_act": (f"one of: {', '.join(ACTIVATIONS)}", lambda value: value in ACTIVATIONS),
         "hidden_dropout_prob": ("a number from 0 to below 1", lambda value: number(value) and 0 <= value < 1),
@@ -104,6 +108,10 @@ def check_details(config: dict[str, Any]) -> None:
         "type_vocab_size": ("a whole number above 0", lambda value: type(value) is int and value > 0),
         "pad_token_id": (f"below {rows}", lambda value: value is None or (type(value) is int and 0 <= value < rows)),
         "kept_heads": (f"at most {heads}", lambda value: value is None or (type(value) is int and 0 <= value <= heads)),
+        "embedding_rank": (
+            f"below {width}",
+            lambda value: value is None or (type(value) is int and 0 < value < width),
+        ),
         "is_decoder": ("false, an encoder", lambda value: value is False),
         "add_cross_attention": ("false, an encoder", lambda value: value is False),
     }
@@ -150,8 +158,10 @@ def wanted_shapes(config: dict[str, Any]) -> dict[str, list[int]]:
     """{weight: shape} of an encoder of these sizes, fewer heads than the hidden size has room for included."""
     width, ffn, heads = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
     inner = (config.get("kept_heads") or heads) * (width // heads)
+    table, rank = "embeddings.word_embeddings", config.get("embedding_rank")
+    factors = {f"{table}.rows.weight": [config["vocab_size"], rank], f"{table}.expand.weight": [width, rank]}
     wanted = {
-        "embeddings.word_embeddings.weight": [config["vocab_size"], width],
+        **(factors if rank else {f"{table}.weight": [config["vocab_size"], width]}),
         "embeddings.position_embeddings.weight": [config["max_position_embeddings"], width],
         "embeddings.token_type_embeddings.weight": [config.get("type_vocab_size", 2), width],
     }

@@ -5,6 +5,7 @@ head.safetensors (weight [C, d], bias [C]) and head.json. All cuts are exact: wh
 """
 
 import json
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +48,12 @@ class Classifier(nn.Module):
     def layers(self) -> Any:
         """The encoder's layers, bottom first (an nn.ModuleList)."""
         return anatomy.layers(self.encoder)
+
+    @property
+    def table(self) -> nn.Embedding:
+        """The word pieces' embedding; the small factor where a low rank has been chosen."""
+        found = self.encoder.get_input_embeddings()
+        return found.rows if isinstance(found, nn.Sequential) else found  # type: ignore[return-value]
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Token ids [b, t] to the input of the first layer [b, t, d]."""
@@ -96,6 +103,10 @@ def load_encoder(directory: Path) -> Any:
     kept = int(getattr(config, "kept_heads", None) or 0)
     for layer in anatomy.layers(encoder) if kept else ():
         slice_heads(layer, list(range(kept)), config.hidden_size // config.num_attention_heads)
+    if rank := int(getattr(config, "embedding_rank", None) or 0):
+        wide = encoder.get_input_embeddings()
+        rows, directions = torch.zeros(wide.num_embeddings, rank), torch.zeros(rank, wide.embedding_dim)
+        encoder.set_input_embeddings(factored(rows, directions, wide.padding_idx))
     _fill(encoder, load_file(directory / "model.safetensors"))
     return encoder.float().eval()
 
@@ -175,11 +186,22 @@ def slice_heads(layer: Any, kept: list[int], head_size: int) -> None:
 
 def slice_vocabulary(model: Classifier, kept: list[int], pad: int) -> None:
     """Keep the named rows of the token embedding; `pad` is the new index of the padding token."""
-    rows = model.encoder.get_input_embeddings().weight.detach()[torch.tensor(kept)].clone()
+    rows = model.table.weight.detach()[torch.tensor(kept)].clone()
     table = nn.Embedding(len(kept), rows.shape[1], padding_idx=pad)
     table.load_state_dict({"weight": rows})
-    model.encoder.set_input_embeddings(table)
+    if isinstance(whole := model.encoder.get_input_embeddings(), nn.Sequential):
+        whole.rows = table
+    else:
+        model.encoder.set_input_embeddings(table)
     model.config.vocab_size, model.config.pad_token_id = len(kept), pad
+
+
+def factored(rows: Tensor, directions: Tensor, pad: int | None) -> nn.Sequential:
+    """An embedding of two trainable factors: rows [pieces, rank], then a product with directions [rank, d]."""
+    expand = nn.Linear(rows.shape[1], directions.shape[1], bias=False)
+    expand.load_state_dict({"weight": directions.T.contiguous()})
+    table = nn.Embedding.from_pretrained(rows, freeze=False, padding_idx=pad)
+    return nn.Sequential(OrderedDict(rows=table, expand=expand))
 
 
 def slice_positions(model: Classifier, count: int) -> None:

@@ -62,7 +62,7 @@ def example(model: Any, batch: int, length: int, generator: Any) -> tuple[Any, A
     import torch
 
     length = min(length, int(model.config.max_position_embeddings))
-    rows = int(model.encoder.get_input_embeddings().num_embeddings)
+    rows = model.table.num_embeddings
     tokens = torch.randint(0, rows, (batch, length), generator=generator)
     mask = torch.ones(batch, length, dtype=torch.long)
     mask[-1, -2:] = 0

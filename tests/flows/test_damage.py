@@ -17,6 +17,7 @@ from registry.records import ShrinkError
 from tasks import data, layout
 from tasks.distill.relations import DistillRelationsConfig
 from tasks.finetune import FinetuneConfig
+from tasks.kinds import EveryStage
 from tasks.quantize.int8_static import Int8StaticConfig
 
 
@@ -67,13 +68,44 @@ def test_a_smoke_fits_a_teacher_of_one_layer_and_few_rows_of_a_label() -> None:
 
 
 def test_a_second_quantization_of_the_embedding_is_refused_before_training() -> None:
-    sizes = {"layers": 6, "ffn": 1536, "heads": 12, "head_size": 32, "positions": 512, "tokenizer": "WordPiece"}
+    sizes = {
+        "layers": 6,
+        "ffn": 1536,
+        "heads": 12,
+        "head_size": 32,
+        "positions": 512,
+        "columns": 384,
+        "tokenizer": "WordPiece",
+    }
     model, recipe = layout.Layout(folder=Path(), **sizes), load("sentiment")
     check_stages(recipe, model, ["a", "b"])
     for second in (recipe.stages[-1], Int8StaticConfig()):
         twice = recipe.model_copy(update={"stages": (*recipe.stages, second)})
         with pytest.raises(ShrinkError, match=r"stage 8 \(quantize\): the embedding is quantized already"):
             check_stages(twice, model, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        (["prune/low_rank 384"], r"stage 1 \(prune\): rank is 384 but the embedding has 384 columns: give less"),
+        (["prune/low_rank 96", "prune/low_rank 64"], r"stage 2 \(prune\): the embedding is factorised already"),
+        (["prune/low_rank 7", "quantize/int8_dynamic"], r"stage 2 \(quantize\): .*int4, which needs an even .* are 7:"),
+        (["prune/low_rank 7", "distill/quantized"], r"stage 2 \(distill\): embedding is int4, which needs an even"),
+    ],
+)
+def test_ranks_that_do_not_fit_are_refused_before_training(stages: list[str], said: str) -> None:
+    sizes = {"layers": 6, "ffn": 1536, "heads": 12, "head_size": 32, "positions": 512, "columns": 384}
+    model, light = layout.Layout(folder=Path(), tokenizer="WordPiece", **sizes), {"embedding": "int4"}
+    found = []
+    for stage in stages:
+        kind, method, *rank = stage.replace("/", " ").split()
+        more = {"rank": int(rank[0])} if rank else {"target": {"method": "int8_dynamic", **light}}
+        found.append({"kind": kind, "method": method, **(light if kind == "quantize" else more)})
+    recipe = load("sentiment")
+    asked = recipe.model_copy(update={"stages": tuple(EveryStage.validate_python(one) for one in found)})
+    with pytest.raises(ShrinkError, match=said):
+        check_stages(asked, model, ["a", "b"])
 
 
 @pytest.mark.parametrize(
@@ -88,7 +120,15 @@ def test_a_second_quantization_of_the_embedding_is_refused_before_training() -> 
     ],
 )
 def test_relations_that_cannot_be_compared_are_refused_before_training(settings: dict[str, Any], said: str) -> None:
-    sizes = {"layers": 6, "ffn": 1536, "heads": 12, "head_size": 32, "positions": 512, "tokenizer": "WordPiece"}
+    sizes = {
+        "layers": 6,
+        "ffn": 1536,
+        "heads": 12,
+        "head_size": 32,
+        "positions": 512,
+        "columns": 384,
+        "tokenizer": "WordPiece",
+    }
     model, recipe = layout.Layout(folder=Path(), **sizes), load("sentiment")
     cut = recipe.stages[3].model_copy(update={"heads": 5})
 

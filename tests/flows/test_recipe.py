@@ -143,6 +143,64 @@ def test_zeros_stand_behind_what_would_change_them(method: str) -> None:
         recipe.parse(content, "mine.yaml")
 
 
+def aware(target: Any, quantize: dict[str, Any] | None, *between: dict[str, Any]) -> recipe.Recipe:
+    """The shipped recipe with quantization-aware distillation, and what stands behind it."""
+    content = shipped_content()
+    taught = {"kind": "distill", "method": "quantized", "target": target}
+    last = [{"kind": "quantize", **quantize}] if quantize else []
+    content["stages"] = [*content["stages"][:4], taught, *between, {"kind": "export"}, *last]
+    return recipe.parse(content, "mine.yaml")
+
+
+def test_what_is_quantized_is_what_was_trained_for() -> None:
+    assert aware("int8_dynamic", {"method": "int8_dynamic"}).stages[4].kind == "distill"
+    four = {"method": "int4_weight_only", "block_size": 64, "embedding": "int4"}
+    packed = {"kind": "export", "method": "packed"}
+    assert recipe.smoke(aware(four, four, packed)).stages[4].epochs == 1  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("target", "quantize", "between", "message"),
+    [
+        ("int8_dynamc", None, [], r"stage 5 \(distill/quantized\): target: unknown .*did you mean 'int8_dynamic'"),
+        ({"embedding": "int8"}, None, [], r"target: 'method' is missing; give one of: int8_dynamic, int4_weight_only"),
+        ({"method": "int8_dynamic", "embeding": "int4"}, None, [], r"target.* did you mean 'embedding'"),
+        ({"method": "int4_weight_only", "block_size": 48}, None, [], r"block_size' = 48; it may be: 16, 32, 64, 128"),
+        (
+            "int8_dynamic",
+            {"method": "int8_dynamic", "embedding": "int4"},
+            [],
+            r"stage 7 \(quantize/int8_dynamic\) has embedding 'int4' but stage 5 .* trained for 'int8'; let the two",
+        ),
+        (
+            "int8_dynamic",
+            {"method": "int8_static"},
+            [],
+            r"stage 7 \(quantize/int8_static\) has method 'int8_static' but stage 5 .* trained for 'int8_dynamic'",
+        ),
+        ("int8_dynamic", None, [], r"stage 5 .* trains for a quantize stage that is not there; add .*int8_dynamic"),
+        (
+            "int8_dynamic",
+            {"method": "int8_dynamic"},
+            [{"kind": "prune", "method": "low_rank", "rank": 8}],
+            r"stage 6 \(prune/low_rank\) changes what stage 5 \(distill/quantized\) has trained; put it before",
+        ),
+        (
+            "int8_dynamic",
+            {"method": "int8_dynamic"},
+            [{"kind": "distill"}],
+            r"stage 6 \(distill/logits\) changes what stage 5",
+        ),
+    ],
+)
+def test_another_grid_than_the_one_trained_for_is_refused(
+    target: Any, quantize: dict[str, Any] | None, between: list[dict[str, Any]], message: str
+) -> None:
+    with pytest.raises(ShrinkError, match=message) as caught:
+        aware(target, quantize, *between)
+    assert "\n" not in str(caught.value)
+
+
 DEEP = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
 )
