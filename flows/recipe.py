@@ -23,6 +23,7 @@ from tasks.prune.dynamic import DynamicConfig
 from tasks.prune.structured import PruneStructuredConfig
 from tasks.prune.wanda import PruneWandaConfig
 from tasks.quantize.int8_static import Int8StaticConfig
+from tasks.quantize.smooth import SmoothConfig
 
 SHORT = reprlib.Repr()  # a repr that stays short whatever is nested
 SHORT.maxstring = 80
@@ -213,6 +214,24 @@ def check_order(recipe: Recipe) -> None:
     if held["student"] != "onnx":
         raise ShrinkError(f"recipe '{recipe.name}': the stages end without a deployable; add kind: export.")
     check_grid(recipe)
+    check_smooth(recipe)
+
+
+def check_smooth(recipe: Recipe) -> None:
+    """Refuse a smoothing behind the quantisation that it is there for, or without one."""
+    rounded = waiting = None  # the stage that quantized last, and the smoothing that none has followed yet
+    for number, stage in enumerate(recipe.stages, start=1):
+        name = f"stage {number} ({stage.kind}/{getattr(stage, 'method', '')})"
+        if isinstance(stage, SmoothConfig) and rounded:
+            raise ShrinkError(f"recipe '{recipe.name}': {name} smooths what {rounded} has quantized; put it before.")
+        if isinstance(stage, SmoothConfig):
+            waiting = name
+        elif stage.kind == "quantize":
+            rounded, waiting = name, None
+        elif stage.writes == ("model", "onnx"):
+            rounded = None
+    if waiting:
+        raise ShrinkError(f"recipe '{recipe.name}': {waiting} changes nothing by itself; add a quantize stage behind.")
 
 
 def check_grid(recipe: Recipe) -> None:
@@ -255,7 +274,7 @@ def smoke(recipe: Recipe, layers: int = 2) -> Recipe:
                 stage = stage.model_copy(update={"keep_layers": count, "epochs": 1, "tuned_layers": 1})
             case PruneStructuredConfig() if stage.layers:
                 stage = stage.model_copy(update={"layers": tuple(range(count))})
-            case PruneWandaConfig() | Int8StaticConfig():
+            case PruneWandaConfig() | Int8StaticConfig() | SmoothConfig():
                 stage = stage.model_copy(update={"calibration_rows": min(stage.calibration_rows, 64)})
             case DistillLogitsConfig() | DistillQuantizedConfig() | DynamicConfig():
                 stage = stage.model_copy(update={"epochs": 1})

@@ -29,6 +29,7 @@ from tasks.prune.wanda import PruneWandaConfig
 from tasks.quantize.int4_weight_only import Int4WeightOnlyConfig
 from tasks.quantize.int8_dynamic import Int8DynamicConfig
 from tasks.quantize.int8_static import Int8StaticConfig
+from tasks.quantize.smooth import SmoothConfig
 from tasks.reload import ReloadConfig
 
 
@@ -46,7 +47,7 @@ DistillMethods = DistillLogitsConfig | DistillRelationsConfig | DistillQuantized
 PruneZeros = PruneMagnitudeConfig | PruneWandaConfig | PruneGradualConfig | PruneMovementConfig
 PruneMethods = PruneStructuredConfig | PruneVocabularyConfig | PruneLowRankConfig | PruneZeros
 ExportMethods = OnnxConfig | PackedConfig
-QuantizeMethods = Int8DynamicConfig | Int8StaticConfig | Int4WeightOnlyConfig
+QuantizeMethods = Int8DynamicConfig | Int8StaticConfig | Int4WeightOnlyConfig | SmoothConfig
 AnyChainConfig = FinetuneConfig | LabelConfig | DistillMethods | PruneMethods | ExportMethods | QuantizeMethods
 AnyStageConfig = AnyChainConfig | DataConfig | FloorConfig | EvaluateConfig | ReloadConfig
 

@@ -201,6 +201,23 @@ def test_another_grid_than_the_one_trained_for_is_refused(
     assert "\n" not in str(caught.value)
 
 
+def test_smoothing_stands_before_a_quantization() -> None:
+    content, smoothing = shipped_content(), {"kind": "quantize", "method": "smooth", "calibration_rows": 100}
+    stages = content["stages"]
+    content["stages"] = [*stages[:-1], smoothing, stages[-1]]
+    assert recipe.smoke(recipe.parse(content, "mine.yaml")).stages[-2].calibration_rows == 64  # type: ignore[union-attr]
+    content["stages"] = [*stages, smoothing]
+    with pytest.raises(ShrinkError, match=r"stage 8 \(quantize/smooth\) smooths what stage 7 .* has quantized; put it"):
+        recipe.parse(content, "mine.yaml")
+    content["stages"] = [*stages[:-1], smoothing]
+    with pytest.raises(ShrinkError, match=r"stage 7 \(quantize/smooth\) changes nothing by itself; add a quantize"):
+        recipe.parse(content, "mine.yaml")
+    for alpha in (0, 1, -0.5):
+        content["stages"] = [*stages[:-1], smoothing | {"alpha": alpha}, stages[-1]]
+        with pytest.raises(ShrinkError, match=r"stage 7 \(quantize/smooth\): alpha' = .* (greater|less) than"):
+            recipe.parse(content, "mine.yaml")
+
+
 DEEP = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
 )
