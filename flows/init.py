@@ -15,7 +15,7 @@ from flows.preflight import preflight
 from flows.recipe import anchored, parse
 from flows.recipe_file import shipped
 from registry.records import ShrinkError
-from tasks import data, layout
+from tasks import architectures, data, layout
 from tasks.data import DataConfig
 
 FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
@@ -39,9 +39,10 @@ data:
   label_column: {label_column}
   max_length: {max_length}   # tokens; longer texts are cut
 stages:
-  - {{kind: finetune, epochs: {epochs}}}
+  - {{kind: finetune, epochs: {epochs}{tuned}}}
   - {{kind: label, second_teacher: {second_teacher}, transfer: false}}
-{vocabulary}  - {{kind: prune, method: structured, layers: {layers}, ffn: {ffn}}}
+  - {{kind: prune, method: vocabulary, min_count: 1}}
+  - {{kind: prune, method: structured, layers: {layers}{ffn}}}
   - {{kind: distill, method: logits, epochs: {distill_epochs}, transfer: false}}
   - {{kind: export, method: onnx}}
   - {{kind: quantize, method: int8_dynamic, embedding: int4}}
@@ -135,14 +136,15 @@ def shape(found: layout.Layout, train_rows: int, labels: int) -> dict[str, Any]:
     """What the stages keep of the model and how long they train."""
     epochs = 2 if train_rows >= FEW_ROWS else 4
     cut = found.layers > 3
-    wordpiece = "  - {kind: prune, method: vocabulary, min_count: 1}\n"
+    narrower = (found.architecture, "ffn") not in architectures.REFUSED
+    tuned = f", tuned_layers: {found.layers}" if found.architecture == "albert" else ""  # its layers share weights
     return {
         "epochs": epochs,
         "distill_epochs": epochs,
         "second_teacher": 0.5 if labels == 2 else 0,
-        "vocabulary": wordpiece if found.tokenizer == "WordPiece" else "",
+        "tuned": tuned,
         "layers": spread(found.layers),
-        "ffn": max(8, found.ffn // 16 * 8),
+        "ffn": f", ffn: {max(8, found.ffn // 16 * 8)}" if narrower else "",
         "bytes_ratio": 10 if cut else 4,
         "speed_ratio": 3 if cut else 1.5,
     }
@@ -176,8 +178,8 @@ def max_length(texts: list[str], found: layout.Layout) -> int:
 
 def replaces_head(found: layout.Layout) -> bool:
     """Whether the model comes with a classifier of its own, which the finetune stage does not use."""
-    architectures = layout.read_json(found.folder / "config.json").get("architectures") or []
-    return any("SequenceClassification" in str(one) for one in architectures)
+    classes = layout.read_json(found.folder / "config.json").get("architectures") or []
+    return any("SequenceClassification" in str(one) for one in classes)
 
 
 def path_from(path: Path, folder: Path) -> str:

@@ -9,14 +9,14 @@ from typing import Any
 
 from flows.recipe import Recipe
 from registry.records import ShrinkError
-from tasks import data, layout, pieces
+from tasks import architectures, data, layout, pieces
 from tasks.distill.quantized import DistillQuantizedConfig
 from tasks.distill.relations import DistillRelationsConfig
 from tasks.finetune import FinetuneConfig
 from tasks.label import LabelConfig
 from tasks.prune.low_rank import PruneLowRankConfig
 from tasks.prune.structured import PruneStructuredConfig
-from tasks.prune.vocabulary import PruneVocabularyConfig
+from tasks.prune.vocabulary import KINDS, PruneVocabularyConfig
 from tasks.quantize.int4_weight_only import Int4WeightOnlyConfig
 from tasks.quantize.int8_dynamic import Int8DynamicConfig
 from tasks.quantize.int8_static import Int8StaticConfig
@@ -83,20 +83,27 @@ def check_stages(recipe: Recipe, model: layout.Layout, labels: list[str]) -> Non
     """The sizes that stages ask for against those that the student has when they run."""
     layers, ffn, heads, embedded = model.layers, model.ffn, model.heads, False
     columns, factorised = model.columns, model.factorised
-    taught = layers  # those of the teacher, which pruning leaves alone
+    kind, taught = model.architecture, layers  # those of the teacher, which pruning leaves alone
     for number, stage in enumerate(recipe.stages, start=1):
         where = f"stage {number} ({stage.kind})"
+        if (use := architectures.USES.get(f"{stage.kind}/{getattr(stage, 'method', '')}")) is not None:
+            architectures.check_use(kind, use, where)
         match stage:
-            case FinetuneConfig() if stage.keep_layers is not None:
-                taught = layers = limited(where, "keep_layers", stage.keep_layers, layers)
+            case FinetuneConfig():
+                taught = layers = limited(where, "keep_layers", stage.keep_layers or layers, layers)
+                if kind == "albert" and stage.tuned_layers < layers:
+                    raise ShrinkError(
+                        f"{where}: tuned_layers is {stage.tuned_layers} but {architectures.SHARED}: set it to {layers}."
+                    )
             case LabelConfig() if stage.second_teacher and len(labels) != 2:
                 raise ShrinkError(
                     f"{where}: second_teacher is {stage.second_teacher} but the data has {len(labels)} labels: "
                     "it works with two only, set it to 0."
                 )
-            case PruneVocabularyConfig() if model.tokenizer != "WordPiece":
+            case PruneVocabularyConfig() if model.tokenizer not in KINDS:
                 raise ShrinkError(
-                    f"{where}: the tokenizer is {model.tokenizer} but only WordPiece can be pruned: drop this stage."
+                    f"{where}: the tokenizer is {model.tokenizer} but only {', '.join(KINDS)} can be pruned: "
+                    "drop this stage."
                 )
             case PruneStructuredConfig():
                 if stage.layers is not None:
@@ -106,7 +113,12 @@ def check_stages(recipe: Recipe, model: layout.Layout, labels: list[str]) -> Non
                             f"{where}: layers is {wanted} but must be rising indices from 0 to {layers - 1}: "
                             "correct the list."
                         )
+                    if kind == "modernbert" and wanted[0] != 0:
+                        raise ShrinkError(f"{where}: layers is {wanted} but {architectures.FIRST}")
                     layers = len(wanted)
+                for part in ("ffn", "heads"):
+                    if getattr(stage, part) is not None:
+                        architectures.check_use(kind, part, f"{where}: {part}")
                 ffn = limited(where, "ffn", stage.ffn or ffn, ffn)
                 heads = limited(where, "heads", stage.heads or heads, heads)
             case PruneLowRankConfig():

@@ -271,7 +271,8 @@ def smoke(recipe: Recipe, layers: int = 2) -> Recipe:
     for stage in recipe.stages:
         match stage:
             case FinetuneConfig():
-                stage = stage.model_copy(update={"keep_layers": count, "epochs": 1, "tuned_layers": 1})
+                tuned = count if stage.tuned_layers >= layers else 1  # all, where layers share their weights
+                stage = stage.model_copy(update={"keep_layers": count, "epochs": 1, "tuned_layers": tuned})
             case PruneStructuredConfig() if stage.layers:
                 stage = stage.model_copy(update={"layers": tuple(range(count))})
             case PruneWandaConfig() | Int8StaticConfig() | SmoothConfig():

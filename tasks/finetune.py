@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, Field
 
 from registry.records import STRICT, ShrinkError
+from tasks import architectures
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,18 +36,20 @@ class FinetuneConfig(BaseModel):
 
 def run(inputs: dict[str, Path], config: FinetuneConfig, out: Path, seed: int) -> dict[str, Any]:
     """Write the tuned teacher; measured: losses of the epochs, validation accuracy, parameters."""
-    from tasks import data, models, train
+    from tasks import anatomy, data, encoders, models, train
 
     facts = data.read_facts(inputs["data"])
     model, folder = _new_classifier(inputs["teacher"], config, len(facts["labels"]), seed)
-    limit = int(model.config.max_position_embeddings)
+    limit = encoders.positions(model.encoder)
     if facts["max_length"] > limit:
         raise ShrinkError(f"max_length is {facts['max_length']} but the teacher reads {limit} tokens: lower it.")
     head = models.Head(labels=tuple(facts["labels"]), max_length=facts["max_length"])
     tokenizer = models.load_tokenizer(folder, head.max_length)
     rows = data.read_rows(inputs["data"], "train")
     sequences = train.tokenize(tokenizer, [row["text"] for row in rows])
-    frozen = max(0, len(model.layers) - config.tuned_layers)
+    frozen = max(0, model.depth - config.tuned_layers)
+    if frozen and anatomy.shared(model.encoder):
+        raise ShrinkError(f"tuned_layers is {config.tuned_layers} but {architectures.SHARED}: set it to {model.depth}.")
     cache = bottom_activations(model, sequences, frozen)
     freeze_bottom(model, frozen)
     schedule = train.Schedule(epochs=config.epochs, lr=config.lr, batch_size=config.batch_size, seed=seed)

@@ -13,10 +13,14 @@ from typing import Any
 from pydantic import BaseModel
 
 from registry.records import STRICT, ShrinkError
-from tasks import pieces, weights
+from tasks import architectures, pieces, weights
 
-ARCHITECTURES = ("bert",)
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+FREE = {"position_embedding_type": "absolute", "attention_bias": False, "mlp_bias": False, "norm_bias": False} | {
+    **{"conv_kernel_size": 0, "num_hidden_groups": 1, "inner_group_num": 1, "type_vocab_size": 0, "pad_token_id": 0},
+    **{"trigram_input": True, "use_bottleneck": True, "use_bottleneck_attention": False},
+    "key_query_shared_bottleneck": True,
+}  # what a file that leaves the field out means
 OWN = "give the model's own config.json."
 ACTIVATIONS = (  # those of transformers that work alone
     *("gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python", "gelu_python_tanh"),
@@ -38,6 +42,7 @@ class Layout(BaseModel):
     head_size: int
     positions: int
     tokenizer: str
+    architecture: str = "bert"
 
 
 def find_model(directory: Path) -> Path:
@@ -62,50 +67,59 @@ def read(directory: Path) -> Layout:
     check_numbers(folder, config)
     return Layout(
         folder=folder,
-        layers=config["num_hidden_layers"],
-        columns=config.get("embedding_rank") or config["hidden_size"],
+        layers=architectures.value(config, "num_hidden_layers"),
+        columns=config.get("embedding_rank") or architectures.letters(config)["e"],
         factorised=bool(config.get("embedding_rank")),
-        ffn=config["intermediate_size"],
-        heads=config.get("kept_heads") or config["num_attention_heads"],
-        head_size=config["hidden_size"] // config["num_attention_heads"],
-        positions=config["max_position_embeddings"],
+        ffn=architectures.value(config, "intermediate_size"),
+        heads=config.get("kept_heads") or architectures.value(config, "num_attention_heads"),
+        head_size=architectures.letters(config)["s"],
+        positions=config["max_position_embeddings"] - architectures.offset(config),
         tokenizer=pieces.check(folder, config),
+        architecture=config["model_type"],
     )
 
 
 def check_architecture(config: dict[str, Any]) -> None:
     """ShrinkError for an architecture that no stage knows, or a config without its sizes."""
     kind = config.get("model_type")
-    if kind not in ARCHITECTURES:
-        known = ", ".join(repr(name) for name in ARCHITECTURES)
-        raise ShrinkError(f"model_type is {kind!r} but only {known} encoders are supported: choose a BERT checkpoint.")
+    if (why := architectures.STRANGERS.get(str(kind))) is not None:
+        raise ShrinkError(f"model_type is {kind!r}, which is not supported ({why}): choose a BERT checkpoint.")
+    if kind not in architectures.known():
+        names = ", ".join(architectures.known())
+        raise ShrinkError(f"model_type is {kind!r} but only these encoders are supported: {names}; choose one of them.")
     for field in (*SIZES, "max_position_embeddings"):
-        if type(config.get(field)) is not int or config[field] < 1:
+        size = architectures.value(config, field)
+        if type(size) is not int or size < 1:
             raise ShrinkError(
-                f"config.json has {field} = {config.get(field)!r:.60} but needs a whole number above 0: {OWN}"
+                f"config.json has {architectures.named(config, field)} = {size!r:.60} but needs a whole number "
+                f"above 0: {OWN}"
             )
-    if config["hidden_size"] % config["num_attention_heads"]:
+    width, heads = (architectures.value(config, field) for field in ("hidden_size", "num_attention_heads"))
+    if width % heads:
         raise ShrinkError(
-            f"config.json has hidden_size = {config['hidden_size']}, which its num_attention_heads = "
-            f"{config['num_attention_heads']} does not divide: {OWN}"
+            f"config.json has {architectures.named(config, 'hidden_size')} = {width}, which its "
+            f"{architectures.named(config, 'num_attention_heads')} = {heads} does not divide: {OWN}"
         )
     check_details(config)
-    positions = config.get("position_embedding_type") or "absolute"
-    if positions != "absolute":
-        raise ShrinkError(
-            f"position_embedding_type is {positions!r} but only 'absolute' is supported: choose another BERT."
-        )
+    for field, needed in architectures.NEEDED.get(str(kind), {}).items():
+        found = FREE.get(field) if config.get(field) is None else config[field]
+        if found != needed:
+            raise ShrinkError(
+                f"{field} is {found!r:.60} but only {needed!r} is supported: choose another {kind} checkpoint."
+            )
 
 
 def check_details(config: dict[str, Any]) -> None:
     """ShrinkError for a field beside the sizes that the encoder could not be built with, or would not be this one."""
-    heads, rows, width = config["num_attention_heads"], config["vocab_size"], config["hidden_size"]
+    heads, rows = architectures.value(config, "num_attention_heads"), config["vocab_size"]
+    width = architectures.letters(config)["e"]
+    typed = config.get("model_type") != "deberta-v2"  # which may do without types
     wanted: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "hidden_act": (f"one of: {', '.join(ACTIVATIONS)}", lambda value: value in ACTIVATIONS),
         "hidden_dropout_prob": ("a number from 0 to below 1", lambda value: number(value) and 0 <= value < 1),
         "attention_probs_dropout_prob": ("a number from 0 to below 1", lambda value: number(value) and 0 <= value < 1),
         "layer_norm_eps": ("a decimal above 0", lambda value: type(value) is float and 0 < value < 1),
-        "type_vocab_size": ("a whole number above 0", lambda value: type(value) is int and value > 0),
+        "type_vocab_size": ("a whole number above 0", lambda value: type(value) is int and value >= typed),
         "pad_token_id": (f"below {rows}", lambda value: value is None or (type(value) is int and 0 <= value < rows)),
         "kept_heads": (f"at most {heads}", lambda value: value is None or (type(value) is int and 0 <= value <= heads)),
         "embedding_rank": (
@@ -116,8 +130,9 @@ def check_details(config: dict[str, Any]) -> None:
         "add_cross_attention": ("false, an encoder", lambda value: value is False),
     }
     for field, (what, fits) in wanted.items():
-        if field in config and not fits(config[field]):
-            raise ShrinkError(f"config.json has {field} = {config[field]!r:.60} but needs {what}: {OWN}")
+        own = architectures.named(config, field)
+        if own in config and not fits(config[own]):
+            raise ShrinkError(f"config.json has {own} = {config[own]!r:.60} but needs {what}: {OWN}")
 
 
 def number(value: Any) -> bool:
@@ -128,13 +143,14 @@ def number(value: Any) -> bool:
 def check_weights(folder: Path, config: dict[str, Any]) -> None:
     """ShrinkError when model.safetensors is missing, cut off, or of other sizes than config.json says."""
     _, tensors = weights.header(folder / "model.safetensors")
-    shapes = {plain_name(name): entry["shape"] for name, entry in tensors.items()}
-    if config["num_hidden_layers"] > len(shapes):
+    shapes = {plain_name(name, config): entry["shape"] for name, entry in tensors.items()}
+    field, layers = architectures.named(config, "num_hidden_layers"), architectures.value(config, "num_hidden_layers")
+    if layers > len(shapes):
         raise ShrinkError(
-            f"config.json has num_hidden_layers = {config['num_hidden_layers']} but model.safetensors only "
-            f"{len(shapes)} weights: use a matching pair of files."
+            f"config.json has {field} = {layers} but model.safetensors only {len(shapes)} weights: "
+            "use a matching pair of files."
         )
-    for name, shape in wanted_shapes(config).items():
+    for name, shape in architectures.wanted_shapes(config).items():
         if shapes.get(name) != shape:
             raise ShrinkError(
                 f"model.safetensors lacks {name} in the size {shape} that config.json says (it has "
@@ -144,37 +160,14 @@ def check_weights(folder: Path, config: dict[str, Any]) -> None:
 
 def check_numbers(folder: Path, config: dict[str, Any]) -> None:
     """ShrinkError when a weight of the encoder holds something that is no finite number."""
-    path, wanted = folder / "model.safetensors", wanted_shapes(config)
-    weights.check_numbers(path, [name for name in weights.header(path)[1] if plain_name(name) in wanted])
+    path, wanted = folder / "model.safetensors", architectures.wanted_shapes(config)
+    weights.check_numbers(path, [name for name in weights.header(path)[1] if plain_name(name, config) in wanted])
 
 
-def plain_name(name: str) -> str:
+def plain_name(name: str, config: dict[str, Any]) -> str:
     """A weight's name as the bare encoder has it: without the prefix, LayerNorm's gamma and beta of old checkpoints."""
-    name = name.removeprefix("bert.")
+    name = name.removeprefix(architectures.PREFIXES[config["model_type"]])
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-
-
-def wanted_shapes(config: dict[str, Any]) -> dict[str, list[int]]:
-    """{weight: shape} of an encoder of these sizes, fewer heads than the hidden size has room for included."""
-    width, ffn, heads = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
-    inner = (config.get("kept_heads") or heads) * (width // heads)
-    table, rank = "embeddings.word_embeddings", config.get("embedding_rank")
-    factors = {f"{table}.rows.weight": [config["vocab_size"], rank], f"{table}.expand.weight": [width, rank]}
-    wanted = {
-        **(factors if rank else {f"{table}.weight": [config["vocab_size"], width]}),
-        "embeddings.position_embeddings.weight": [config["max_position_embeddings"], width],
-        "embeddings.token_type_embeddings.weight": [config.get("type_vocab_size", 2), width],
-    }
-    norms = ["embeddings.LayerNorm"]
-    for layer in range(config["num_hidden_layers"]):
-        at = f"encoder.layer.{layer}"
-        dense = {f"attention.self.{name}": [inner, width] for name in ("query", "key", "value")}
-        dense |= {"attention.output.dense": [width, inner]}
-        dense |= {"intermediate.dense": [ffn, width], "output.dense": [width, ffn]}
-        for name, shape in dense.items():
-            wanted |= {f"{at}.{name}.weight": shape, f"{at}.{name}.bias": shape[:1]}
-        norms += [f"{at}.attention.output.LayerNorm", f"{at}.output.LayerNorm"]
-    return wanted | {f"{norm}.{part}": [width] for norm in norms for part in ("weight", "bias")}
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""BERT encoders with mean pooling and a linear head: load, save, run in parts, and cut smaller.
+"""Encoders with mean pooling and a linear head: load, save, run in parts, and cut smaller.
 
 A torch artifact is a folder: config.json and model.safetensors (the encoder, without pooler), tokenizer.json,
 head.safetensors (weight [C, d], bias [C]) and head.json. All cuts are exact: what stays computes what it did before.
@@ -16,9 +16,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from registry.records import STRICT, ShrinkError
-from tasks import anatomy, layout, pieces
-
-HIDDEN_BIAS = -1e4  # added to the attention scores of padding: exp(-1e4) is 0 in every float format
+from tasks import anatomy, architectures, encoders, layout, pieces
 
 
 class Head(BaseModel):
@@ -31,13 +29,13 @@ class Head(BaseModel):
 
 
 class Classifier(nn.Module):
-    """A BERT encoder (no pooler), the mean over its real tokens, dropout and one linear layer."""
+    """A BERT-like encoder (no pooler), the mean over its real tokens, dropout and one linear layer."""
 
     def __init__(self, encoder: Any, labels: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = nn.Linear(int(encoder.config.hidden_size), labels)
-        self.dropout = nn.Dropout(float(encoder.config.hidden_dropout_prob))
+        self.dropout = nn.Dropout(float(architectures.value(encoder.config.to_dict(), "hidden_dropout_prob")))
 
     @property
     def config(self) -> Any:
@@ -46,25 +44,26 @@ class Classifier(nn.Module):
 
     @property
     def layers(self) -> Any:
-        """The encoder's layers, bottom first (an nn.ModuleList)."""
+        """The encoder's layers, bottom first (an nn.ModuleList); one where all share their weights."""
         return anatomy.layers(self.encoder)
 
     @property
     def table(self) -> nn.Embedding:
         """The word pieces' embedding; the small factor where a low rank has been chosen."""
-        found = self.encoder.get_input_embeddings()
-        return found.rows if isinstance(found, nn.Sequential) else found  # type: ignore[return-value]
+        return _table(self.encoder)
+
+    @property
+    def depth(self) -> int:
+        """How many layers a text goes through."""
+        return anatomy.depth(self.encoder)
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Token ids [b, t] to the input of the first layer [b, t, d]."""
-        return anatomy.embed(self.encoder, input_ids)
+        return encoders.embed(self.encoder, input_ids)
 
     def encode(self, hidden: Tensor, attention_mask: Tensor, first: int = 0, last: int | None = None) -> Tensor:
         """Run layers first..last (exclusive) over [b, t, d]; attention_mask [b, t] is 1 at real tokens."""
-        bias = ((1 - attention_mask.to(hidden.dtype)) * HIDDEN_BIAS)[:, None, None, :]
-        for layer in list(self.layers)[first:last]:
-            hidden = layer(hidden, bias)
-        return hidden
+        return encoders.run(self.encoder, hidden, attention_mask, first, last)
 
     def features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Token ids [b, t] to the pooled vector [b, d]."""
@@ -87,8 +86,8 @@ def mean_pool(hidden: Tensor, attention_mask: Tensor) -> Tensor:
 
 
 def load_encoder(directory: Path) -> Any:
-    """The BERT encoder of a folder (transformers' or ours, also with pruned heads), in eval mode, without pooler."""
-    from transformers import AutoConfig, AutoModel
+    """The encoder of a folder (transformers' or ours, also with pruned heads), in eval mode, without pooler."""
+    from transformers import AutoConfig
 
     described = layout.read_json(directory / "config.json")
     layout.check_architecture(described)
@@ -98,16 +97,17 @@ def load_encoder(directory: Path) -> Any:
     except Exception as error:  # of several kinds, with the field in the text
         said = " ".join(str(error).split())[:200]
         raise ShrinkError(f"config.json will not do ({said}): give the model's own config.json.") from None
-    config.attention_probs_dropout_prob = 0.0  # a CPU has no fused attention with dropout: steps cost a third less
-    encoder = AutoModel.from_config(config, add_pooling_layer=False, attn_implementation="sdpa")
+    encoder = encoders.build(config)
     kept = int(getattr(config, "kept_heads", None) or 0)
     for layer in anatomy.layers(encoder) if kept else ():
-        slice_heads(layer, list(range(kept)), config.hidden_size // config.num_attention_heads)
+        slice_heads(layer, list(range(kept)), anatomy.head_size(encoder))
     if rank := int(getattr(config, "embedding_rank", None) or 0):
         wide = encoder.get_input_embeddings()
         rows, directions = torch.zeros(wide.num_embeddings, rank), torch.zeros(rank, wide.embedding_dim)
         encoder.set_input_embeddings(factored(rows, directions, wide.padding_idx))
     _fill(encoder, load_file(directory / "model.safetensors"))
+    if config.model_type == "mobilebert":  # its words see their neighbours: the one beside the last must be nothing
+        torch.nn.init.zeros_(_table(encoder).weight[int(config.pad_token_id or 0)])
     return encoder.float().eval()
 
 
@@ -133,8 +133,8 @@ def save(directory: Path, model: Classifier, tokenizer: Tokenizer, head: Head) -
     """Write a torch artifact; the bytes depend on the model, tokenizer and head alone."""
     model.config.architectures = [type(model.encoder).__name__]
     model.config.save_pretrained(directory)
-    for part, name in ((model.encoder, "model"), (model.head, "head")):
-        weights = {key: value.detach().contiguous() for key, value in part.state_dict().items()}
+    for state, name in ((encoders.joined(model.encoder), "model"), (model.head.state_dict(), "head")):
+        weights = {key: value.detach().contiguous() for key, value in state.items()}
         save_file(weights, directory / f"{name}.safetensors", metadata={"format": "pt"})
     _truncating(tokenizer, head.max_length).save(str(directory / "tokenizer.json"), pretty=False)
     text = json.dumps(head.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False)
@@ -148,21 +148,21 @@ def count_parameters(model: nn.Module) -> int:
 
 def keep_layers(model: Classifier, layers: list[int]) -> None:
     """Keep the named layers (indices from the bottom), in the order given."""
-    count = len(model.layers)
+    count = model.depth
     if not layers or any(not 0 <= index < count for index in layers) or sorted(set(layers)) != layers:
         raise ShrinkError(f"layers is {layers} but must be rising indices from 0 to {count - 1}: correct the list.")
-    anatomy.set_layers(model.encoder, [model.layers[index] for index in layers])
+    anatomy.keep_layers(model.encoder, layers)
 
 
 def slice_linear(linear: nn.Linear, rows: Tensor | None = None, columns: Tensor | None = None) -> nn.Linear:
     """A copy of a linear layer with only the named outputs (rows) and inputs (columns)."""
-    weight, bias = linear.weight.detach(), linear.bias.detach()
+    weight, bias = linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
     if rows is not None:
-        weight, bias = weight[rows], bias[rows]
+        weight, bias = weight[rows], None if bias is None else bias[rows]
     if columns is not None:
         weight = weight[:, columns]
-    small = nn.Linear(weight.shape[1], weight.shape[0])
-    small.load_state_dict({"weight": weight.clone(), "bias": bias.clone()})
+    small = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    small.load_state_dict({"weight": weight.clone()} | ({} if bias is None else {"bias": bias.clone()}))
     return small
 
 
@@ -172,6 +172,8 @@ def slice_ffn(layer: Any, kept: list[int]) -> None:
     parts = anatomy.parts(layer)
     anatomy.replace(layer, "ffn_in", slice_linear(parts.ffn_in, rows=index))
     anatomy.replace(layer, "ffn_out", slice_linear(parts.ffn_out, columns=index))
+    if (gate := anatomy.gate(layer)) is not None:
+        anatomy.replace(layer, "gate", slice_linear(gate, rows=index))
 
 
 def slice_heads(layer: Any, kept: list[int], head_size: int) -> None:
@@ -204,19 +206,27 @@ def factored(rows: Tensor, directions: Tensor, pad: int | None) -> nn.Sequential
     return nn.Sequential(OrderedDict(rows=table, expand=expand))
 
 
+def rename_tokens(model: Classifier, renumbered: dict[int, int]) -> None:
+    """Give the special tokens that the configuration names their new numbers; one that is gone is named no more."""
+    for name in ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
+        if isinstance(number := getattr(model.config, name, None), int):
+            setattr(model.config, name, renumbered.get(number))
+
+
 def slice_positions(model: Classifier, count: int) -> None:
     """Keep the first `count` position embeddings: longer inputs are truncated by the tokenizer anyway."""
-    parts = model.encoder.embeddings
-    count = min(count, parts.position_embeddings.num_embeddings)
-    rows = parts.position_embeddings.weight.detach()[:count].clone()
-    parts.position_embeddings = nn.Embedding.from_pretrained(rows, freeze=False)
-    parts.position_ids, parts.token_type_ids = parts.position_ids[:, :count], parts.token_type_ids[:, :count]
-    model.config.max_position_embeddings = count
+    encoders.cut_positions(model.encoder, count)
+
+
+def _table(encoder: Any) -> nn.Embedding:
+    found = encoder.get_input_embeddings()
+    return found.rows if isinstance(found, nn.Sequential) else found  # type: ignore[return-value]
 
 
 def _fill(encoder: Any, weights: dict[str, Tensor]) -> None:
     """Load the encoder's own weights out of a checkpoint that may carry a prefix, a pooler or another head."""
-    plain = {layout.plain_name(name): value for name, value in weights.items()}
+    described = encoder.config.to_dict()
+    plain = encoders.apart(encoder, {layout.plain_name(name, described): value for name, value in weights.items()})
     state = encoder.state_dict()
     wrong = [name for name, value in state.items() if name not in plain or plain[name].shape != value.shape]
     if wrong:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.records import ShrinkError
+from tasks import architectures
 
 SPARE_ROWS = 1023  # an embedding may be padded to a round number of rows; more than that is another tokenizer
 PROBES = ("", "word", "\u2603\u2603 \U0001f9ff")  # nothing, something common, something that hardly any knows
@@ -25,7 +26,7 @@ def check(folder: Path, config: dict[str, Any]) -> str:
         names = list(pieces) if isinstance(pieces, dict) else [piece for piece, _ in pieces]
         numbers = list(pieces.values()) if isinstance(pieces, dict) else list(range(len(pieces)))
         count = max([*numbers, *(token["id"] for token in added)], default=-1) + 1
-        pads = [token["id"] for token in added if token["content"] == "[PAD]"]
+        pads = {token["content"]: token["id"] for token in added if token["content"] in {"[PAD]", "<pad>"}}
         known = {*names, *(token["content"] for token in added)}
         kind = str(model.get("type"))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -34,10 +35,12 @@ def check(folder: Path, config: dict[str, Any]) -> str:
         ) from None
     if not rows - SPARE_ROWS <= count <= rows:
         raise ShrinkError(f"tokenizer.json has {count} pieces but the model's vocab_size is {rows}: {AGAIN}")
-    pad = config.get("pad_token_id") or 0
-    if pads and pads[0] != pad:
-        raise ShrinkError(f"tokenizer.json numbers [PAD] {pads[0]} but the model's pad_token_id is {pad}: {AGAIN}")
-    wanted = [str(model.get("unk_token")), "[CLS]", "[SEP]"] if kind == "WordPiece" else []
+    pad = architectures.pad_of(config)
+    for name, number in pads.items():
+        if number != pad:
+            raise ShrinkError(f"tokenizer.json numbers {name} {number} but the model's pad_token_id is {pad}: {AGAIN}")
+    ends = ["<s>", "</s>"] if "<s>" in known and "[CLS]" not in known else ["[CLS]", "[SEP]"]  # MPNet has the former
+    wanted = [str(model.get("unk_token")), *ends] if kind == "WordPiece" else []
     missing = next((token for token in wanted if token not in known), None)
     if missing is not None:
         raise ShrinkError(f"tokenizer.json lacks the piece {missing}, which its WordPiece needs: {AGAIN}")

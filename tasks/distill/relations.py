@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from registry.records import ShrinkError
+from tasks import architectures
 from tasks.distill import answers
 from tasks.distill.answers import AnswersConfig
 
@@ -48,8 +49,8 @@ def run(inputs: dict[str, Path], config: DistillRelationsConfig, out: Path, seed
     lesson = answers.read(inputs, config)
     student, (teacher, tokenizer, _) = lesson.model, models.load(inputs["teacher"])
     check(config, student, teacher)
-    top = len(student.layers) - 1
-    layer = len(teacher.layers) - 1 if config.teacher_layer is None else config.teacher_layer
+    top = student.depth - 1
+    layer = teacher.depth - 1 if config.teacher_layer is None else config.teacher_layer
     numbers = teacher_numbers(lesson.tokenizer, tokenizer)
 
     def loss_of(rows: list[int]) -> "Tensor":
@@ -72,11 +73,12 @@ def check(config: DistillRelationsConfig, student: "Classifier", teacher: "Class
     """ShrinkError when the teacher lacks the layer, or relation_heads does not divide a width."""
     from tasks import anatomy
 
-    if config.teacher_layer is not None and config.teacher_layer >= len(teacher.layers):
+    if config.teacher_layer is not None and config.teacher_layer >= teacher.depth:
         raise ShrinkError(
-            f"teacher_layer is {config.teacher_layer} but the teacher's last is {len(teacher.layers) - 1}: lower it."
+            f"teacher_layer is {config.teacher_layer} but the teacher's last is {teacher.depth - 1}: lower it."
         )
     for name, model in (("student", student), ("teacher", teacher)):
+        architectures.check_use(model.config.model_type, "relations", f"distill/relations: the {name}")
         width = anatomy.attention_size(model.layers[-1])
         if width % config.relation_heads:
             raise ShrinkError(
@@ -103,14 +105,15 @@ def relations(model: "Classifier", layer: int, hidden: "Tensor", mask: "Tensor",
     """Log relations [b, heads, t, t] among the queries, keys and values that a layer makes of its input [b, t, d]."""
     from tasks import anatomy
 
-    return [relation(part(hidden), mask, heads) for part in anatomy.parts(model.layers[layer])[:3]]
+    made = anatomy.projected(anatomy.layer_at(model.encoder, layer), hidden)
+    return [relation(vectors, mask, heads) for vectors in made]
 
 
 def relation(vectors: "Tensor", mask: "Tensor", heads: int) -> "Tensor":
     """Log-softmax [b, heads, t, t] of the scaled products between tokens [b, t, d], padding (mask 0) left out."""
     from torch.nn import functional
 
-    from tasks.models import HIDDEN_BIAS
+    from tasks.encoders import HIDDEN_BIAS
 
     parts = vectors.unflatten(-1, (heads, -1)).transpose(1, 2)
     scores = parts @ parts.transpose(-1, -2) / math.sqrt(parts.shape[-1])

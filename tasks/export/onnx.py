@@ -61,7 +61,9 @@ def example(model: Any, batch: int, length: int, generator: Any) -> tuple[Any, A
     """Random tokens of at most the longest input, and a mask whose last row is two tokens shorter."""
     import torch
 
-    length = min(length, int(model.config.max_position_embeddings))
+    from tasks import encoders
+
+    length = min(length, encoders.positions(model.encoder))
     rows = model.table.num_embeddings
     tokens = torch.randint(0, rows, (batch, length), generator=generator)
     mask = torch.ones(batch, length, dtype=torch.long)
@@ -73,8 +75,10 @@ def export(model: Any, opset: int) -> Any:
     """The model as an ONNX proto with dynamic batch and length, inputs input_ids and attention_mask, output logits."""
     import torch
 
+    from tasks import encoders
+
     tokens, mask = example(model, 2, 16, torch.Generator().manual_seed(0))
-    longest = int(model.config.max_position_embeddings)
+    longest = encoders.positions(model.encoder)
     axes = {0: torch.export.Dim("batch", min=1, max=4096), 1: torch.export.Dim("length", min=2, max=longest)}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():

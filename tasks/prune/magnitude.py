@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, Field
 
 from registry.records import STRICT
+from tasks import architectures
 
 
 class PruneMagnitudeConfig(BaseModel):
@@ -34,6 +35,7 @@ def run(inputs: dict[str, Path], config: PruneMagnitudeConfig, out: Path, seed: 
     from tasks.prune import masks
 
     model, tokenizer, head = models.load(inputs["student"])
+    architectures.check_use(model.config.model_type, "linears", "prune/magnitude")
     linears = [linear for layer in model.layers for linear in anatomy.linears(layer).values()]
     sizes = [linear.weight.detach().abs().reshape(1, -1) for linear in linears]
     if config.scope == "global":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, Field
 
 from registry.records import STRICT, ShrinkError
+from tasks import architectures
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,14 +39,17 @@ def run(inputs: dict[str, Path], config: PruneStructuredConfig, out: Path, seed:
     """Write the cut student; measured: parameters before and after."""
     import numpy as np
 
-    from tasks import data, models, train
+    from tasks import anatomy, data, models, train
 
     model, tokenizer, head = models.load(inputs["student"])
     before = models.count_parameters(model)
     present = heads_of(model)
-    _check(config.ffn, "ffn", int(model.config.intermediate_size))
+    for part in ("ffn", "heads"):
+        if getattr(config, part) is not None:
+            architectures.check_use(model.config.model_type, part, "prune/structured")
+    _check(config.ffn, "ffn", neurons_of(model))
     _check(config.heads, "heads", present)
-    kept = list(range(len(model.layers))) if config.layers is None else list(config.layers)
+    kept = list(range(model.depth)) if config.layers is None else list(config.layers)
     scores = None
     if config.ffn is not None or config.heads is not None:
         rows = data.read_rows(inputs["data"], "train")
@@ -54,7 +58,8 @@ def run(inputs: dict[str, Path], config: PruneStructuredConfig, out: Path, seed:
         scores = importance(model, sequences, [row["label"] for row in sample])
     models.keep_layers(model, kept)
     if scores is not None:
-        cut_parts(model, [scores[0][index] for index in kept], [scores[1][index] for index in kept], config)
+        one = [0] if anatomy.shared(model.encoder) else kept
+        cut_parts(model, [scores[0][index] for index in one], [scores[1][index] for index in one], config)
     if config.positions:
         models.slice_positions(model, head.max_length)
     models.save(out, model, tokenizer, head)
@@ -66,18 +71,23 @@ def heads_of(model: "Classifier") -> int:
     return int(getattr(model.config, "kept_heads", None) or model.config.num_attention_heads)
 
 
+def neurons_of(model: "Classifier") -> int:
+    """Feed-forward neurons that every layer has now."""
+    return int(architectures.value(model.config.to_dict(), "intermediate_size"))
+
+
 def cut_parts(model: "Classifier", ffn: "list[Tensor]", heads: "list[Tensor]", config: PruneStructuredConfig) -> None:
     """Keep the most important neurons and heads of every layer, in their old order."""
-    from tasks import models
+    from tasks import anatomy, models
 
-    size = int(model.config.hidden_size) // int(model.config.num_attention_heads)
+    size = anatomy.head_size(model.encoder)
     for layer, ffn_score, head_score in zip(model.layers, ffn, heads, strict=True):
         if config.ffn is not None:
             models.slice_ffn(layer, top(ffn_score, config.ffn))
         if config.heads is not None:
             models.slice_heads(layer, top(head_score, config.heads), size)
     if config.ffn is not None:
-        model.config.intermediate_size = config.ffn
+        setattr(model.config, architectures.named(model.config.to_dict(), "intermediate_size"), config.ffn)
     if config.heads is not None:
         model.config.kept_heads = config.heads
 
@@ -100,7 +110,7 @@ def importance(
     from tasks import progress, train
 
     model.eval().requires_grad_(False)
-    heads, width = heads_of(model), int(model.config.intermediate_size)
+    heads, width = heads_of(model), neurons_of(model)
     ffn_scores = [torch.zeros(width) for _ in model.layers]
     head_scores = [torch.zeros(heads) for _ in model.layers]
     targets = torch.as_tensor(labels)

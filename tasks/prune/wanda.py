@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, Field
 
 from registry.records import STRICT, ShrinkError
+from tasks import architectures
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +49,7 @@ def run(inputs: dict[str, Path], config: PruneWandaConfig, out: Path, seed: int)
             "texts; lower it."
         )
     model, tokenizer, head = models.load(inputs["student"])
+    architectures.check_use(model.config.model_type, "linears", "prune/wanda")
     chosen = np.random.default_rng(seed).permutation(len(rows))[: config.calibration_rows]
     prune(model, train.tokenize(tokenizer, [rows[index]["text"] for index in chosen]), config.sparsity)
     models.save(out, model, tokenizer, head)
@@ -71,7 +73,8 @@ def prune(model: "Classifier", sequences: list[list[int]], sparsity: float, size
             norms = input_norms(model, index, hidden, attention)
             for name, linear in anatomy.linears(layer).items():
                 masks.zero(linear, masks.keep(linear.weight.abs() * norms[name], sparsity))
-            hidden = [model.encode(one, mask, index, index + 1) for one, mask in zip(hidden, attention, strict=True)]
+            first, last = anatomy.span(model.encoder, index)
+            hidden = [model.encode(one, mask, first, last) for one, mask in zip(hidden, attention, strict=True)]
             progress.report(index + 1, len(model.layers), "layers")
 
 
@@ -84,20 +87,21 @@ def input_norms(
     from tasks import anatomy
 
     linears = anatomy.linears(model.layers[index])
-    seen: dict[str, Tensor] = {}
+    first, last = anatomy.span(model.encoder, index)
+    real: list[Tensor] = []
     sums = {name: torch.zeros(linear.in_features, dtype=torch.float64) for name, linear in linears.items()}
 
     def look(name: str) -> Any:
         def hook(module: Any, args: tuple[Any, ...]) -> None:
-            seen[name] = args[0]
+            if args[0].shape[:2] == real[0].shape:  # DeBERTa's projections see its table of distances too
+                sums[name] += args[0][real[0]].double().square().sum(0)
 
         return hook
 
     handles = [linear.register_forward_pre_hook(look(name)) for name, linear in linears.items()]
     for one, mask in zip(hidden, attention, strict=True):
-        model.encode(one, mask, index, index + 1)
-        for name, value in seen.items():
-            sums[name] += value[mask.bool()].double().square().sum(0)
+        real[:] = [mask.bool()]
+        model.encode(one, mask, first, last)
     for handle in handles:
         handle.remove()
     return {name: total.sqrt().float() for name, total in sums.items()}

@@ -160,8 +160,8 @@ def test_an_unknown_architecture_is_refused_before_any_server_or_stage(shrink: S
     config = make_model(tmp_path / "bert") / "config.json"
     make_csv(tmp_path / "rows.csv")
     shrink("init", "mine", "--data", "rows.csv", "--model", "bert")
-    config.write_text(config.read_text().replace('"bert"', '"roberta"'))
-    assert "model_type is 'roberta' but only 'bert'" in refused(shrink("run", "mine.yaml", "--json"))
+    config.write_text(config.read_text().replace('"bert"', '"gpt2"'))
+    assert "model_type is 'gpt2' but only these encoders" in refused(shrink("run", "mine.yaml", "--json"))
     assert not (tmp_path / ".shrink").exists()
 
 

@@ -16,7 +16,7 @@ from flows import init, sources
 from flows.preflight import preflight
 from flows.recipe import Recipe, load
 from registry.records import ShrinkError
-from tasks import layout
+from tasks import architectures
 
 PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{number}" for number in range(60)))
 SIZES = {
@@ -33,7 +33,7 @@ def make_model(folder: Path, **changes: Any) -> Path:
     """A BERT folder whose files have the right names and shapes (all weights 0)."""
     folder.mkdir(parents=True)
     sizes = {**SIZES, **{key: value for key, value in changes.items() if key in SIZES}}
-    shapes = layout.wanted_shapes(sizes)
+    shapes = architectures.wanted_shapes({"model_type": "bert", **sizes})
     weights = {f"bert.{name}": np.zeros(shape, np.float32) for name, shape in shapes.items()}
     save_file(weights, folder / "model.safetensors")
     config = {"model_type": "bert", "architectures": ["BertForSequenceClassification"], "pad_token_id": 0, **sizes}
@@ -116,7 +116,7 @@ def set_config(folder: Path, **changes: Any) -> None:
 
 
 BAD_MODELS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "architecture": (lambda f: set_config(f, model_type="roberta"), r"model_type is 'roberta' but only 'bert'"),
+    "architecture": (lambda f: set_config(f, model_type="gpt2"), r"model_type is 'gpt2' but only these"),
     "no config": (lambda f: (f / "config.json").unlink(), r"must hold one config.json with model_type, found none"),
     "broken config": (lambda f: (f / "config.json").write_text("{"), r"config.json in the model folder is no JSON"),
     "sizes": (lambda f: set_config(f, intermediate_size=31), r"lacks encoder.layer.0.intermediate.dense.weight in the"),
