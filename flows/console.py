@@ -108,8 +108,8 @@ def stage_line(stage: dict[str, Any]) -> str:
     energy = "energy not measured" if kwh is None else f"{digits(kwh['central'] * 1000)} Wh"
     how = "re-used, verified" if stage["cached"] else f"{stage['footprint']['seconds']:.1f} s, {energy}"
     size, found = f"{digits(stage['bytes'] / 1e6):>7} MB", score(stage["measured"])
-    if stage["kind"] == "reload":  # it leaves a proof, no model
-        size, found = " " * len(size), "same outputs"
+    if stage["kind"] in {"reload", "compare"}:  # they leave a proof, no model
+        size, found = " " * len(size), found or "same outputs"
     return f"  {name:22} {size}   {found:17}  {how}"
 
 

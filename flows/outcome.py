@@ -141,6 +141,7 @@ def write_evidence(
         payback=facts["payback_sentence"],
         limits=tuple(facts["limits"]),
         labels=tuple(json.loads((student / "config.json").read_text())["labels"]),
+        exports=tuple(f"{one['export']}: {units.compared(one)} ({one['runtime']})" for one in seen["exports"]),
         sources={"teacher": recipe.teacher.uri, "data": recipe.data_source.uri},
         licences={"teacher": recipe.teacher.licence, "data": recipe.data_source.licence},
         grams=seen["footprint"]["gco2e"],

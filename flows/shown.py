@@ -8,7 +8,7 @@ from typing import Any
 from flows import console as screen
 from flows import units
 from registry import footprint as fp
-from registry.records import METRICS, Band, Evaluation, Footprint, StageRecord, Verdict
+from registry.records import METRICS, Band, Discrepancy, Evaluation, Footprint, StageRecord, Verdict
 
 
 def shown(
@@ -58,8 +58,24 @@ def shown(
             }
             for record in records
         ],
+        "exports": exports(records),
         "recipe_digest": recipe_digest,
     }
+
+
+def exports(records: list[StageRecord]) -> list[dict[str, Any]]:
+    """Of every export how far its answers are from those of what it was made of (tasks/compare.py)."""
+    return [
+        {"export": of_role(record), "digest": record.inputs["export"]}
+        | Discrepancy.model_validate(record.measured).model_dump(mode="json")
+        for record in records
+        if record.kind == "compare"
+    ]
+
+
+def of_role(record: StageRecord) -> str:
+    """The method that made an export, the teacher's told from the student's."""
+    return units.stage_name("compare", record.method, record.role).removeprefix("compare/")
 
 
 def energy(footprint: Footprint) -> dict[str, Any]:
@@ -99,6 +115,7 @@ def page(facts: dict[str, Any]) -> list[str]:
         "",
         *stage_lines(facts["stages"]),
         "",
+        *export_lines(facts.get("exports", [])),
         f"digest {facts['digest']}",
         f"recipe {facts['recipe_digest']}",
     ]
@@ -144,3 +161,12 @@ def stage_lines(stages: list[dict[str, Any]]) -> list[str]:
         took, spent = units.duration(stage["seconds"]), units.wh(stage["kwh"])
         lines.append(f"  {name:24}{took:>10}{spent:>14}   {stage['digest'][:12]}")
     return lines
+
+
+def export_lines(exports: list[dict[str, Any]]) -> list[str]:
+    """A line an export; none for versions of before exports were compared."""
+    if not exports:
+        return []
+    lines = ["exports, read back by their own runtimes and compared with what they were made of"]
+    lines += [f"  {one['export']:24}{units.compared(one)} ({one['runtime']})" for one in exports]
+    return [*lines, ""]

@@ -6,8 +6,9 @@
 from typing import NamedTuple
 
 from flows.recipe import Recipe
+from tasks.compare import CompareConfig
 from tasks.export.onnx import OnnxConfig
-from tasks.kinds import AnyStageConfig
+from tasks.kinds import AnyChainConfig, AnyStageConfig
 
 TEACHER, DATA = "teacher source", "data source"  # where a run begins; no step makes them
 
@@ -33,8 +34,15 @@ def name_of(number: int, config: AnyStageConfig) -> str:
     return "-".join(part for part in (f"{number:02d}", config.kind, getattr(config, "method", None)) if part)
 
 
+def comparison(stage: AnyChainConfig, quantized: bool) -> CompareConfig:
+    """What compares the result of an export or quantize stage with what it was made of."""
+    source, export = next(iter(stage.reads.values())), stage.writes[1]
+    fields = {"method": getattr(stage, "method", ""), "source": source, "export": export, "exact": not quantized}
+    return CompareConfig.model_validate(fields)
+
+
 def steps_of(recipe: Recipe) -> Steps:
-    """Data, floor, the recipe's stages and the teacher's deployable; what evaluation then compares."""
+    """Data, floor, the recipe's stages, the teacher's deployable, each export compared; what evaluation then judges."""
     steps: list[Step] = []
 
     def add(config: AnyStageConfig, role: str, inputs: dict[str, str]) -> str:
@@ -43,6 +51,7 @@ def steps_of(recipe: Recipe) -> Steps:
 
     data = add(recipe.data, "data", {"source": DATA})
     floor = add(recipe.floor, "floor", {"data": data})
+    quantized = False
     held = {"data": data, "floor": floor, "teacher": TEACHER, "student": TEACHER}
     for stage in recipe.stages:
         inputs = {role: held["student" if role == "model" else role] for role in stage.reads}
@@ -50,6 +59,13 @@ def steps_of(recipe: Recipe) -> Steps:
         held[role] = add(stage, role, inputs)
         if role == "teacher":
             held["student"] = held["teacher"]
-    deployable = add(OnnxConfig(), "teacher", {"model": held["teacher"]})
+        quantized = quantized or stage.kind == "quantize"
+        if stage.kind in {"export", "quantize"}:
+            compared = {"source": next(iter(inputs.values())), "export": held[role], "data": data}
+            add(comparison(stage, quantized), role, compared)
+    export = OnnxConfig()
+    deployable = add(export, "teacher", {"model": held["teacher"]})
+    compared = {"source": held["teacher"], "export": deployable, "data": data}
+    add(comparison(export, quantized=False), "teacher", compared)
     judged = {"teacher": deployable, "student": held["student"], "floor": floor, "data": data}
     return Steps(tuple(steps), judged)

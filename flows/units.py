@@ -1,12 +1,13 @@
 """Numbers as people read them: three digits, the unit that fits, a dash or words for what is not known; stage names."""
 
 import math
+from typing import Any
 
 
 def stage_name(kind: str, method: str | None, role: str) -> str:
     """KIND/METHOD, the teacher's export told from the student's."""
     name = "/".join(part for part in (kind, method) if part)
-    return f"{name} (teacher)" if kind == "export" and role == "teacher" else name
+    return f"{name} (teacher)" if kind in {"export", "compare"} and role == "teacher" else name
 
 
 def ratio(above: float | None, below: float | None) -> float | None:
@@ -102,3 +103,16 @@ def span(band: dict[str, float] | None, unit: str) -> str:
         return f"{energy(band['low'], band['high'])} to {energy(band['high'])}"
     write = {"mass": mass, "count": count, "number": number}[unit]
     return f"{write(band['low'])} to {write(band['high'])}"
+
+
+def small(value: float) -> str:
+    """Two digits, with an exponent where it is tiny."""
+    return f"{value:.1e}" if 0 < abs(value) < 1e-3 else f"{value:.2g}"
+
+
+def compared(seen: dict[str, Any]) -> str:
+    """How far an export's answers are from its source's, in one line."""
+    return (
+        f"{percent(seen['agreement'])} of {seen['texts']} texts with the same label; logits at most "
+        f"{small(seen['largest'])} apart, {small(seen['mean'])} on average"
+    )

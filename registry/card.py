@@ -44,6 +44,7 @@ class Story(BaseModel):
     payback: str
     limits: tuple[str, ...]
     labels: tuple[str, ...]
+    exports: tuple[str, ...] = ()
     sources: dict[str, str]
     licences: dict[str, str]
     grams: float | None = None
@@ -68,6 +69,7 @@ def render(
         _use(name),
         _scores(evaluation),
         _gate(verdict, ", by an open gate that says nothing of quality" if is_smoke(name) else ""),
+        *([_exports(story)] if story.exports else []),
         _limits(story),
         _footprint(footprint, story),
         _origin(story),
@@ -193,6 +195,11 @@ def _gate(verdict: Verdict, remark: str) -> str:
     ]
     head = ["## Gate", "", "| check | value | least | passed | why |", "|---|---:|---:|---|---|"]
     return "\n".join([*head, *rows, "", f"Verdict: {'passed' if verdict.passed else 'rejected'}{remark}."])
+
+
+def _exports(story: Story) -> str:
+    head = "Each was read back by its own runtime in a process of its own and compared with what it was made of."
+    return "\n".join(["## Exports", "", head, "", *(f"- {_text(line)}" for line in story.exports)])
 
 
 def _limits(story: Story) -> str:

@@ -112,6 +112,17 @@ class Evaluation(BaseModel):
         return {role: float(getattr(model, self.metric)) for role, model in models.items()}
 
 
+class Discrepancy(BaseModel):
+    """How far an export's answers are from its source's on held-out texts; deviations are of logits, absolute."""
+
+    model_config = STRICT
+    texts: int
+    largest: float
+    mean: float
+    agreement: float  # share of the texts with the same likeliest label
+    runtime: str  # that gave the export's answers, in a process of its own
+
+
 class Check(BaseModel):
     """One line of a verdict."""
 

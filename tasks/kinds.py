@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BeforeValidator, Field, TypeAdapter
 
+from tasks.compare import CompareConfig
 from tasks.data import DataConfig
 from tasks.distill.logits import DistillLogitsConfig
 from tasks.distill.quantized import DistillQuantizedConfig
@@ -49,7 +50,7 @@ PruneMethods = PruneStructuredConfig | PruneVocabularyConfig | PruneLowRankConfi
 ExportMethods = OnnxConfig | PackedConfig
 QuantizeMethods = Int8DynamicConfig | Int8StaticConfig | Int4WeightOnlyConfig | SmoothConfig
 AnyChainConfig = FinetuneConfig | LabelConfig | DistillMethods | PruneMethods | ExportMethods | QuantizeMethods
-AnyStageConfig = AnyChainConfig | DataConfig | FloorConfig | EvaluateConfig | ReloadConfig
+AnyStageConfig = AnyChainConfig | DataConfig | FloorConfig | CompareConfig | EvaluateConfig | ReloadConfig
 
 DistillConfig = Annotated[Annotated[DistillMethods, Field(discriminator="method")], BeforeValidator(as_logits)]
 PruneConfig = Annotated[PruneMethods, Field(discriminator="method")]
@@ -60,11 +61,21 @@ ChainStage = Annotated[
     Field(discriminator="kind"),
 ]
 EveryStage: TypeAdapter[AnyStageConfig] = TypeAdapter(
-    Annotated[ChainStage | DataConfig | FloorConfig | EvaluateConfig | ReloadConfig, Field(discriminator="kind")]
+    Annotated[
+        ChainStage | DataConfig | FloorConfig | CompareConfig | EvaluateConfig | ReloadConfig,
+        Field(discriminator="kind"),
+    ]
 )
 
 ROOT = Path(__file__).parent.parent  # where `tasks` and `registry` lie
-USES_TORCH = {"finetune", "label", "distill", "prune", "export"}  # their processes are forked from one that imported it
+USES_TORCH = {
+    "finetune",
+    "label",
+    "distill",
+    "prune",
+    "export",
+    "compare",
+}  # their processes are forked from one that imported it
 
 
 def module_of(config: AnyStageConfig) -> str:

@@ -40,6 +40,12 @@ def test_the_whole_loop(servers: Services, servers_home: Path, tiny: Path) -> No
     assert first["status"] == "passed"
     shown = json.loads(shrink(servers_home, "show", "tiny@champion", "--json").stdout)
     assert shown["digest"] == first["digest"] and shown["verdict"]["passed"]
+    compared = {one["export"]: one for one in shown["exports"]}
+    assert list(compared) == ["onnx", "int8_dynamic", "onnx (teacher)"]
+    assert all(one["texts"] > 20 and "onnxruntime" in one["runtime"] for one in compared.values())
+    assert compared["onnx"]["largest"] < 1e-4 < compared["int8_dynamic"]["largest"], "what was quantised is apart"
+    assert compared["int8_dynamic"]["digest"] == shown["digest"]
+    assert not list((servers_home / "runs" / first["run_id"] / "fetched" / "model").glob("*compar*"))
     answer = json.loads(shrink(servers_home, "predict", "tiny@champion", "good fine great film", "--json").stdout)
     assert answer[0]["label"] in {"negative", "positive"} and 0.5 <= answer[0]["score"] <= 1.0
 

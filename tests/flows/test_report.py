@@ -94,6 +94,21 @@ def test_what_was_not_measured_is_null_in_show() -> None:
     assert [one["kwh"] for one in seen["stages"]] == [None, 0.001]
 
 
+def test_show_says_how_far_each_export_is_from_its_source() -> None:
+    seen = {"texts": 256, "largest": 2.1e-6, "mean": 0.034, "agreement": 0.9961, "runtime": "onnxruntime 1.2"}
+    compared = {"method": "int8_dynamic", "measured": seen, "inputs": {"export": "ff", "source": "ee"}}
+    journal = run(stage("compare", 1.0) | compared, stage("compare", 1.0, key="t") | compared | {"role": "teacher"})
+    records = [StageRecord.model_validate(one) for one in journal["stages"]]
+    judged, verdict = Evaluation.model_validate(EVALUATION), Verdict.model_validate(journal["verdict"])
+    facts = shown("tiny", "r1", "abc", judged, verdict, records, report.build([journal]), "FRA")
+    assert facts["exports"][0] == {"export": "int8_dynamic", "digest": "ff"} | seen
+    assert facts["exports"][1]["export"] == "int8_dynamic (teacher)"
+    text = "\n".join(page(facts | {"version": "1", "aliases": []}))
+    assert "99.6 % of 256 texts with the same label; logits at most 2.1e-06 apart, 0.034 on average" in text
+    del facts["exports"]  # of a version from before exports were compared
+    assert "read back" not in "\n".join(page(facts | {"version": "1", "aliases": []}))
+
+
 def test_totals_equal_the_sum_of_the_counted_rows() -> None:
     facts = report.build([run(stage("distill", 3.0), stage("evaluate", 1.0)), run(stage("distill", 3.0, cached=True))])
     counted = [row for row in facts["stages"] if row["counted"]]

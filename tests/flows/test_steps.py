@@ -13,6 +13,7 @@ def test_every_step_reads_what_stands_before_it() -> None:
         assert step.name.startswith(f"{number:02d}-{step.config.kind}") and set(step.inputs) == set(step.config.reads)
         assert set(step.inputs.values()) <= made
         made.add(step.name)
+    assert [step.config.method for step in steps if step.config.kind == "compare"] == ["onnx", "int8_dynamic", "onnx"]
     by_name = {step.name: step for step in steps}
     student, teacher = by_name[judged["student"]], by_name[judged["teacher"]]
     assert student.config.kind == "quantize" and teacher.role == "teacher" and teacher.config.kind == "export"

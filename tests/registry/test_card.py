@@ -21,6 +21,7 @@ def _card(
         payback="It never pays back.",
         limits=("Only English was seen.",),
         labels=("bad", "good"),
+        exports=("onnx: 99 % of 256 texts <alike>",),
         sources={"teacher": "pypi:big-bert==1.0", "data|set": "dir:/home/data/"},
         licences={"teacher": "MIT", "data|set": "MIT"},
         grams=grams,
@@ -48,6 +49,7 @@ def test_a_rejected_student_is_called_rejected_and_tables_stay_whole() -> None:
     assert "was rejected" in body and "Verdict: rejected." in body
     assert "data\\|set: MIT" in body and meta["license"] == "mit" and meta["base_model"] == "big-bert"
     assert "seed: 1" in body and "d" * 64 in body and "Only English was seen." in body and "never pays back" in body
+    assert "- onnx: 99 % of 256 texts &lt;alike>" in body
     assert "cut after 64 tokens, and gives a logit for each label: bad, good." in body
 
 

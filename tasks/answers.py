@@ -1,0 +1,80 @@
+"""Answers of an artifact by its own runtime: `python -m tasks.answers FORMAT DIRECTORY OUT`, texts as JSON on stdin.
+
+Run as a process of its own it shows that an export can be read back by who knows nothing of how it was made: it imports
+that runtime alone, writes the logits to OUT (.npy) and prints the runtime's name and version.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Format = Literal["torch", "packed", "onnx"]
+LIBRARIES: dict[Format, str] = {"torch": "torch", "packed": "torch", "onnx": "onnxruntime"}
+
+
+def answers(form: Format, directory: Path, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Logits [texts, labels], one text a call and unpadded: dynamic int8 depends on what else is in a batch."""
+    match form:
+        case "torch":
+            return by_torch(directory, texts)
+        case "packed":
+            from tasks.export import packed
+
+            with tempfile.TemporaryDirectory() as folder:
+                packed.restore(directory, Path(folder))
+                return by_torch(Path(folder), texts)
+        case "onnx":
+            from tasks import runtime
+
+            return runtime.predict(directory, texts, batch=1)
+
+
+def by_torch(directory: Path, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Logits [texts, labels] of a torch artifact."""
+    import torch
+
+    from tasks import models, train
+
+    model, tokenizer, _ = models.load(directory)
+    with torch.inference_mode():
+        found = [model(*train.pad([ids])) for ids in train.tokenize(tokenizer, texts)]
+    return np.asarray(torch.cat(found).float().numpy(), dtype=np.float32)
+
+
+def runtime_of(form: Format) -> str:
+    """Name and version of the library that runs a format."""
+    from importlib.metadata import version
+
+    return f"{LIBRARIES[form]} {version(LIBRARIES[form])}"
+
+
+def in_clean_process(form: Format, directory: Path, texts: Sequence[str]) -> tuple[NDArray[np.float32], str]:
+    """The same in a fresh interpreter, and the runtime that gave them; raises RuntimeError with its last line."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "logits.npy"
+        command = [sys.executable, "-m", "tasks.answers", form, str(directory), str(out)]
+        done = subprocess.run(command, input=json.dumps(list(texts)), capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            said = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+            raise RuntimeError(f"the {form} export cannot be read back by its own runtime: {said[:300]}")
+        return np.load(out), done.stdout.strip().splitlines()[-1]
+
+
+def main() -> None:
+    """The process's end of `in_clean_process`."""
+    form, directory, out = sys.argv[1:]
+    known: tuple[Any, ...] = get_args(Format)
+    chosen: Format = known[known.index(form)]
+    np.save(out, answers(chosen, Path(directory), json.load(sys.stdin)), allow_pickle=False)
+    sys.stdout.write(runtime_of(chosen) + "\n")
+
+
+if __name__ == "__main__":
+    main()
