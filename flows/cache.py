@@ -22,7 +22,8 @@ LIBRARIES = ("torch", "transformers", "onnx", "onnxruntime", "onnxscript", "scik
 
 def key_of(config: AnyStageConfig, digests: dict[str, str], seed: int, threads: int) -> str:
     """The index key of a stage whose inputs have these digests by role."""
-    libraries = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    needed = (*LIBRARIES, *getattr(config, "needs", ()))
+    libraries = {name: importlib.metadata.version(name) for name in needed}
     environment: dict[str, Any] = {"threads": threads, "libraries": libraries, "device": "cpu"}
     if config.kind == "evaluate":
         environment["processor"] = processor()

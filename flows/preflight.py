@@ -9,7 +9,7 @@ from typing import Any
 
 from flows.recipe import Recipe
 from registry.records import ShrinkError
-from tasks import architectures, data, layout, pieces
+from tasks import architectures, data, extras, layout, pieces
 from tasks.distill.quantized import DistillQuantizedConfig
 from tasks.distill.relations import DistillRelationsConfig
 from tasks.finetune import FinetuneConfig
@@ -30,6 +30,7 @@ def preflight(recipe: Recipe, teacher_directory: Path, data_directory: Path) -> 
     rows, labels = data.labelled_rows(data_directory, recipe.data)
     splits = data.split_rows(rows, recipe.data.split)
     data.check_splits(splits, labels)
+    check_extras(recipe)
     check_folds(recipe, splits["train"], labels)
     check_calibration(recipe, len(splits["train"]))
     for file in recipe.data.transfer:
@@ -37,6 +38,13 @@ def preflight(recipe: Recipe, teacher_directory: Path, data_directory: Path) -> 
     check_lengths(recipe, model)
     check_texts(recipe, model, rows)
     check_stages(recipe, model, labels)
+
+
+def check_extras(recipe: Recipe) -> None:
+    """Libraries that only some stages need must be installed."""
+    for number, stage in enumerate(recipe.stages, start=1):
+        for library in getattr(stage, "needs", ()):
+            extras.require(library, f"stage {number} ({stage.kind}/{getattr(stage, 'method', '')}): ")
 
 
 def check_folds(recipe: Recipe, train: list[dict[str, Any]], labels: list[str]) -> None:

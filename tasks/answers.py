@@ -15,8 +15,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-Format = Literal["torch", "packed", "onnx"]
-LIBRARIES: dict[Format, str] = {"torch": "torch", "packed": "torch", "onnx": "onnxruntime"}
+Format = Literal["torch", "packed", "onnx", "openvino"]
+LIBRARIES: dict[Format, str] = {"torch": "torch", "packed": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
 
 
 def answers(form: Format, directory: Path, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -34,6 +34,10 @@ def answers(form: Format, directory: Path, texts: Sequence[str]) -> NDArray[np.f
             from tasks import runtime
 
             return runtime.predict(directory, texts, batch=1)
+        case "openvino":
+            from tasks.export import openvino
+
+            return openvino.predict(directory, texts)
 
 
 def by_torch(directory: Path, texts: Sequence[str]) -> NDArray[np.float32]:

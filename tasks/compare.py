@@ -22,7 +22,7 @@ class CompareConfig(BaseModel):
     """What is compared; the flow fills it in, a recipe does not name it."""
 
     model_config = STRICT
-    reads: ClassVar[dict[str, str]] = {"source": "torch|onnx", "export": "onnx|packed", "data": "rows"}
+    reads: ClassVar[dict[str, str]] = {"source": "torch|onnx", "export": "onnx|packed|openvino", "data": "rows"}
     writes: ClassVar[tuple[str, str]] = ("comparison", "comparison")
     kind: Literal["compare"] = Field("compare", description="The stage's kind.")
     method: str = Field(description="The method of the stage that made the export.")
@@ -30,6 +30,11 @@ class CompareConfig(BaseModel):
     export: Format = Field(description="The export's format.")
     exact: bool = Field(description="Nothing was quantised: it must decide like its source.")
     rows: int = Field(256, ge=1, description="Validation texts, spread over the split.")
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The extra that the export's runtime is."""
+        return ("openvino",) if self.export == "openvino" else ()
 
 
 def run(inputs: dict[str, Path], config: CompareConfig, out: Path, seed: int) -> dict[str, Any]:

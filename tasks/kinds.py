@@ -16,6 +16,7 @@ from tasks.distill.quantized import DistillQuantizedConfig
 from tasks.distill.relations import DistillRelationsConfig
 from tasks.evaluate import EvaluateConfig
 from tasks.export.onnx import OnnxConfig
+from tasks.export.openvino import OpenvinoConfig
 from tasks.export.packed import PackedConfig
 from tasks.finetune import FinetuneConfig
 from tasks.floor import FloorConfig
@@ -47,7 +48,7 @@ def as_logits(raw: Any) -> Any:
 DistillMethods = DistillLogitsConfig | DistillRelationsConfig | DistillQuantizedConfig
 PruneZeros = PruneMagnitudeConfig | PruneWandaConfig | PruneGradualConfig | PruneMovementConfig
 PruneMethods = PruneStructuredConfig | PruneVocabularyConfig | PruneLowRankConfig | PruneZeros
-ExportMethods = OnnxConfig | PackedConfig
+ExportMethods = OnnxConfig | PackedConfig | OpenvinoConfig
 QuantizeMethods = Int8DynamicConfig | Int8StaticConfig | Int4WeightOnlyConfig | SmoothConfig
 AnyChainConfig = FinetuneConfig | LabelConfig | DistillMethods | PruneMethods | ExportMethods | QuantizeMethods
 AnyStageConfig = AnyChainConfig | DataConfig | FloorConfig | CompareConfig | EvaluateConfig | ReloadConfig

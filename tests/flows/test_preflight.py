@@ -13,9 +13,9 @@ from tokenizers import Tokenizer, models
 
 from flows import init, sources
 from flows.preflight import check_texts, preflight
-from flows.recipe import Source, smoke
+from flows.recipe import Source, check_order, smoke
 from registry.records import ShrinkError, has_text
-from tasks import data, layout, pieces
+from tasks import data, extras, layout, pieces
 from tasks.kinds import EveryStage
 from tests.flows.test_init import make_csv, make_model, make_recipe, set_config
 
@@ -166,6 +166,23 @@ def test_more_calibration_texts_than_there_are_is_refused_before_it_starts(
         preflight(asking, model, rows)
     (shortened,) = [one for one in smoke(asking).stages if hasattr(one, "calibration_rows")]
     assert shortened.calibration_rows == 64
+
+
+def test_a_stage_whose_library_is_not_installed_is_refused_before_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, model, rows = make_recipe(tmp_path)
+    extra = EveryStage.validate_python({"kind": "export", "method": "openvino"})
+    asking = recipe.model_copy(update={"stages": (*recipe.stages, extra)})
+    check_order(asking)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    preflight(recipe, model, rows)
+    with pytest.raises(
+        ShrinkError, match=r"stage \d \(export/openvino\): openvino is not installed: `pip install 'shr"
+    ):
+        preflight(asking, model, rows)
+    with pytest.raises(ShrinkError, match=r"stage 1 \(export/openvino\) needs student as onnx, but it is source there"):
+        check_order(recipe.model_copy(update={"stages": (extra, *recipe.stages)}))
 
 
 @pytest.mark.parametrize("text", [" ", "\u200b", "\u00a0\u2003", "\ufeff\u200d"])
