@@ -198,7 +198,7 @@ def init(
 
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     COMPRESS: (cli_runs.stages, cli_runs.runs, cli_runs.logs),
-    REGISTRY: (cli_registry.show, cli_registry.why, cli_registry.predict),
+    REGISTRY: (cli_registry.show, cli_registry.why, cli_registry.predict, cli_registry.bundle),
     OPERATE: (
         cli_operate.deploy,
         cli_operate.report,

@@ -1,10 +1,12 @@
-"""The commands on registered models: `shrink show | why | predict`."""
+"""The commands on registered models: `shrink show | why | predict | bundle`."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from flows import console as screen
+from flows import units
 from flows.cli_common import Json, connected, require, say
 from flows.settings import settings
 from registry.records import ShrinkError, has_text, is_unicode
@@ -84,3 +86,27 @@ def predict(
 
     found = predictions(model, texts, settings().home)
     say(found, as_json, "\n".join(f"{one['label']:10} {one['score']:.3f}  {one['text']}" for one in found))
+
+
+def bundle(
+    model: Model,
+    browser: Annotated[Path, typer.Option(help="folder to write, new or empty: a page that runs the model")],
+    as_json: Json = False,
+) -> None:
+    """Write a folder in which a registered version runs in a browser, on the device alone."""
+    from flows import bundle as bundles
+
+    target = browser.absolute()
+    bundles.free(target)
+    connected()
+    require(model)
+    from flows.outcome import fetched
+
+    number, version = fetched(model, settings().home)
+    made = bundles.browser(version, number, target, settings().home)
+    lines = [
+        f"{browser} written: {units.size(made['bytes'])}, of it {units.size(made['model'])} the model and "
+        f"{units.size(made['runtime'])} what runs it",
+        f"next:   python3 -m http.server --bind 127.0.0.1 --directory {browser} 8000   then open http://127.0.0.1:8000",
+    ]
+    say({"version": number} | made, as_json, screen.fitted("\n".join(lines)))

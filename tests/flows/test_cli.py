@@ -125,6 +125,13 @@ def test_commands_on_an_empty_home(shrink: Shrink, tmp_path: Path) -> None:
         (["predict", "sentiment", "\u200b"], r"text 1 is '.u200b'; give some words"),
         (["deploy", "sentiment", "--port", "70000"], r"port is 70000 but must lie between 1 and 65535"),
         (["deploy", "sentiment", "--port", "http"], r"Invalid value for '--port'.*see `shrink deploy --help`"),
+        (["bundle", "sentiment", "--browser", "."], r"browser is '.*' but that is there and not empty; name a new"),
+        (
+            ["bundle", "sentiment", "--browser", "mine.yaml"],
+            r"browser is '.*mine.yaml' but that is there and not empty",
+        ),
+        (["bundle", "sentiment", "--browser", "new"], r"s3, mlflow, prefect do not answer; start them with"),
+        (["bundle", "sentiment"], r"Missing option '--browser'; see `shrink bundle --help`"),
         (["show", "sentiment"], r"s3, mlflow, prefect do not answer; start them with `shrink up`"),
         (["init", "mine2", "--data", "no.csv", "--model", "bert"], r"model is 'bert' but there is no such folder"),
     ],

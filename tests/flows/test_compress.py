@@ -46,6 +46,9 @@ def test_the_whole_loop(servers: Services, servers_home: Path, tiny: Path) -> No
     assert compared["onnx"]["largest"] < 1e-4 < compared["int8_dynamic"]["largest"], "what was quantised is apart"
     assert compared["int8_dynamic"]["digest"] == shown["digest"]
     assert not list((servers_home / "runs" / first["run_id"] / "fetched" / "model").glob("*compar*"))
+    refused = shrink(servers_home, "bundle", "tiny@champoin", "--browser", str(servers_home / "page"), check=2)
+    assert "has no alias 'champoin'; did you mean 'champion'" in refused.stderr
+    assert not (servers_home / "page").exists()
     answer = json.loads(shrink(servers_home, "predict", "tiny@champion", "good fine great film", "--json").stdout)
     assert answer[0]["label"] in {"negative", "positive"} and 0.5 <= answer[0]["score"] <= 1.0
 
