@@ -15,8 +15,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-Format = Literal["torch", "packed", "onnx", "openvino"]
-LIBRARIES: dict[Format, str] = {"torch": "torch", "packed": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
+Format = Literal["torch", "packed", "onnx", "openvino", "executorch"]
+LIBRARIES: dict[Format, str] = {"torch": "torch", "packed": "torch", "onnx": "onnxruntime"}  # others are of that name
 
 
 def answers(form: Format, directory: Path, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -38,6 +38,10 @@ def answers(form: Format, directory: Path, texts: Sequence[str]) -> NDArray[np.f
             from tasks.export import openvino
 
             return openvino.predict(directory, texts)
+        case "executorch":
+            from tasks.export import executorch
+
+            return executorch.predict(directory, texts)
 
 
 def by_torch(directory: Path, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -56,7 +60,8 @@ def runtime_of(form: Format) -> str:
     """Name and version of the library that runs a format."""
     from importlib.metadata import version
 
-    return f"{LIBRARIES[form]} {version(LIBRARIES[form])}"
+    library = LIBRARIES.get(form, form)
+    return f"{library} {version(library)}"
 
 
 def in_clean_process(form: Format, directory: Path, texts: Sequence[str]) -> tuple[NDArray[np.float32], str]:

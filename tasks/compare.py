@@ -22,7 +22,11 @@ class CompareConfig(BaseModel):
     """What is compared; the flow fills it in, a recipe does not name it."""
 
     model_config = STRICT
-    reads: ClassVar[dict[str, str]] = {"source": "torch|onnx", "export": "onnx|packed|openvino", "data": "rows"}
+    reads: ClassVar[dict[str, str]] = {
+        "source": "torch|onnx",
+        "export": "onnx|packed|openvino|executorch",
+        "data": "rows",
+    }
     writes: ClassVar[tuple[str, str]] = ("comparison", "comparison")
     kind: Literal["compare"] = Field("compare", description="The stage's kind.")
     method: str = Field(description="The method of the stage that made the export.")
@@ -34,7 +38,7 @@ class CompareConfig(BaseModel):
     @property
     def needs(self) -> tuple[str, ...]:
         """The extra that the export's runtime is."""
-        return ("openvino",) if self.export == "openvino" else ()
+        return (self.export,) if self.export in {"openvino", "executorch"} else ()
 
 
 def run(inputs: dict[str, Path], config: CompareConfig, out: Path, seed: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from tasks.distill.logits import DistillLogitsConfig
 from tasks.distill.quantized import DistillQuantizedConfig
 from tasks.distill.relations import DistillRelationsConfig
 from tasks.evaluate import EvaluateConfig
+from tasks.export.executorch import ExecutorchConfig
 from tasks.export.onnx import OnnxConfig
 from tasks.export.openvino import OpenvinoConfig
 from tasks.export.packed import PackedConfig
@@ -48,7 +49,7 @@ def as_logits(raw: Any) -> Any:
 DistillMethods = DistillLogitsConfig | DistillRelationsConfig | DistillQuantizedConfig
 PruneZeros = PruneMagnitudeConfig | PruneWandaConfig | PruneGradualConfig | PruneMovementConfig
 PruneMethods = PruneStructuredConfig | PruneVocabularyConfig | PruneLowRankConfig | PruneZeros
-ExportMethods = OnnxConfig | PackedConfig | OpenvinoConfig
+ExportMethods = OnnxConfig | PackedConfig | OpenvinoConfig | ExecutorchConfig
 QuantizeMethods = Int8DynamicConfig | Int8StaticConfig | Int4WeightOnlyConfig | SmoothConfig
 AnyChainConfig = FinetuneConfig | LabelConfig | DistillMethods | PruneMethods | ExportMethods | QuantizeMethods
 AnyStageConfig = AnyChainConfig | DataConfig | FloorConfig | CompareConfig | EvaluateConfig | ReloadConfig
