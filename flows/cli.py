@@ -92,16 +92,18 @@ def run(
 
 def check(recipe: str) -> None:
     """Refuse a wrong recipe, model or data before any server starts."""
-    from flows import sources
+    from flows import plan, sources
     from flows.preflight import preflight
     from flows.recipe import load
     from infra.services import status
     from registry.footprint import grid_of
 
-    chosen, home = load(recipe), settings().home
-    grid_of(settings().country)  # the report comes last: a wrong country must not wait for it
-    preflight(chosen, sources.peek(chosen.teacher, home), sources.peek(chosen.data_source, home))
-    if set(status(home).values()) != {"healthy"}:
+    chosen, here = load(recipe), settings()
+    grid_of(here.country)  # the report comes last: a wrong country must not wait for it
+    teacher, data = sources.peek(chosen.teacher, here.home), sources.peek(chosen.data_source, here.home)
+    preflight(chosen, teacher, data)
+    plan.refuse(plan.make(chosen, teacher, data, here), here)
+    if set(status(here.home).values()) != {"healthy"}:
         screen.tell("starting S3, MLflow and Prefect")
 
 
@@ -197,7 +199,7 @@ def init(
 
 
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    COMPRESS: (cli_runs.stages, cli_runs.runs, cli_runs.logs),
+    COMPRESS: (cli_runs.plan, cli_runs.stages, cli_runs.runs, cli_runs.logs),
     REGISTRY: (cli_registry.show, cli_registry.why, cli_registry.predict, cli_registry.bundle),
     OPERATE: (
         cli_operate.deploy,

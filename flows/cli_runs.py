@@ -1,4 +1,4 @@
-"""The commands that only look: `shrink stages | runs | logs`."""
+"""The commands that only look: `shrink plan | stages | runs | logs`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +11,39 @@ from flows.cli_common import Json, RunId, say
 from flows.settings import settings
 from registry.gate import is_smoke
 
+What = Annotated[str | None, typer.Argument(help="a shipped recipe's name, or a YAML file; with --score a run's id")]
 Part = Annotated[str | None, typer.Argument(help="KIND or KIND/METHOD: all its fields")]
+
+
+def plan(
+    what: What = None,
+    score: Annotated[
+        bool, typer.Option("--score", help="what a finished run's plan foretold, beside what came")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """What a run will do, stage by stage: weights, bytes, memory, time, energy; and what cannot fit. Runs nothing."""
+    from flows import plan_shown
+
+    if score:
+        from flows import planned
+        from flows.journal import find
+
+        found = planned.score(directory_of(find(settings().home, what)))
+        say(found, as_json, plan_shown.scored(found))
+        return
+    from flows import plan as plans
+    from flows import sources
+    from flows.preflight import preflight
+    from flows.recipe import load
+
+    recipe, here = load(what or "sentiment"), settings()
+    teacher, data = sources.peek(recipe.teacher, here.home), sources.peek(recipe.data_source, here.home)
+    preflight(recipe, teacher, data)
+    foretold = plans.make(recipe, teacher, data, here)
+    facts = plans.facts(foretold, here)
+    say(facts, as_json, plan_shown.table(facts))
+    plans.refuse(foretold, here)
 
 
 def stages(part: Part = None, as_json: Json = False) -> None:

@@ -17,7 +17,7 @@ from prefect.context import TagsContext
 from prefect.exceptions import TerminationSignal
 
 from flows import journal as journals
-from flows import outcome, pictures, reconcile, servers, sources
+from flows import outcome, pictures, plan, planned, reconcile, servers, sources
 from flows.obtain import Workshop, obtain
 from flows.preflight import preflight
 from flows.recipe import Recipe, load
@@ -43,13 +43,16 @@ def compress(recipe: str, smoke: bool = False) -> dict[str, Any]:
     """
     for name in OURS:
         logging.getLogger(name).setLevel(logging.INFO)
-    chosen, home = load(recipe), settings().home
-    teacher, data = sources.resolve(chosen.teacher, home), sources.resolve(chosen.data_source, home)
+    chosen, here = load(recipe), settings()
+    teacher, data = sources.resolve(chosen.teacher, here.home), sources.resolve(chosen.data_source, here.home)
     if smoke:
         chosen = smoke_of(chosen, layout.read(teacher).layers)
     preflight(chosen, teacher, data)
+    foretold = plan.make(chosen, teacher, data, here)
+    plan.refuse(foretold, here)
     untagged = TagsContext(current_tags=set())  # Prefect asks its server about each tag of a task: 0.7 s a stage
     with untagged, opened(chosen) as (shop, journal):
+        planned.write(shop.directory, foretold)
         found = chain(shop, chosen, teacher, data)
         evaluated = obtain(shop, chosen.evaluate, "evaluation", found)
         evaluation = Evaluation.model_validate(shop.records[-1].measured)

@@ -1,0 +1,79 @@
+"""A plan, and the score of one, as lines to read."""
+
+from typing import Any
+
+from flows import units
+from flows.console import digits
+
+FIELDS = {"parameters": "weights", "bytes": "MB", "ram_mb": "memory, MB", "seconds": "time", "kwh": "Wh"}
+
+
+def table(facts: dict[str, Any]) -> str:
+    """A plan with its totals, a line a stage."""
+    lines = [f"{facts['recipe']}: {len(facts['stages'])} stages, {facts['total']['reused']} re-used"]
+    lines.append(f"  {'':24} {'weights':>12} {'MB':>8} {'memory, MB':>11} {'time':>22} {'Wh':>7}")
+    lines += [line(stage) for stage in facts["stages"]]
+    total, limits = facts["total"], facts["limits"]
+    lines.append(
+        f"in all {spread(total['seconds'])}, {digits(total['kwh']['central'] * 1000)} Wh "
+        f"({digits(total['kwh']['low'] * 1000)} to {digits(total['kwh']['high'] * 1000)})"
+    )
+    lines.append(
+        f"memory: at most {total['ram_mb']:.0f} of {limits['ram_mb']:.0f} MB; disk: {total['disk_mb']:.0f} of "
+        f"{limits['disk_mb']:.0f} MB free; a stage is ended after {units.duration(limits['seconds_a_stage'])}"
+    )
+    lines.append(f"times by {facts['pace']}")
+    if any(not stage["known"] for stage in facts["stages"]):
+        lines.append("~ a guess: there is no rule for this kind")
+    return "\n".join(lines)
+
+
+def line(stage: dict[str, Any]) -> str:
+    """One stage of a plan."""
+    name = units.stage_name(stage["kind"], stage["method"], stage["role"]) + ("" if stage["known"] else " ~")
+    weights = f"{stage['parameters']:,}" if stage["parameters"] else ""
+    size = "" if stage["kind"] == "reload" else digits(stage["bytes"] / 1e6)
+    if stage["reused"]:
+        return f"  {name:24} {weights:>12} {size:>8} {'':>11} {'re-used':>22}"
+    wh = digits(stage["kwh"]["central"] * 1000)
+    return f"  {name:24} {weights:>12} {size:>8} {stage['ram_mb']:>11.0f} {spread(stage['seconds']):>22} {wh:>7}"
+
+
+def spread(seconds: dict[str, float]) -> str:
+    """A time with its band in one unit."""
+    scale, unit = next((one for one in ((3600, "h"), (60, "min")) if seconds["central"] >= 2 * one[0]), (1, "s"))
+    low, central, high = (digits(seconds[end] / scale) for end in ("low", "central", "high"))
+    return f"{central} {unit} ({low} to {high})"
+
+
+def scored(found: dict[str, Any]) -> str:
+    """What was foretold and what came, a line a stage; errors by quantity."""
+    lines = [f"run {found['run_id']}: foretold → measured"]
+    for stage in found["stages"]:
+        told = [f"{shown(field, stage[field])}" for field in FIELDS if field in stage]
+        lines.append(f"  {stage['name']:26} {'   '.join(told)}")
+    if not found["stages"]:
+        lines.append("  every stage came from the index: nothing was measured")
+    for field, error in found["errors"].items():
+        if error:
+            lines.append(
+                f"{FIELDS[field]}: off by {error['median']:.1%} in the middle, {error['worst']:.0%} at worst, "
+                f"of {error['stages']} stages"
+            )
+    lines.append(f"times by {found['pace']}")
+    return "\n".join(lines)
+
+
+def shown(field: str, one: dict[str, Any]) -> str:
+    """A quantity foretold and measured, in its unit."""
+    said, came = one["foretold"], one["measured"]
+    match field:
+        case "parameters":
+            return f"{said:,} → {came:,}"
+        case "bytes":
+            return f"{digits(said / 1e6)} → {digits(came / 1e6)} MB"
+        case "ram_mb":
+            return f"{said:.0f} → {came:.0f} MB memory"
+        case "seconds":
+            return f"{digits(said)} → {digits(came)} s"
+    return f"{digits(said * 1000)} → {digits(came * 1000)} Wh"

@@ -1,0 +1,293 @@
+"""What each stage kind leaves and takes, foretold from sizes alone: weights, bytes, memory, processor seconds.
+
+A rule a kind, written as `match`; one that has none is foretold as a training (where it has epochs) or as a pass over
+the training texts, and says so. Seconds are those of the reference: one idle thread of the machine that
+benchmarks/README.md describes; flows/pace.py makes them this machine's.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from flows.amounts import (
+    ADAM,
+    BARE,
+    BATCH,
+    COPIES,
+    EXPORTER,
+    ONNX,
+    ROW,
+    SCIKIT,
+    SLACK,
+    Bits,
+    Made,
+    activations,
+    loaded,
+    onnx_made,
+    read,
+    torch_made,
+)
+from flows.counted import Counted
+from registry.records import STRICT
+from tasks import architectures
+from tasks.data import DataConfig
+from tasks.distill.answers import LessonConfig
+from tasks.distill.logits import DistillLogitsConfig
+from tasks.distill.quantized import DistillQuantizedConfig
+from tasks.distill.relations import DistillRelationsConfig
+from tasks.evaluate import EvaluateConfig
+from tasks.export.onnx import OnnxConfig
+from tasks.export.packed import PackedConfig
+from tasks.finetune import FinetuneConfig
+from tasks.floor import FloorConfig
+from tasks.kinds import AnyStageConfig
+from tasks.label import LabelConfig
+from tasks.prune import structured, vocabulary
+from tasks.prune.gradual import PruneGradualConfig
+from tasks.prune.low_rank import PruneLowRankConfig
+from tasks.prune.magnitude import PruneMagnitudeConfig
+from tasks.prune.movement import PruneMovementConfig
+from tasks.prune.structured import PruneStructuredConfig
+from tasks.prune.vocabulary import PruneVocabularyConfig
+from tasks.prune.wanda import PruneWandaConfig
+from tasks.quantize.int4_weight_only import Int4WeightOnlyConfig
+from tasks.quantize.int8_dynamic import Int8DynamicConfig
+from tasks.quantize.int8_static import Int8StaticConfig
+from tasks.reload import ReloadConfig
+
+# The reference's speed, multiply-adds a second of one thread, padding included
+FORWARD, TRAINING, GRAPH = 52e9, 45e9, 30e9
+BACKWARD = 2.0  # multiply-adds of the way back, in those of the way there
+OPTIMIZER = 4e-9  # seconds a trained weight and step: AdamW moves memory
+ROUNDING = 1.3  # times as long a training takes that rounds as it goes
+LOAD = 0.7  # seconds to fork, load and save
+
+
+class Forecast(BaseModel):
+    """What a step leaves and what it takes; `known` is false where there is no rule for its kind."""
+
+    model_config = STRICT
+    made: Made
+    work: float  # seconds of the reference, in one thread
+    ram_mb: float
+    parallel: bool = True  # whether more threads make it faster
+    known: bool = True
+
+
+def foretell(config: AnyStageConfig, inputs: dict[str, Made], counted: Counted) -> Forecast:
+    """The forecast of a stage with these inputs by role."""
+    student = next((inputs[role] for role in ("student", "model", "teacher") if role in inputs), None)
+    match config:
+        case DataConfig():
+            rows = counted.of("train", "validation", "test", "transfer")[0]
+            made = Made(format="rows", bytes=counted.bytes)
+            return Forecast(made=made, work=0.1 + 2e-5 * rows, ram_mb=BARE + ROW * rows, parallel=False)
+        case FloorConfig():
+            return floor(config, counted)
+        case FinetuneConfig():
+            return finetune(config, inputs["teacher"], counted)
+        case LabelConfig():
+            return label(config, inputs["teacher"], counted)
+        case EvaluateConfig():
+            return evaluate(config, inputs, counted)
+        case ReloadConfig():
+            return Forecast(made=Made(format="result", bytes=63), work=0.1, ram_mb=ONNX, parallel=False)
+    assert student is not None and student.shape is not None
+    match config:
+        case PruneVocabularyConfig():
+            return vocabulary_pruned(config, student, counted)
+        case PruneStructuredConfig():
+            return structured_pruned(config, student, counted)
+        case PruneMagnitudeConfig():
+            return Forecast(made=torch_made(student.shape, student.tokenizer), work=LOAD, ram_mb=loaded(student.shape))
+        case PruneWandaConfig():
+            return calibrated(config.calibration_rows, student, counted)
+        case PruneLowRankConfig():
+            shape = student.shape.cut(embedding_rank=config.rank)
+            return Forecast(made=torch_made(shape, student.tokenizer), work=LOAD + 1, ram_mb=loaded(student.shape))
+        case DistillLogitsConfig() | DistillRelationsConfig():
+            return taught(config, inputs, counted)
+        case DistillQuantizedConfig():
+            forecast = taught(config, inputs, counted)
+            return forecast.model_copy(update={"work": ROUNDING * forecast.work})
+        case PruneGradualConfig() | PruneMovementConfig():
+            return sparsely_taught(config, student, inputs, counted)
+        case OnnxConfig():
+            made = onnx_made(student.shape, student.tokenizer)
+            ram = EXPORTER + SLACK * 3.2 * made.bytes / 1e6
+            return Forecast(made=made, work=3.8 + 0.25 * student.shape.layers, ram_mb=ram, parallel=False)
+        case PackedConfig():
+            made = student.model_copy(update={"format": "packed"})
+            return Forecast(made=made, work=0.5, ram_mb=BARE + 4 * made.bytes / 1e6, parallel=False)
+        case Int8DynamicConfig() | Int8StaticConfig() | Int4WeightOnlyConfig():
+            return quantised(config, student, counted)
+    return unknown(config, inputs, counted)
+
+
+def unknown(config: AnyStageConfig, inputs: dict[str, Made], counted: Counted) -> Forecast:
+    """A kind without a rule: a training where it has epochs, else a pass over the training texts; the shape stays."""
+    student = next(one for one in inputs.values() if one.shape is not None)
+    made = student.model_copy(update={"format": config.writes[1]})
+    if getattr(config, "epochs", None):
+        forecast = taught(config, inputs, counted)
+    else:
+        forecast = calibrated(counted.splits["train"].rows, student, counted)
+    return forecast.model_copy(update={"made": made, "known": False})
+
+
+def floor(config: FloorConfig, counted: Counted) -> Forecast:
+    """TF-IDF with logistic regression: its columns are counted."""
+    rows, (features, terms) = counted.of("train", "transfer")[0], counted.features(config)
+    classes = 1 if len(counted.labels) == 2 else len(counted.labels)
+    size = terms + 4 * (1 + classes) * features + 4 * classes * rows + 600
+    work = 1.5 + config.folds * counted.splits["train"].rows * 1.4e-4 * classes
+    made = Made(format="floor", bytes=round(size))
+    return Forecast(made=made, work=work, ram_mb=SCIKIT + 2.4e-3 * features, parallel=False)
+
+
+def finetune(config: FinetuneConfig, source: Made, counted: Counted) -> Forecast:
+    """The frozen layers' outputs are computed once and kept in half precision: they fill the memory."""
+    assert source.shape is not None
+    layers = min(source.shape.layers, config.keep_layers or source.shape.layers)
+    shape = source.shape.cut(num_hidden_layers=layers).with_labels(len(counted.labels))
+    tuned = min(layers, config.tuned_layers)
+    top, bottom = (shape.cut(num_hidden_layers=count) for count in (tuned, layers - tuned))
+    rows, tokens, squares = counted.of("train")
+    held = counted.of("validation")[1:]
+    trained = shape.parameters - bottom.parameters
+    steps = config.epochs * rows / config.batch_size
+    work = LOAD + (bottom.macs(tokens, squares) + shape.macs(*held)) / FORWARD
+    work += config.epochs * (1 + BACKWARD) * top.macs(tokens, squares) / TRAINING + OPTIMIZER * steps * trained
+    kept = 2e-6 * tokens * shape.width + read(rows, tokens)
+    ram = loaded(shape, kept + ADAM * trained + activations(top, config.batch_size, counted, trained=True))
+    return Forecast(made=torch_made(shape, counted.tokenizer_bytes), work=work, ram_mb=ram)
+
+
+def label(config: LabelConfig, teacher: Made, counted: Counted) -> Forecast:
+    """One pass of the teacher; its pooled vectors stay in half precision, its logits in full."""
+    assert teacher.shape is not None
+    names = ("train", "transfer") if config.transfer else ("train",)
+    rows, tokens, squares = counted.of(*names)
+    size = rows * (2 * teacher.shape.width + 4 * teacher.shape.labels) + 300
+    held = read(rows, tokens) + 8e-6 * rows * teacher.shape.width + activations(teacher.shape, BATCH, counted)
+    work = LOAD + teacher.shape.macs(tokens, squares) / FORWARD
+    made = Made(format="labels", bytes=size)
+    return Forecast(made=made, work=work, ram_mb=loaded(teacher.shape, held))
+
+
+def vocabulary_pruned(config: PruneVocabularyConfig, student: Made, counted: Counted) -> Forecast:
+    """The pieces that stay are counted as the stage counts them, and the tokenizer is written as it writes it."""
+    import json
+
+    from tokenizers import Tokenizer
+
+    assert student.shape is not None
+    found = counted.splits["train"].pieces
+    if config.transfer:
+        found = found + counted.splits["transfer"].pieces
+    pad = counted.tokenizer.padding or {}
+    kept = sorted({*vocabulary.kept_pieces(counted.description, found, config.min_count), int(pad.get("pad_id", 0))})
+    smaller, _ = vocabulary.reindex(counted.description, kept)
+    written = Tokenizer.from_str(json.dumps(smaller, ensure_ascii=False)).to_str()
+    shape = student.shape.cut(vocab_size=len(kept))
+    rows, tokens, _ = counted.of("train")
+    ram = loaded(student.shape, read(rows, tokens) / 4)
+    return Forecast(made=torch_made(shape, len(written.encode())), work=LOAD + 5e-5 * rows, ram_mb=ram)
+
+
+def structured_pruned(config: PruneStructuredConfig, student: Made, counted: Counted) -> Forecast:
+    """Cuts; importance takes a backward pass of the whole model over a sample."""
+    whole = student.shape
+    assert whole is not None
+    shape = whole
+    if config.layers is not None:
+        shape = shape.cut(num_hidden_layers=len(config.layers))
+    if config.ffn is not None:
+        shape = shape.cut(intermediate_size=config.ffn)
+    if config.heads is not None:
+        shape = shape.cut(kept_heads=config.heads)
+    if config.positions:
+        rows = counted.max_length + architectures.offset(whole.config)
+        shape = shape.cut(max_position_embeddings=min(whole.positions, rows))
+    work, held = LOAD, 0.0
+    if config.ffn is not None or config.heads is not None:
+        sample = min(1.0, structured.SAMPLE / max(1, counted.splits["train"].rows))
+        _, tokens, squares = counted.of("train")
+        work += sample * (1 + BACKWARD) * whole.macs(tokens, squares) / TRAINING
+        held = activations(whole, 16, counted, trained=True)
+    return Forecast(made=torch_made(shape, student.tokenizer), work=work, ram_mb=loaded(whole, held))
+
+
+def calibrated(rows: int, student: Made, counted: Counted) -> Forecast:
+    """A pass of the model over so many training texts; the shape stays."""
+    assert student.shape is not None
+    have, tokens, squares = counted.of("train")
+    part = rows / max(1, have)
+    work = LOAD + part * student.shape.macs(tokens, squares) / FORWARD
+    held = 8e-6 * part * tokens * student.shape.width + activations(student.shape, BATCH, counted)
+    made = torch_made(student.shape, student.tokenizer)
+    return Forecast(made=made, work=work, ram_mb=loaded(student.shape, held + read(rows, part * tokens)))
+
+
+def taught(config: LessonConfig | Any, inputs: dict[str, Made], counted: Counted) -> Forecast:
+    """A training on the teacher's answers; where the teacher runs along, its passes are added."""
+    student = next(one for role, one in inputs.items() if one.shape is not None and role != "teacher")
+    shape = student.shape
+    assert shape is not None
+    names = ("train", "transfer") if getattr(config, "transfer", True) else ("train",)
+    rows, tokens, squares = counted.of(*names)
+    epochs, batch = config.epochs, getattr(config, "batch_size", 32)
+    steps = epochs * rows / batch
+    work = LOAD + epochs * (1 + BACKWARD) * shape.macs(tokens, squares) / TRAINING
+    work += OPTIMIZER * steps * shape.parameters + 2 * shape.macs(*counted.of("validation")[1:]) / FORWARD
+    answers = 4e-6 * rows * (1.5 * shape.width + len(counted.labels))
+    held = read(rows, tokens) + answers + ADAM * shape.parameters
+    held += activations(shape, batch, counted, trained=True)
+    beside = [one.shape for role, one in inputs.items() if role == "teacher" and one.shape is not None]
+    for teacher in beside:
+        work += epochs * teacher.macs(tokens, squares) / FORWARD
+        held += COPIES * 4e-6 * teacher.parameters + activations(teacher, batch, counted)
+    return Forecast(made=torch_made(shape, student.tokenizer), work=work, ram_mb=loaded(shape, held))
+
+
+def sparsely_taught(
+    config: PruneGradualConfig | PruneMovementConfig, student: Made, inputs: dict[str, Made], counted: Counted
+) -> Forecast:
+    """A training that holds a mask of every product beside its weights, movement their scores as well."""
+    assert student.shape is not None
+    forecast = taught(config, inputs, counted)
+    beside = student.shape.products * (5e-6 if isinstance(config, PruneMovementConfig) else 1e-6)
+    return forecast.model_copy(update={"ram_mb": forecast.ram_mb + SLACK * beside})
+
+
+def quantised(
+    config: Int8DynamicConfig | Int8StaticConfig | Int4WeightOnlyConfig, student: Made, counted: Counted
+) -> Forecast:
+    """Bytes a weight of the format, scales included; the table is kept as the stage says."""
+    assert student.shape is not None
+    table = student.table if config.embedding == "none" else config.embedding
+    bits: Bits = "int4" if isinstance(config, Int4WeightOnlyConfig) else "int8"
+    block = getattr(config, "block_size", 0)
+    made = onnx_made(student.shape, student.tokenizer, bits, table, block, getattr(config, "symmetric", True))
+    work, ram = 0.5 + student.bytes * 1e-8, ONNX + 3.6 * student.bytes / 1e6
+    if isinstance(config, Int8StaticConfig):
+        _, tokens, squares = counted.of("train")
+        part = config.calibration_rows / max(1, counted.splits["train"].rows)
+        work += 1 + part * student.shape.macs(tokens, squares) / GRAPH
+        ram += 4e-6 * part * tokens * student.shape.layers * (5 * student.shape.width + student.shape.ffn)
+    return Forecast(made=made, work=work, ram_mb=ram, parallel=False)
+
+
+def evaluate(config: EvaluateConfig, inputs: dict[str, Made], counted: Counted) -> Forecast:
+    """Teacher and student answer every held-out text, then take turns under the clock."""
+    rows, tokens, squares = counted.of(config.split)
+    timed = (config.rounds + 10 + 9 * 32) / max(1, rows)
+    work = 3.5
+    for role in ("teacher", "student"):
+        one = inputs[role]
+        if one.shape is not None:
+            faster = 1.0 if one.products == "fp32" else 0.5
+            work += (1 + timed) * faster * one.shape.macs(tokens, squares) / GRAPH
+    ram = 2 * ONNX + 6 * inputs["teacher"].bytes / 1e6 + ROW * rows
+    size = 2600 + rows * (8 + 4 * (2 * len(counted.labels) + 1))
+    return Forecast(made=Made(format="evaluation", bytes=size), work=work, ram_mb=ram, parallel=False)
