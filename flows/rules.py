@@ -53,6 +53,7 @@ from tasks.prune.wanda import PruneWandaConfig
 from tasks.quantize.int4_weight_only import Int4WeightOnlyConfig
 from tasks.quantize.int8_dynamic import Int8DynamicConfig
 from tasks.quantize.int8_static import Int8StaticConfig
+from tasks.quantize.smooth import SmoothConfig
 from tasks.reload import ReloadConfig
 
 # The reference's speed, multiply-adds a second of one thread, padding included
@@ -119,6 +120,8 @@ def foretell(config: AnyStageConfig, inputs: dict[str, Made], counted: Counted) 
         case PackedConfig():
             made = student.model_copy(update={"format": "packed"})
             return Forecast(made=made, work=0.5, ram_mb=BARE + 4 * made.bytes / 1e6, parallel=False)
+        case SmoothConfig():
+            return smoothed(config, student, counted)
         case Int8DynamicConfig() | Int8StaticConfig() | Int4WeightOnlyConfig():
             return quantised(config, student, counted)
     return unknown(config, inputs, counted)
@@ -276,6 +279,17 @@ def quantised(
         work += 1 + part * student.shape.macs(tokens, squares) / GRAPH
         ram += 4e-6 * part * tokens * student.shape.layers * (5 * student.shape.width + student.shape.ffn)
     return Forecast(made=made, work=work, ram_mb=ram, parallel=False)
+
+
+def smoothed(config: SmoothConfig, student: Made, counted: Counted) -> Forecast:
+    """A factor for every input of a product; the inputs of all texts are looked at one text after the other."""
+    shape = student.shape
+    assert shape is not None
+    part = config.calibration_rows / max(1, counted.splits["train"].rows)
+    size = student.bytes + 4 * shape.layers * (2 * shape.width + shape.inner + shape.ffn)
+    work = 1.5 + part * shape.macs(*counted.of("train")[1:]) / GRAPH
+    made = student.model_copy(update={"bytes": size})
+    return Forecast(made=made, work=work, ram_mb=2 * ONNX + 4.5 * student.bytes / 1e6, parallel=False)
 
 
 def evaluate(config: EvaluateConfig, inputs: dict[str, Made], counted: Counted) -> Forecast:
