@@ -29,7 +29,7 @@ from flows.amounts import (
 )
 from flows.counted import Counted
 from registry.records import STRICT
-from tasks import architectures
+from tasks.compare import CompareConfig
 from tasks.data import DataConfig
 from tasks.distill.answers import LessonConfig
 from tasks.distill.logits import DistillLogitsConfig
@@ -37,6 +37,7 @@ from tasks.distill.quantized import DistillQuantizedConfig
 from tasks.distill.relations import DistillRelationsConfig
 from tasks.evaluate import EvaluateConfig
 from tasks.export.onnx import OnnxConfig
+from tasks.export.openvino import OpenvinoConfig
 from tasks.export.packed import PackedConfig
 from tasks.finetune import FinetuneConfig
 from tasks.floor import FloorConfig
@@ -91,6 +92,8 @@ def foretell(config: AnyStageConfig, inputs: dict[str, Made], counted: Counted) 
             return label(config, inputs["teacher"], counted)
         case EvaluateConfig():
             return evaluate(config, inputs, counted)
+        case CompareConfig():
+            return compared(config, inputs, counted)
         case ReloadConfig():
             return Forecast(made=Made(format="result", bytes=63), work=0.1, ram_mb=ONNX, parallel=False)
     assert student is not None and student.shape is not None
@@ -117,6 +120,9 @@ def foretell(config: AnyStageConfig, inputs: dict[str, Made], counted: Counted) 
             made = onnx_made(student.shape, student.tokenizer)
             ram = EXPORTER + SLACK * 3.2 * made.bytes / 1e6
             return Forecast(made=made, work=3.8 + 0.25 * student.shape.layers, ram_mb=ram, parallel=False)
+        case OpenvinoConfig():
+            made = student.model_copy(update={"format": "openvino"})
+            return Forecast(made=made, work=2, ram_mb=2 * ONNX + 3 * made.bytes / 1e6, parallel=False)
         case PackedConfig():
             made = student.model_copy(update={"format": "packed"})
             return Forecast(made=made, work=0.5, ram_mb=BARE + 4 * made.bytes / 1e6, parallel=False)
@@ -210,8 +216,7 @@ def structured_pruned(config: PruneStructuredConfig, student: Made, counted: Cou
     if config.heads is not None:
         shape = shape.cut(kept_heads=config.heads)
     if config.positions:
-        rows = counted.max_length + architectures.offset(whole.config)
-        shape = shape.cut(max_position_embeddings=min(whole.positions, rows))
+        shape = shape.cut_positions(counted.max_length)
     work, held = LOAD, 0.0
     if config.ffn is not None or config.heads is not None:
         sample = min(1.0, structured.SAMPLE / max(1, counted.splits["train"].rows))
@@ -279,6 +284,16 @@ def quantised(
         work += 1 + part * student.shape.macs(tokens, squares) / GRAPH
         ram += 4e-6 * part * tokens * student.shape.layers * (5 * student.shape.width + student.shape.ffn)
     return Forecast(made=made, work=work, ram_mb=ram, parallel=False)
+
+
+def compared(config: CompareConfig, inputs: dict[str, Made], counted: Counted) -> Forecast:
+    """Both answer some validation texts, the export in a process of its own."""
+    rows, tokens, squares = counted.of("validation")
+    shape = inputs["source"].shape
+    part = min(1.0, config.rows / max(1, rows))
+    work = 3 + (2 * part * shape.macs(tokens, squares) / GRAPH if shape else 0)
+    ram = loaded(shape) if shape and config.source != "onnx" else 2 * ONNX + 3 * inputs["source"].bytes / 1e6
+    return Forecast(made=Made(format="comparison", bytes=400), work=work, ram_mb=ram, parallel=False)
 
 
 def smoothed(config: SmoothConfig, student: Made, counted: Counted) -> Forecast:

@@ -24,7 +24,8 @@ from registry.records import Band, Footprint, ShrinkError, StageRecord, digest_d
 from tasks import layout, shape
 from tasks.kinds import AnyStageConfig, EveryStage, function_of
 
-REQUIRED = {"file": "rated.txt", "rank": 8, "width": 16, "target": "int8_dynamic"}  # fields that have no default
+REQUIRED = {"file": "rated.txt", "rank": 8, "width": 16, "target": "int8_dynamic", "method": "onnx", "source": "torch"}
+REQUIRED |= {"export": "onnx", "exact": True}  # fields that have no default
 CUTS: list[dict[str, Any]] = [
     {"kind": "finetune", "epochs": 1, "lr": 1e-3},
     {"kind": "label", "transfer": False},
@@ -96,7 +97,7 @@ def test_bytes_of_a_quantized_graph(tmp_path: Path) -> None:
     head = models.Head(labels=("negative", "positive"), max_length=16)
     models.save(source, models.Classifier(BertModel(config, add_pooling_layer=False), 2), make_tokenizer(), head)
     found = shape.of_files(source)
-    bare = found.model_copy(update={"labels": 2})
+    bare = found.with_labels(2)
     assert bare.parameters == models.count_parameters(models.load(source)[0])
     graph = tmp_path / "graph"
     graph.mkdir()
@@ -120,7 +121,7 @@ def test_every_stage_kind_has_a_rule(config: Any, recipe: Recipe, tmp_path: Path
     assert not unknown, f"tests/flows/test_plan.py: give REQUIRED a value for {unknown} of {config.__name__}"
     stage = config.model_validate({name: REQUIRED[name] for name in missing})
     counted = Counted(recipe, layout.find_model(teacher), data)
-    whole = shape.of_files(teacher).model_copy(update={"labels": 2})
+    whole = shape.of_files(teacher).with_labels(2)
     one = Made(format="torch", bytes=10**6, shape=whole, tokenizer=1000)
     inputs = {role: one if "torch" in wanted or "onnx" in wanted else one.model_copy(update={"shape": None})
               for role, wanted in stage.reads.items()}  # fmt: skip
@@ -253,5 +254,5 @@ def test_the_command_plans_without_torch_or_servers(tiny: Path, tmp_path: Path) 
         [sys.executable, "-c", code, str(tiny / "tiny.yaml")], env=environment, capture_output=True, text=True
     )
     found = json.loads(done.stdout)
-    assert done.stderr == "" and len(found["stages"]) == 11 and found["total"]["ram_mb"] > 300
+    assert done.stderr == "" and len(found["stages"]) == 14 and found["total"]["ram_mb"] > 300
     assert not (tmp_path / "home" / "services.json").exists() and not (tmp_path / "home" / "runs").exists()
