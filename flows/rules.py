@@ -36,6 +36,7 @@ from tasks.distill.logits import DistillLogitsConfig
 from tasks.distill.quantized import DistillQuantizedConfig
 from tasks.distill.relations import DistillRelationsConfig
 from tasks.evaluate import EvaluateConfig
+from tasks.export.executorch import ExecutorchConfig
 from tasks.export.onnx import OnnxConfig
 from tasks.export.openvino import OpenvinoConfig
 from tasks.export.packed import PackedConfig
@@ -123,6 +124,9 @@ def foretell(config: AnyStageConfig, inputs: dict[str, Made], counted: Counted) 
         case OpenvinoConfig():
             made = student.model_copy(update={"format": "openvino"})
             return Forecast(made=made, work=2, ram_mb=2 * ONNX + 3 * made.bytes / 1e6, parallel=False)
+        case ExecutorchConfig():
+            made = student.model_copy(update={"format": "executorch"})
+            return Forecast(made=made, work=15, ram_mb=EXPORTER + SLACK * 4 * made.bytes / 1e6, parallel=False)
         case PackedConfig():
             made = student.model_copy(update={"format": "packed"})
             return Forecast(made=made, work=0.5, ram_mb=BARE + 4 * made.bytes / 1e6, parallel=False)
