@@ -7,7 +7,7 @@ import yaml
 from pydantic import BaseModel
 
 from registry.gate import is_smoke
-from registry.records import METRICS, STRICT, Evaluation, Footprint, ModelScore, Verdict
+from registry.records import METRICS, STRICT, Evaluation, Footprint, ModelScore, Task, Verdict
 
 SNIPPET = """
 import json
@@ -24,10 +24,19 @@ tokenizer = Tokenizer.from_file(folder + "/tokenizer.json")
 tokenizer.no_padding()
 tokenizer.enable_truncation(config["max_length"])
 session = onnxruntime.InferenceSession(folder + "/model.onnx", providers=["CPUExecutionProvider"])
-ids = np.array([tokenizer.encode("a text").ids])
+"""
+ASK: dict[Task, str] = {
+    "classify": """ids = np.array([tokenizer.encode("a text").ids])
 logits = session.run(["logits"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0][0]
 label = config["labels"][int(logits.argmax())]
-"""
+""",
+    "embed": """def embed(text):
+    ids = np.array([tokenizer.encode(text).ids])
+    return session.run(["sentence_embedding"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0][0]
+similarity = float(embed("a text") @ embed("another text"))
+""",
+}
+TAGS: dict[Task, str] = {"classify": "text-classification", "embed": "sentence-similarity"}  # Hugging Face's
 
 SMOKE_WARNING = (
     "**A smoke walk on a 2-layer clone and a few rows: it shows that the chain runs. No figure on this card says "
@@ -66,8 +75,9 @@ def render(
         *([SMOKE_WARNING] if is_smoke(name) else []),
         _summary(evaluation, verdict, "an open gate" if is_smoke(name) else "its gate"),
         _answers(story, recipe),
-        _use(name),
+        _use(name, evaluation.task),
         _scores(evaluation),
+        *([_measures(evaluation)] if evaluation.measures else []),
         _gate(verdict, ", by an open gate that says nothing of quality" if is_smoke(name) else ""),
         *([_exports(story)] if story.exports else []),
         _limits(story),
@@ -83,11 +93,11 @@ def _metadata(name: str, evaluation: Evaluation, story: Story) -> str:
     licence: dict[str, Any] = {"license": licences[0].lower()} if len(licences) == 1 else {"license": "other"}
     if len(licences) != 1:
         licence["license_name"] = ", ".join(f"{what} {one}" for what, one in sorted(story.licences.items()))
-    teacher = story.sources.get("teacher", "")
+    teacher, tag, scores = story.sources.get("teacher", ""), TAGS[evaluation.task], _results(evaluation)
     meta: dict[str, Any] = {
-        "pipeline_tag": "text-classification",
+        "pipeline_tag": tag,
         "library_name": "onnx",
-        "tags": ["distillation", "pruning", "quantization", "onnx", "text-classification"],
+        "tags": ["distillation", "pruning", "quantization", "onnx", tag],
         **licence,
         **({"base_model": _package(teacher)} if teacher.startswith("pypi:") else {}),
         "co2_eq_emissions": {
@@ -95,27 +105,34 @@ def _metadata(name: str, evaluation: Evaluation, story: Story) -> str:
             "source": "CodeCarbon",
             "training_type": "compression of a trained model",
         },
-        "metrics": ["accuracy", "f1"],
+        "metrics": [score["type"] for score in scores],
         "model-index": [
             {
                 "name": name,
                 "results": [
                     {
-                        "task": {"type": "text-classification"},
+                        "task": {"type": tag},
                         "dataset": {
                             "name": f"test split of {_package(story.sources.get('data', 'unknown'))}",
                             "type": "local",
                         },
-                        "metrics": [
-                            {"type": "accuracy", "value": round(evaluation.student.accuracy, 4)},
-                            {"type": "f1", "name": "macro F1", "value": round(evaluation.student.macro_f1, 4)},
-                        ],
+                        "metrics": scores,
                     }
                 ],
             }
         ],
     }
     return f"---\n{_yaml(meta)}---"
+
+
+def _results(seen: Evaluation) -> list[dict[str, Any]]:
+    """The student's scores as a model index has them."""
+    if seen.measures:
+        return [
+            {"type": name, "name": METRICS[name], "value": round(one.student, 4)} for name, one in seen.measures.items()
+        ]
+    found = (("accuracy", "accuracy", seen.student.accuracy), ("f1", "macro F1", seen.student.macro_f1))
+    return [{"type": kind, "name": name, "value": round(score, 4)} for kind, name, score in found if score is not None]
 
 
 def _package(uri: str) -> str:
@@ -127,23 +144,28 @@ def _answers(story: Story, recipe: Mapping[str, Any]) -> str:
     """What goes in and what comes out."""
     longest = recipe.get("data", {}).get("max_length")
     cut = f", cut after {longest} tokens" if longest else ""
+    if not story.labels:
+        return (
+            f"It takes a text{cut}, and gives a vector of length 1: two texts are as alike as their vectors' product."
+        )
     return f"It takes a text{cut}, and gives a logit for each label: {', '.join(map(_text, story.labels))}."
 
 
-def _use(name: str) -> str:
+def _use(name: str, task: Task) -> str:
+    path = {"classify": "predict", "embed": "embed"}[task]
     return "\n".join(
         [
             "## Use it",
             "",
             "```",
             f'shrink predict {name}@champion "a text"     # fetched from the registry, verified against its digest',
-            f"shrink deploy {name}                        # /predict and /healthz on loopback, follows the alias",
+            f"shrink deploy {name}                        # /{path} and /healthz on loopback, follows the alias",
             "```",
             "",
             "Without this project, with MLFLOW_TRACKING_URI set (no torch needed, nothing is unpickled):",
             "",
             "```python",
-            *(SNIPPET % name).strip().splitlines(),
+            *(SNIPPET % name + ASK[task]).strip().splitlines(),
             "```",
         ]
     )
@@ -156,20 +178,44 @@ def _summary(seen: Evaluation, verdict: Verdict, gate: str) -> str:
     lift = f"{_interval(seen.lift_retained)} of the teacher's lift over the floor"
     if seen.scores()["teacher"] <= seen.scores()["floor"]:
         lift = "no lift over the floor, which the teacher does not beat either"
-    return (
+    which = f" (of {len(seen.measures)} measures the one that kept least)" if seen.measures else ""
+    said = (
         f"A student that takes {seen.student.bytes / 1e6:.2f} MB where its teacher takes {seen.teacher.bytes / 1e6:.2f}"
         f" MB ({smaller}), answers {faster} as fast, and {outcome}. It keeps {_interval(seen.retention)} of the"
-        f" teacher's {METRICS[seen.metric]} and {lift} (95 % intervals,"
-        f" {seen.examples} examples seen by all three). It agrees with the teacher on {seen.agreement:.1%};"
+        f" teacher's {METRICS[seen.metric]}{which} and {lift} (95 % intervals,"
+        f" {seen.examples} examples seen by all three)."
+    )
+    if seen.agreement is None:
+        return said
+    whose = "With a probe on its vectors it" if seen.measures else "It"
+    return (
+        f"{said} {whose} agrees with the teacher on {seen.agreement:.1%};"
         f" {seen.flips_to_wrong} answers turned wrong and {seen.flips_to_right} turned right."
     )
 
 
+def _measures(seen: Evaluation) -> str:
+    """An embedding model's measures: three scores and what is kept, with its interval."""
+    rows = [
+        f"| {METRICS[name]} | {one.teacher:.4f} | {one.student:.4f} | {one.floor:.4f} | {_interval(one.retention)} |"
+        for name, one in seen.measures.items()
+    ]
+    head = ["| | teacher | student | floor | kept |", "|---|---:|---:|---:|---:|"]
+    note = (
+        "overlap@10: the share of a held-out text's ten nearest that are so by the teacher's vectors too; rank "
+        "correlation: of a text's similarities to all others, with the teacher's (both are 1 for the teacher itself)."
+    )
+    if "probe_accuracy" in seen.measures:
+        note += " Probe: a logistic regression on the frozen vectors of the labelled training texts."
+    return "\n".join(["## Quality of the embeddings", "", *head, *rows, "", note])
+
+
 def _scores(seen: Evaluation) -> str:
+    own = ("accuracy", "macro F1") if seen.task == "classify" else ()
+
     def row(label: str, score: ModelScore) -> str:
         cells = [
-            f"{score.accuracy:.4f}",
-            f"{score.macro_f1:.4f}",
+            *(_known(value, ".4f") for value in (score.accuracy, score.macro_f1)[: len(own)]),
             f"{score.bytes / 1e6:.2f}",
             _known(score.parameters, ",d"),
             _known(score.macs, ",d"),
@@ -180,10 +226,11 @@ def _scores(seen: Evaluation) -> str:
         ]
         return f"| {label} | " + " | ".join(cells) + " |"
 
-    head = "| | accuracy | macro F1 | MB | parameters | MACs | p50 ms | p95 ms | texts/s | peak RSS MB |"
-    rule = "|---|" + "---:|" * 9
+    names = (*own, "MB", "parameters", "MACs", "p50 ms", "p95 ms", "texts/s", "peak RSS MB")
+    head, rule = f"| | {' | '.join(names)} |", "|---|" + "---:|" * len(names)
     rows = [row("teacher", seen.teacher), row("student", seen.student), row("floor", seen.floor)]
-    note = "MB is 10^6 bytes of all files needed to predict; latency at one thread; the floor is a linear model."
+    floor = "a linear model" if seen.task == "classify" else "TF-IDF"
+    note = f"MB is 10^6 bytes of all files needed to predict; latency at one thread; the floor is {floor}."
     return "\n".join(["## Measurements", "", head, rule, *rows, "", note])
 
 

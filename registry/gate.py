@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Iterator
+from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from registry.records import STRICT, Check, Evaluation, Verdict
+from registry.records import METRICS, STRICT, Check, Evaluation, Interval, MeasureName, Verdict
 
 SMOKE = "-smoke"  # ends the name of a recipe that only shows that the chain runs, its gate open
 
@@ -25,7 +26,13 @@ class Gate(BaseModel):
     retention_low_min: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="least lower end of the 95 % interval of student/teacher score"
     )
+    retention_min_of: dict[MeasureName, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        {}, description="of an embedding model: {measure: least}, instead of the two limits above, for some measures"
+    )
     beat_floor: bool = Field(True, description="the student must beat the floor with its whole 95 % interval")
+    beat_floor_of: tuple[MeasureName, ...] | None = Field(
+        None, description="of an embedding model: the measures in which it must beat the floor; null: in all"
+    )
     bytes_ratio_min: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="least teacher bytes / student bytes"
     )
@@ -41,13 +48,15 @@ def judge(gate: Gate, evaluation: Evaluation) -> Verdict:
 
 
 def _checks(gate: Gate, seen: Evaluation) -> Iterator[Check]:
-    if gate.retention_min is not None:
+    if seen.measures:
+        yield from _of_measures(gate, seen)
+    elif gate.retention_min is not None:
         yield _at_least("retention", seen.retention.point, gate.retention_min, "the student's score over the teacher's")
-    if gate.retention_low_min is not None:
+    if gate.retention_low_min is not None and not seen.measures:
         text = "the lower end of the 95 % interval of the student's score over the teacher's"
         yield _at_least("retention_low", seen.retention.low, gate.retention_low_min, text)
-    if gate.beat_floor:
-        yield _beat_floor(seen)
+    if gate.beat_floor and not seen.measures:
+        yield _beat_floor("beat_floor", seen.win_over_floor, seen.examples)
     if gate.bytes_ratio_min is not None:
         text = f"teacher {seen.teacher.bytes / 1e6:.2f} MB over student {seen.student.bytes / 1e6:.2f} MB"
         yield _at_least("bytes_ratio", _ratio(seen.teacher.bytes, seen.student.bytes), gate.bytes_ratio_min, text)
@@ -72,15 +81,27 @@ def _at_least(name: str, value: float, limit: float, what: str) -> Check:
     )
 
 
-def _beat_floor(seen: Evaluation) -> Check:
-    won = seen.win_over_floor
+def _of_measures(gate: Gate, seen: Evaluation) -> Iterator[Check]:
+    """What is asked of the one score of a classifier, of each measure of an embedding model."""
+    for name, one in seen.measures.items():
+        what, own = f"the student's {METRICS[name]} over the teacher's", gate.retention_min_of.get(name)
+        if (least := gate.retention_min if own is None else own) is not None:
+            yield _at_least(f"retention_{name}", one.retention.point, least, what)
+        if gate.retention_low_min is not None and own is None:
+            text = f"the lower end of the 95 % interval of {what}"
+            yield _at_least(f"retention_low_{name}", one.retention.low, gate.retention_low_min, text)
+        if gate.beat_floor and (gate.beat_floor_of is None or name in gate.beat_floor_of):
+            yield _beat_floor(f"beat_floor_{name}", one.win_over_floor, seen.examples)
+
+
+def _beat_floor(name: str, won: Interval, examples: int) -> Check:
     if not all(math.isfinite(value) for value in (won.low, won.point, won.high)):
         why = "the student's win over the floor is not a finite number, which fails"
-        return Check(name="beat_floor", value=None, limit=0.0, passed=False, why=why)
+        return Check(name=name, value=None, limit=0.0, passed=False, why=why)
     passed = won.low > 0
     verb = "lies above" if passed else "is not wholly above"
     why = (
         f"student minus floor is {won.point:+.4f}, and its 95 % interval {won.low:+.4f} to {won.high:+.4f} {verb} zero"
-        f" on {seen.examples} examples"
+        f" on {examples} examples"
     )
-    return Check(name="beat_floor", value=won.low, limit=0.0, passed=passed, why=why)
+    return Check(name=name, value=won.low, limit=0.0, passed=passed, why=why)

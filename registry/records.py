@@ -70,16 +70,25 @@ class StageRecord(BaseModel):
     cached: bool = False
 
 
+Task = Literal["classify", "embed"]
 Metric = Literal["accuracy", "macro_f1", "mcc"]
-METRICS: dict[str, str] = {"accuracy": "accuracy", "macro_f1": "macro-F1", "mcc": "MCC"}  # as people write them
+MeasureName = Literal["overlap_at_10", "spearman", "probe_accuracy"]  # of embedding models
+METRICS: dict[str, str] = {  # as people write them
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "mcc": "MCC",
+    "overlap_at_10": "overlap@10",
+    "spearman": "rank correlation",
+    "probe_accuracy": "probe accuracy",
+}
 
 
 class ModelScore(BaseModel):
     """One model's measurements: quality on the test split, size, speed at one thread."""
 
     model_config = STRICT
-    accuracy: float
-    macro_f1: float
+    accuracy: float | None = None  # a classifier's; an embedding model has measures instead
+    macro_f1: float | None = None
     mcc: float | None = None  # not measured before it could be asked for
     bytes: int
     parameters: int | None
@@ -90,24 +99,44 @@ class ModelScore(BaseModel):
     peak_rss_mb: float | None
 
 
+class Measure(BaseModel):
+    """One quality of an embedding model: three scores, and the paired comparisons as an Evaluation has them."""
+
+    model_config = STRICT
+    teacher: float
+    student: float
+    floor: float
+    retention: Interval
+    lift_retained: Interval
+    win_over_floor: Interval
+
+
 class Evaluation(BaseModel):
-    """Teacher, student and honest floor on the same examples; retention and lift are ratios (1 = all kept)."""
+    """Teacher, student and honest floor on the same examples; retention and lift are ratios (1 = all kept).
+
+    Of an embedding model there are several measures; what stands outside of them is of the one that kept least.
+    """
 
     model_config = STRICT
     examples: int
-    metric: Metric = "accuracy"  # what retention, lift and win are of
+    task: Task = "classify"
+    metric: Metric | MeasureName = "accuracy"  # what retention, lift and win are of
+    measures: dict[MeasureName, Measure] = {}
     teacher: ModelScore
     student: ModelScore
     floor: ModelScore
     retention: Interval
     lift_retained: Interval
     win_over_floor: Interval
-    flips_to_wrong: int
-    flips_to_right: int
-    agreement: float
+    flips_to_wrong: int | None  # null where there are no labels to be right or wrong by
+    flips_to_right: int | None
+    agreement: float | None
 
     def scores(self) -> dict[str, float]:
         """Teacher's, student's and floor's score by the metric that this evaluation goes by."""
+        for name, one in self.measures.items():
+            if name == self.metric:
+                return {"teacher": one.teacher, "student": one.student, "floor": one.floor}
         models = {"teacher": self.teacher, "student": self.student, "floor": self.floor}
         return {role: float(getattr(model, self.metric)) for role, model in models.items()}
 

@@ -35,7 +35,9 @@ class DataConfig(BaseModel):
         default="csv", description="rated: id TAB mean rating TAB text, labelled by the rating's sign, zeros dropped."
     )
     text_column: str = Field(default="text", description="Column or key of the text (csv and jsonl).")
-    label_column: str = Field(default="label", description="Column or key of the label (csv and jsonl).")
+    label_column: str | None = Field(
+        default="label", description="Column or key of the label (csv and jsonl); null: none, for task embed."
+    )
     transfer: tuple[str, ...] = Field(default=(), description="Files of the same format whose texts go unlabelled.")
     max_length: int = Field(default=64, ge=4, le=512, description="Longest input of the models, in tokens.")
     limit: int | None = Field(default=None, ge=1, description="Use about so many rows of every file (smoke runs).")
@@ -93,10 +95,12 @@ def normalise(text: str) -> str:
 
 
 def labelled_rows(source: Path, config: DataConfig) -> tuple[list[Row], list[str]]:
-    """All labelled rows {id, text, label} and the label names in the order of their numbers."""
+    """All rows {id, text, label} and the label names in the order of their numbers; -1 and none without labels."""
     if config.format == "rated":
         rated = [row for row in _rated(source, config.file) if row["label"] != 0]
         rows, names = [{**row, "label": int(row["label"] > 0)} for row in rated], ["negative", "positive"]
+    elif config.label_column is None:
+        rows, names = [{**row, "label": -1} for row in _table(source, config.file, config, labelled=False)], []
     else:
         raw = list(_table(source, config.file, config, labelled=True))
         names = sorted({row["label"] for row in raw}, key=_label_order)
@@ -129,10 +133,12 @@ def split_rows(rows: list[Row], bounds: tuple[int, int]) -> dict[str, list[Row]]
 
 
 def check_splits(splits: dict[str, list[Row]], labels: list[str]) -> None:
-    """ShrinkError when a split is empty, has one class, or train lacks a label that exists."""
+    """ShrinkError when a split is empty or, where there are labels, has one class, or train lacks one that exists."""
     for name, rows in splits.items():
         if not rows:
             raise ShrinkError(f"The {name} split is empty: give more labelled rows or change split.")
+        if not labels:
+            continue
         present = {row["label"] for row in rows}
         if len(present) < 2:
             raise ShrinkError(f"The {name} split holds one class only ({labels[present.pop()]}): give rows of others.")
@@ -175,7 +181,9 @@ def _rated(source: Path, file: str) -> Iterator[Row]:
 
 def _table(source: Path, file: str, config: DataConfig, labelled: bool) -> Iterator[Row]:
     records = _csv_records if config.format == "csv" else _jsonl_records
-    columns = {"text_column": config.text_column} | ({"label_column": config.label_column} if labelled else {})
+    columns = {"text_column": config.text_column}
+    if labelled and config.label_column is not None:
+        columns["label_column"] = config.label_column
     if labelled and config.text_column == config.label_column:
         raise ShrinkError(f"label_column is {config.label_column!r} and so is text_column: name the one of the labels.")
     number = 0

@@ -40,6 +40,7 @@ class EvaluateConfig(BaseModel):
     reads: ClassVar[dict[str, str]] = {"teacher": "onnx", "student": "onnx", "floor": "floor", "data": "rows"}
     writes: ClassVar[tuple[str, str]] = ("evaluation", "evaluation")
     kind: Literal["evaluate"] = Field("evaluate", description="The stage's kind.")
+    task: Literal["classify"] = Field("classify", description="What the recipe's models are for.")
     split: Literal["test", "validation"] = Field("test", description="Rows to judge on; test is for the last word.")
     metric: Metric = Field("accuracy", description="What retention and the gate go by; macro_f1 or mcc where rare.")
     bootstrap: int = Field(2000, ge=100, description="Paired resamples behind every interval.")
@@ -122,9 +123,10 @@ def quality(result: Evaluation) -> dict[str, Any]:
 
 
 def write_golden(student: Path, path: Path) -> None:
-    """Sixteen made-up texts with the student's logits, one text a batch, for checks after delivery."""
-    logits = runtime.predict(student, GOLDEN, batch=1)
-    write_json(path, {"texts": list(GOLDEN), "logits": [[float(value) for value in row] for row in logits]})
+    """Sixteen made-up texts with the student's logits or embeddings, one text a batch, for checks after delivery."""
+    answers = runtime.predict(student, GOLDEN, batch=1)
+    name = runtime.OUTPUTS[runtime.task(student)]
+    write_json(path, {"texts": list(GOLDEN), name: [[float(value) for value in row] for row in answers]})
 
 
 def write_json(path: Path, value: Any) -> None:

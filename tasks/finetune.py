@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
-from registry.records import STRICT, ShrinkError
+from registry.records import STRICT, ShrinkError, Task
 from tasks import architectures
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class FinetuneConfig(BaseModel):
     kind: Literal["finetune"] = "finetune"
     reads: ClassVar[dict[str, str]] = {"teacher": "torch|source", "data": "rows"}
     writes: ClassVar[tuple[str, str]] = ("teacher", "torch")
+    tasks: ClassVar[tuple[Task, ...]] = ("classify",)
     keep_layers: int | None = Field(default=None, ge=1, description="Keep only the bottom layers (smoke runs).")
     tuned_layers: int = Field(default=3, ge=1, description="Layers tuned, counted from the top; the rest is frozen.")
     epochs: int = Field(default=2, ge=1, description="Passes over the train rows.")

@@ -31,6 +31,7 @@ class FloorConfig(BaseModel):
     reads: ClassVar[dict[str, str]] = {"data": "rows"}
     writes: ClassVar[tuple[str, str]] = ("floor", "floor")
     kind: Literal["floor"] = Field("floor", description="The stage's kind.")
+    task: Literal["classify"] = Field("classify", description="What the recipe's models are for.")
     ngrams: int = Field(2, ge=1, le=3, description="Longest run of words that is one feature.")
     min_df: int = Field(2, ge=1, description="Training texts a feature must occur in.")
     inverse_penalty: float = Field(4.0, gt=0, description="C of the logistic regression (larger = less penalty).")
@@ -125,17 +126,23 @@ def load(directory: Path) -> Weights:
 
 def score(floor: Weights, text: str) -> Floats:
     """Decision values [1] or [labels] of one text."""
+    weights, (places, entry) = floor[1], entries(floor, text)
+    value = weights["intercept"].astype(np.float64)
+    if len(places):
+        value = value + weights["coef"][:, places] @ entry
+    return np.asarray(value, dtype=np.float32)
+
+
+def entries(floor: Weights, text: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The features of a text [k] that the floor knows, and their TF-IDF values [k] at length 1."""
     vocabulary, weights, ngrams = floor
     words = WORD.findall(text.lower())
     runs = (" ".join(words[start : start + n]) for n in range(1, ngrams + 1) for start in range(len(words) - n + 1))
     counts = Counter(vocabulary[term] for term in runs if term in vocabulary)
-    value = weights["intercept"].astype(np.float64)
-    if counts:
-        places = np.fromiter(counts, dtype=np.int64)
-        times = np.array([1.0 + math.log(count) for count in counts.values()])
-        entry = times * weights["idf"][places]
-        value = value + weights["coef"][:, places] @ (entry / np.linalg.norm(entry))
-    return np.asarray(value, dtype=np.float32)
+    places = np.fromiter(counts, dtype=np.int64)
+    times = np.array([1.0 + math.log(count) for count in counts.values()])
+    entry = times * weights["idf"][places]
+    return places, entry / np.linalg.norm(entry) if counts else entry
 
 
 def scores(directory: Path, texts: Sequence[str]) -> Floats:

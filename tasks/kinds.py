@@ -11,9 +11,13 @@ from pydantic import BeforeValidator, Field, TypeAdapter
 
 from tasks.compare import CompareConfig
 from tasks.data import DataConfig
+from tasks.distill.embeddings import DistillEmbeddingsConfig
 from tasks.distill.logits import DistillLogitsConfig
 from tasks.distill.quantized import DistillQuantizedConfig
 from tasks.distill.relations import DistillRelationsConfig
+from tasks.embed.adopt import AdoptConfig
+from tasks.embed.evaluate import EmbedEvaluateConfig
+from tasks.embed.floor import EmbedFloorConfig
 from tasks.evaluate import EvaluateConfig
 from tasks.export.executorch import ExecutorchConfig
 from tasks.export.onnx import OnnxConfig
@@ -46,32 +50,42 @@ def as_logits(raw: Any) -> Any:
     return {"method": "logits"} | raw if isinstance(raw, dict) else raw
 
 
-DistillMethods = DistillLogitsConfig | DistillRelationsConfig | DistillQuantizedConfig
+def as_classify(raw: Any) -> Any:
+    """A floor or an evaluation that names no task is a classifier's."""
+    return {"task": "classify"} | raw if isinstance(raw, dict) else raw
+
+
+DistillMethods = DistillLogitsConfig | DistillRelationsConfig | DistillQuantizedConfig | DistillEmbeddingsConfig
 PruneZeros = PruneMagnitudeConfig | PruneWandaConfig | PruneGradualConfig | PruneMovementConfig
 PruneMethods = PruneStructuredConfig | PruneVocabularyConfig | PruneLowRankConfig | PruneZeros
 ExportMethods = OnnxConfig | PackedConfig | OpenvinoConfig | ExecutorchConfig
 QuantizeMethods = Int8DynamicConfig | Int8StaticConfig | Int4WeightOnlyConfig | SmoothConfig
-AnyChainConfig = FinetuneConfig | LabelConfig | DistillMethods | PruneMethods | ExportMethods | QuantizeMethods
-AnyStageConfig = AnyChainConfig | DataConfig | FloorConfig | CompareConfig | EvaluateConfig | ReloadConfig
+StartMethods = FinetuneConfig | AdoptConfig | LabelConfig
+AnyChainConfig = StartMethods | DistillMethods | PruneMethods | ExportMethods | QuantizeMethods
+FloorTasks = FloorConfig | EmbedFloorConfig
+EvaluateTasks = EvaluateConfig | EmbedEvaluateConfig
+AnyStageConfig = AnyChainConfig | DataConfig | FloorTasks | CompareConfig | EvaluateTasks | ReloadConfig
 
 DistillConfig = Annotated[Annotated[DistillMethods, Field(discriminator="method")], BeforeValidator(as_logits)]
 PruneConfig = Annotated[PruneMethods, Field(discriminator="method")]
 ExportConfig = Annotated[Annotated[ExportMethods, Field(discriminator="method")], BeforeValidator(as_onnx)]
 QuantizeConfig = Annotated[QuantizeMethods, Field(discriminator="method")]
+AnyFloor = Annotated[Annotated[FloorTasks, Field(discriminator="task")], BeforeValidator(as_classify)]
+AnyEvaluate = Annotated[Annotated[EvaluateTasks, Field(discriminator="task")], BeforeValidator(as_classify)]
 ChainStage = Annotated[
-    FinetuneConfig | LabelConfig | DistillConfig | ExportConfig | PruneConfig | QuantizeConfig,
+    StartMethods | DistillConfig | ExportConfig | PruneConfig | QuantizeConfig,
     Field(discriminator="kind"),
 ]
 EveryStage: TypeAdapter[AnyStageConfig] = TypeAdapter(
     Annotated[
-        ChainStage | DataConfig | FloorConfig | CompareConfig | EvaluateConfig | ReloadConfig,
-        Field(discriminator="kind"),
+        ChainStage | DataConfig | AnyFloor | CompareConfig | AnyEvaluate | ReloadConfig, Field(discriminator="kind")
     ]
 )
 
 ROOT = Path(__file__).parent.parent  # where `tasks` and `registry` lie
 USES_TORCH = {
     "finetune",
+    "adopt",
     "label",
     "distill",
     "prune",

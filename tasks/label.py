@@ -27,7 +27,10 @@ class LabelConfig(BaseModel):
 
 
 def run(inputs: dict[str, Path], config: LabelConfig, out: Path, seed: int) -> dict[str, Any]:
-    """Write logits.safetensors and hidden.safetensors; measured: rows and the labels' accuracy on train."""
+    """Write logits.safetensors and hidden.safetensors; measured: rows and the labels' accuracy on train.
+
+    An embedding teacher has no logits; its vectors of validation texts are kept too, to look at, not to learn from.
+    """
     from safetensors.torch import load_file, save_file
 
     from tasks import data, models, train
@@ -36,7 +39,8 @@ def run(inputs: dict[str, Path], config: LabelConfig, out: Path, seed: int) -> d
     if config.second_teacher and model.head.out_features != 2:
         raise ShrinkError("second_teacher works with two labels only: set it to 0.")
     floor = load_file(inputs["floor"] / "logits.safetensors") if config.second_teacher else {}
-    names = ("train", "transfer") if config.transfer else ("train",)
+    embed = not model.head.out_features
+    names = ("train", *(("transfer",) if config.transfer else ()), *(("validation",) if embed else ()))
     logits: dict[str, Tensor] = {}
     hidden: dict[str, Tensor] = {}
     measured: dict[str, Any] = {}
@@ -47,9 +51,10 @@ def run(inputs: dict[str, Path], config: LabelConfig, out: Path, seed: int) -> d
             answer = mix_margins(answer, _floor_values(floor, name, len(rows)), config.second_teacher)
         logits[name], hidden[name] = answer.contiguous(), pooled.half().contiguous()
         measured[f"{name}_rows"] = len(rows)
-        if name == "train":
+        if name == "train" and not embed:
             measured["train_accuracy"] = train.accuracy(answer, [row["label"] for row in rows])
-    save_file(logits, out / "logits.safetensors")
+    if not embed:
+        save_file(logits, out / "logits.safetensors")
     save_file(hidden, out / "hidden.safetensors")
     return measured
 

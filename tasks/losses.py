@@ -1,7 +1,10 @@
 """The losses of distillation and fine-tuning: pure functions of tensors, each a mean over the batch."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional
+
+NEVER = -1e4  # a logit whose probability is 0 in every float format
 
 
 def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -29,3 +32,18 @@ def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
     if not bool(known.any()):
         return logits.sum() * 0
     return functional.cross_entropy(logits[known], labels[known])
+
+
+def neighbour_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Divergence of the student's relations among the texts of a batch from the teacher's; a scalar.
+
+    student [b, d] and teacher [b, e] are vectors of length 1, whose widths may differ. A text's relations are the
+    softmax of its similarities to the others, divided by the temperature; a text's similarity to itself is left out.
+    (Fang et al. 2021, "SEED", equation 5, with the batch as the queue.)
+    """
+    itself = torch.eye(len(student), dtype=torch.bool)
+    log_student, log_teacher = (
+        functional.log_softmax((one @ one.T / temperature).masked_fill(itself, NEVER), dim=-1)
+        for one in (student, teacher)
+    )
+    return functional.kl_div(log_student, log_teacher, log_target=True, reduction="batchmean")

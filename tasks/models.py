@@ -1,7 +1,8 @@
 """Encoders with mean pooling and a linear head: load, save, run in parts, and cut smaller.
 
 A torch artifact is a folder: config.json and model.safetensors (the encoder, without pooler), tokenizer.json,
-head.safetensors (weight [C, d], bias [C]) and head.json. All cuts are exact: what stays computes what it did before.
+head.json and, unless it gives embeddings, head.safetensors (weight [C, d], bias [C]). All cuts are exact: what stays
+computes what it did before.
 """
 
 import json
@@ -15,26 +16,31 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from registry.records import STRICT, ShrinkError
+from registry.records import STRICT, ShrinkError, Task
 from tasks import anatomy, architectures, encoders, layout, pieces
 
 
 class Head(BaseModel):
-    """head.json: the label names in logit order, how tokens are pooled, and the longest input in tokens."""
+    """head.json: the label names in logit order (none: embeddings), how tokens are pooled, the longest input."""
 
     model_config = STRICT
+    task: Task = "classify"
     labels: tuple[str, ...]
     pooling: Literal["mean"] = "mean"
     max_length: int
 
 
 class Classifier(nn.Module):
-    """A BERT-like encoder (no pooler), the mean over its real tokens, dropout and one linear layer."""
+    """A BERT-like encoder (no pooler), the mean over its real tokens, dropout and one linear layer.
+
+    With 0 labels it is an embedding model: the layer is empty, and what comes out is the mean at length 1.
+    """
 
     def __init__(self, encoder: Any, labels: int) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = nn.Linear(int(encoder.config.hidden_size), labels)
+        width = int(encoder.config.hidden_size)
+        self.head = nn.Linear(width, labels) if labels else no_head(width)
         self.dropout = nn.Dropout(float(architectures.value(encoder.config.to_dict(), "hidden_dropout_prob")))
 
     @property
@@ -75,8 +81,17 @@ class Classifier(nn.Module):
         return logits
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Token ids and mask [b, t] to logits [b, C]."""
-        return self.classify(self.features(input_ids, attention_mask))
+        """Token ids and mask [b, t] to logits [b, C], or to embeddings [b, d] of length 1 where there are no labels."""
+        pooled = self.features(input_ids, attention_mask)
+        return self.classify(pooled) if self.head.out_features else nn.functional.normalize(pooled, dim=-1)
+
+
+def no_head(width: int) -> nn.Linear:
+    """A linear layer without outputs, which torch makes only with a warning."""
+    empty = nn.Linear(width, 1)
+    empty.weight, empty.bias = nn.Parameter(empty.weight[:0].detach()), nn.Parameter(empty.bias[:0].detach())
+    empty.out_features = 0
+    return empty
 
 
 def mean_pool(hidden: Tensor, attention_mask: Tensor) -> Tensor:
@@ -122,10 +137,11 @@ def load_tokenizer(directory: Path, max_length: int) -> Tokenizer:
 def load(directory: Path) -> tuple[Classifier, Tokenizer, Head]:
     """A torch artifact: the classifier in eval mode, its tokenizer and its head record."""
     if not (directory / "head.json").is_file():
-        raise ShrinkError("head.json is missing in the model folder: put a finetune stage before this one.")
+        raise ShrinkError("head.json is missing in the model folder: put a finetune or adopt stage before this one.")
     head = Head.model_validate(layout.read_json(directory / "head.json"))
     model = Classifier(load_encoder(directory), len(head.labels))
-    model.head.load_state_dict(load_file(directory / "head.safetensors"))
+    if head.labels:
+        model.head.load_state_dict(load_file(directory / "head.safetensors"))
     return model.eval(), load_tokenizer(directory, head.max_length), head
 
 
@@ -133,7 +149,8 @@ def save(directory: Path, model: Classifier, tokenizer: Tokenizer, head: Head) -
     """Write a torch artifact; the bytes depend on the model, tokenizer and head alone."""
     model.config.architectures = [type(model.encoder).__name__]
     model.config.save_pretrained(directory)
-    for state, name in ((encoders.joined(model.encoder), "model"), (model.head.state_dict(), "head")):
+    parts = [(encoders.joined(model.encoder), "model"), (model.head.state_dict(), "head")]
+    for state, name in parts if head.labels else parts[:1]:
         weights = {key: value.detach().contiguous() for key, value in state.items()}
         save_file(weights, directory / f"{name}.safetensors", metadata={"format": "pt"})
     _truncating(tokenizer, head.max_length).save(str(directory / "tokenizer.json"), pretty=False)

@@ -17,22 +17,21 @@ class ReloadConfig(BaseModel):
     reads: ClassVar[dict[str, str]] = {"model": "onnx", "golden": "evaluation"}
     writes: ClassVar[tuple[str, str]] = ("reload", "result")
     kind: Literal["reload"] = Field("reload", description="The stage's kind.")
-    tolerance: float = Field(1e-4, gt=0, description="Largest allowed difference of a logit from the golden one.")
+    tolerance: float = Field(1e-4, gt=0, description="Largest allowed difference of an output from its golden one.")
 
 
 def run(inputs: dict[str, Path], config: ReloadConfig, out: Path, seed: int) -> dict[str, Any]:
     """Recompute the golden texts with inputs["model"]; a difference above the tolerance raises RuntimeError."""
     from tasks import runtime
 
-    path = inputs["golden"]
-    golden = json.loads((path / "golden.json" if path.is_dir() else path).read_text(encoding="utf-8"))
-    expected = np.array(golden["logits"], dtype=np.float32)
-    answers = runtime.predict(inputs["model"], golden["texts"], batch=1)
+    texts, expected = runtime.golden(inputs["golden"])
+    answers = runtime.predict(inputs["model"], texts, batch=1)
+    name = runtime.OUTPUTS[runtime.task(inputs["model"])]
     if answers.shape != expected.shape:
-        raise RuntimeError(f"the reloaded model gives logits {answers.shape}, the golden ones are {expected.shape}")
+        raise RuntimeError(f"the reloaded model gives {name} {answers.shape}, the golden ones are {expected.shape}")
     worst = float(np.abs(answers - expected).max())
     if not worst <= config.tolerance:
-        raise RuntimeError(f"the reloaded model differs from its golden logits by {worst:.3g} > {config.tolerance:g}")
-    result = {"max_difference": worst, "texts": len(golden["texts"]), "tolerance": config.tolerance}
+        raise RuntimeError(f"the reloaded model differs from its golden {name} by {worst:.3g} > {config.tolerance:g}")
+    result = {"max_difference": worst, "texts": len(texts), "tolerance": config.tolerance}
     (out / "result.json").write_text(json.dumps(result, sort_keys=True, indent=1) + "\n", encoding="utf-8")
     return result

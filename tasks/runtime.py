@@ -9,6 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from registry.records import Task
+
+OUTPUTS: dict[Task, str] = {"classify": "logits", "embed": "sentence_embedding"}  # what a graph's output is called
+
 
 def session(directory: Path, threads: int = 1) -> Any:
     """An inference session on the CPU with this many threads and no spinning."""
@@ -24,9 +28,22 @@ def session(directory: Path, threads: int = 1) -> Any:
 
 
 def settings(directory: Path) -> dict[str, Any]:
-    """The artifact's config.json: labels and max_length."""
+    """The artifact's config.json: task, labels and max_length."""
     loaded: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     return loaded
+
+
+def task(directory: Path) -> Task:
+    """What the artifact is for; one from before there was a choice classifies."""
+    found: Task = settings(directory).get("task", "classify")
+    return found
+
+
+def golden(path: Path) -> tuple[list[str], NDArray[np.float32]]:
+    """The texts of an evaluation's golden.json and the logits or embeddings that they must give [texts, width]."""
+    held = json.loads((path / "golden.json" if path.is_dir() else path).read_text(encoding="utf-8"))
+    answers = next(held[name] for name in OUTPUTS.values() if name in held)
+    return list(held["texts"]), np.array(answers, dtype=np.float32)
 
 
 @lru_cache(maxsize=8)
@@ -65,12 +82,14 @@ def feeds(ids: Sequence[Sequence[int]]) -> dict[str, NDArray[np.int64]]:
 def predict(
     directory: Path, texts: Sequence[str], batch: int = 32, threads: int = 1, opened: Any = None
 ) -> NDArray[np.float32]:
-    """Logits [texts, labels] in the order of the texts; batches hold texts of like length."""
+    """Logits [texts, labels] or embeddings [texts, width] in the order of the texts; batches hold like lengths."""
     running = opened if opened is not None else session(directory, threads)
     ids = encode(directory, texts)
     order = sorted(range(len(ids)), key=lambda place: (len(ids[place]), place))
-    logits = np.zeros((len(ids), len(settings(directory)["labels"])), dtype=np.float32)
+    output = running.get_outputs()[0]
+    width = len(settings(directory)["labels"]) or int(output.shape[1])
+    answers = np.zeros((len(ids), width), dtype=np.float32)
     for start in range(0, len(order), batch):
         places = order[start : start + batch]
-        logits[places] = running.run(["logits"], feeds([ids[place] for place in places]))[0]
-    return logits
+        answers[places] = running.run([output.name], feeds([ids[place] for place in places]))[0]
+    return answers

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, Field
 
-from registry.records import STRICT, ShrinkError
+from registry.records import STRICT, ShrinkError, Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +25,7 @@ class LessonConfig(BaseModel):
 
     model_config = STRICT
     writes: ClassVar[tuple[str, str]] = ("student", "torch")
+    tasks: ClassVar[tuple[Task, ...]] = ("classify",)
     epochs: int = Field(default=2, ge=1, description="Passes over the train (and transfer) texts.")
     lr: float = Field(default=2e-4, gt=0, description="Highest learning rate.")
     batch_size: int = Field(default=32, ge=1, description="Texts in a step.")

@@ -26,7 +26,7 @@ class OnnxConfig(BaseModel):
     kind: Literal["export"] = Field("export", description="The stage's kind.")
     method: Literal["onnx"] = Field("onnx", description="The export format.")
     opset: int = Field(18, ge=18, le=22, description="ONNX operator set of the exported graph.")
-    tolerance: float = Field(1e-3, gt=0, description="Largest allowed difference of a logit between torch and ONNX.")
+    tolerance: float = Field(1e-3, gt=0, description="Largest allowed difference of an output between torch and ONNX.")
 
 
 def run(inputs: dict[str, Path], config: OnnxConfig, out: Path, seed: int) -> dict[str, Any]:
@@ -72,10 +72,14 @@ def example(model: Any, batch: int, length: int, generator: Any) -> tuple[Any, A
 
 
 def export(model: Any, opset: int) -> Any:
-    """The model as an ONNX proto with dynamic batch and length, inputs input_ids and attention_mask, output logits."""
+    """The model as an ONNX proto with dynamic batch and length, inputs input_ids and attention_mask, one output.
+
+    The output is `logits`, or `sentence_embedding` where the model has no labels.
+    """
     import torch
 
     from tasks import encoders
+    from tasks.runtime import OUTPUTS
 
     tokens, mask = example(model, 2, 16, torch.Generator().manual_seed(0))
     longest = encoders.positions(model.encoder)
@@ -87,7 +91,7 @@ def export(model: Any, opset: int) -> Any:
             model,
             (tokens, mask),
             input_names=["input_ids", "attention_mask"],
-            output_names=["logits"],
+            output_names=[OUTPUTS["classify" if model.head.out_features else "embed"]],
             dynamic_shapes=(axes, axes),
             opset_version=opset,
             dynamo=True,
@@ -137,12 +141,12 @@ def save(proto: Any, path: Path) -> None:
 
 
 def write_sidecars(source: Path, out: Path) -> None:
-    """Copy tokenizer.json and write config.json with the labels and the maximum length of head.json."""
+    """Copy tokenizer.json and write config.json with the task, labels and maximum length of head.json."""
     head = json.loads((source / "head.json").read_text(encoding="utf-8"))
     if not (source / "tokenizer.json").is_file():
         raise ShrinkError("model: the torch artifact has no tokenizer.json; save the fast tokenizer beside the weights")
     shutil.copyfile(source / "tokenizer.json", out / "tokenizer.json")
-    config = {"labels": head["labels"], "max_length": head["max_length"]}
+    config = {"task": head.get("task", "classify"), "labels": head["labels"], "max_length": head["max_length"]}
     (out / "config.json").write_text(json.dumps(config, sort_keys=True, indent=1) + "\n", encoding="utf-8")
 
 

@@ -2,7 +2,9 @@
 
 A neuron's or head's importance is the sum over examples of the squared gradient of the loss with respect to a mask
 of ones on it, the diagonal Fisher information (Michel, Levy and Neubig 2019; Kwon et al. 2022, "A fast post-training
-pruning framework for transformers"), taken on the whole model before any layer goes.
+pruning framework for transformers"), taken on the whole model before any layer goes. An embedding model has no loss to
+labels: there it is the squared gradient of a random projection of its embedding, in expectation the squared change of
+the embedding (after Hutchinson 1990).
 """
 
 from pathlib import Path
@@ -113,14 +115,17 @@ def importance(
     heads, width = heads_of(model), neurons_of(model)
     ffn_scores = [torch.zeros(width) for _ in model.layers]
     head_scores = [torch.zeros(heads) for _ in model.layers]
-    targets = torch.as_tensor(labels)
+    targets, generator = torch.as_tensor(labels), torch.Generator().manual_seed(0)
     batches = train.sorted_batches([len(sequence) for sequence in sequences], size)
     for number, rows in enumerate(batches):
         ffn_masks = [torch.ones(len(rows), 1, width, requires_grad=True) for _ in model.layers]
         head_masks = [torch.ones(len(rows), 1, heads, 1, requires_grad=True) for _ in model.layers]
         handles = _attach(model, ffn_masks, head_masks)
-        logits = model(*train.pad([sequences[row] for row in rows], train.pad_of(model)))
-        loss = functional.cross_entropy(logits, targets[rows], reduction="sum")
+        answer = model(*train.pad([sequences[row] for row in rows], train.pad_of(model)))
+        if model.head.out_features:
+            loss = functional.cross_entropy(answer, targets[rows], reduction="sum")
+        else:
+            loss = (answer * torch.randn(answer.shape, generator=generator)).sum()
         gradients = torch.autograd.grad(loss, [*ffn_masks, *head_masks])
         for handle in handles:
             handle.remove()

@@ -1,0 +1,57 @@
+"""The honest floor of an embedding recipe: TF-IDF vectors, compared by their cosine; no network, no labels.
+
+Words are weighted by the training and transfer texts. Stored as JSON and safetensors, read back without scikit-learn.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from registry.records import STRICT, ShrinkError
+from tasks import floor
+
+
+class EmbedFloorConfig(BaseModel):
+    """Settings of the TF-IDF vectors."""
+
+    model_config = STRICT
+    reads: ClassVar[dict[str, str]] = {"data": "rows"}
+    writes: ClassVar[tuple[str, str]] = ("floor", "floor")
+    kind: Literal["floor"] = Field("floor", description="The stage's kind.")
+    task: Literal["embed"] = Field("embed", description="What the recipe's models are for.")
+    ngrams: int = Field(2, ge=1, le=3, description="Longest run of words that is one feature.")
+    min_df: int = Field(2, ge=1, description="Texts a feature must occur in.")
+
+
+def run(inputs: dict[str, Path], config: EmbedFloorConfig, out: Path, seed: int) -> dict[str, Any]:
+    """Weigh the words of the training and transfer texts; measured: features and texts."""
+    from safetensors.numpy import save_file
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    rows = [row for name in ("train", "transfer") for row in floor.read_rows(inputs["data"] / f"{name}.jsonl")]
+    vectorizer = TfidfVectorizer(ngram_range=(1, config.ngrams), sublinear_tf=True, min_df=config.min_df)
+    try:
+        vectorizer.fit([str(row["text"]) for row in rows])
+    except ValueError as error:
+        raise ShrinkError(f"min_df: no word occurs in {config.min_df} texts; lower min_df or add rows") from error
+    terms = sorted(vectorizer.vocabulary_, key=vectorizer.vocabulary_.__getitem__)
+    about = json.dumps(config.model_dump(mode="json"), sort_keys=True, indent=1)
+    (out / "floor.json").write_text(about + "\n", encoding="utf-8")
+    (out / "vocabulary.json").write_text(json.dumps(terms, ensure_ascii=False) + "\n", encoding="utf-8")
+    save_file({"idf": np.ascontiguousarray(vectorizer.idf_, dtype=np.float32)}, out / "weights.safetensors")
+    return {"features": len(terms), "texts": len(rows)}
+
+
+def vectors(weights: floor.Weights, texts: Sequence[str]) -> Any:
+    """The texts' TF-IDF vectors at length 1 as a sparse matrix [texts, features]; one of no known word is all 0."""
+    from scipy.sparse import csr_matrix
+
+    entries = [floor.entries(weights, text) for text in texts]
+    ends = np.cumsum([0, *(len(places) for places, _ in entries)])
+    columns = np.concatenate([np.empty(0, dtype=np.int64), *(places for places, _ in entries)])
+    values = np.concatenate([np.empty(0), *(found for _, found in entries)])
+    return csr_matrix((values, columns, ends), shape=(len(texts), len(weights[0])))
