@@ -1,5 +1,6 @@
 """The commands on registered models: `shrink show | why | predict | bundle`."""
 
+import itertools
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -74,10 +75,10 @@ def predict(
     texts: Annotated[list[str], typer.Argument(help="sentences, each quoted")],
     as_json: Json = False,
 ) -> None:
-    """Predict with a registered version, fetched and verified."""
+    """Predict with a registered version, fetched and verified; of an embedding model: which texts are alike."""
     for number, text in enumerate(texts, start=1):
         if not has_text(text):
-            raise ShrinkError(f"text {number} is {text!r}; give some words to classify.")
+            raise ShrinkError(f"text {number} is {text!r}; give some words.")
         if not is_unicode(text):
             raise ShrinkError(f"text {number} is {text!r} but no UTF-8; convert it.")
     connected()
@@ -85,7 +86,24 @@ def predict(
     from flows.outcome import predictions
 
     found = predictions(model, texts, settings().home)
-    say(found, as_json, "\n".join(f"{one['label']:10} {one['score']:.3f}  {one['text']}" for one in found))
+    say(found, as_json, "\n".join(similar(found) if "embedding" in found[0] else map(labelled, found)))
+
+
+def labelled(one: dict[str, Any]) -> str:
+    """A classified text as a line."""
+    return f"{one['label']:10} {one['score']:.3f}  {one['text']}"
+
+
+def similar(found: list[dict[str, Any]]) -> list[str]:
+    """The cosine similarity of every two texts, the most alike first; of one text alone the width of its vector."""
+    if len(found) == 1:
+        width = len(found[0]["embedding"])
+        return [f"a vector of {width} numbers (--json prints it); give more texts to see how alike they are"]
+    pairs = [
+        (sum(a * b for a, b in zip(one["embedding"], other["embedding"], strict=True)), one["text"], other["text"])
+        for one, other in itertools.combinations(found, 2)
+    ]
+    return [f"{alike:6.3f}  {one}  ·  {other}" for alike, one, other in sorted(pairs, key=lambda pair: -pair[0])]
 
 
 def bundle(

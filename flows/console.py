@@ -21,7 +21,12 @@ from registry.gate import is_smoke
 from registry.records import METRICS
 
 PLAIN_SECONDS = 15.0  # between two progress lines where there is no terminal
-SCORES = {"validation_accuracy": "accuracy", "accuracy": "accuracy", "agreement": "agreement"}
+SCORES = {
+    "validation_accuracy": "accuracy",
+    "validation_overlap": "overlap",
+    "accuracy": "accuracy",
+    "agreement": "agreement",
+}
 MODELS = ("teacher", "student", "floor")
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -170,6 +175,11 @@ def comparison(evaluation: dict[str, Any]) -> Table:
     """Teacher, student and floor side by side."""
     table = Table("", *MODELS)
     rows = [("accuracy", 1, ".3f"), ("macro_f1", 1, ".3f"), ("bytes", 1e6, ".3f"), ("p50_ms", 1, ".2f")]
+    measures: dict[str, dict[str, Any]] = evaluation.get("measures") or {}
+    for name, one in measures.items():
+        table.add_row(METRICS[name], *(f"{one[who]:.3f}" for who in MODELS))
+    if measures:
+        rows = rows[2:]
     if evaluation.get("metric") == "mcc":
         rows.insert(2, ("mcc", 1, ".3f"))
     names = {
@@ -223,7 +233,8 @@ def summary(journal: dict[str, Any], facts: dict[str, Any], services: Any, count
     tell("\n".join(say))
     console.print(comparison(journal["evaluation"]))
     console.print("\n".join(links(name, str(version), directory, services)), markup=False, soft_wrap=True)
-    console.print("\n".join(next_steps(name, str(version), journal["verdict"]["passed"])), markup=False, soft_wrap=True)
+    steps = next_steps(name, str(version), journal["verdict"]["passed"], journal["evaluation"]["task"])
+    console.print("\n".join(steps), markup=False, soft_wrap=True)
 
 
 def links(name: str, version: str, directory: str, services: Any) -> list[str]:
@@ -239,14 +250,16 @@ def links(name: str, version: str, directory: str, services: Any) -> list[str]:
     ]
 
 
-def next_steps(name: str, version: str, passed: bool) -> list[str]:
+def next_steps(name: str, version: str, passed: bool, task: str = "classify") -> list[str]:
     """What to type next."""
     from flows.recipe_file import shipped
 
     shrink = "shrink" if shutil.which("shrink") else sys.argv[0]
-    steps = [f"{shrink} why {name}@{version}"]
+    steps, texts = [f"{shrink} why {name}@{version}"], '"a touching, funny film"'
+    if task == "embed":
+        texts += ' "it made me laugh and cry"'
     if passed:
-        steps = [f'{shrink} predict {name}@champion "a touching, funny film"', f"{shrink} why {name}@champion"]
+        steps = [f"{shrink} predict {name}@champion {texts}", f"{shrink} why {name}@champion"]
     if name in shipped():
         steps.append(f"{shrink} init mine --data reviews.csv --model ./my-bert   (your own data and model)")
     steps.append(f"{shrink} down   (stops the servers)")

@@ -6,7 +6,6 @@ old one serving, or, just after a start, brings the alias `previous` back; /heal
 with the version they began with.
 """
 
-import json
 import logging
 import socket
 import threading
@@ -25,7 +24,7 @@ from flows.outcome import by_ledger
 from flows.servers import client
 from flows.settings import settings
 from registry import promotion, versions
-from registry.records import STRICT, ShrinkError
+from registry.records import STRICT, ShrinkError, Task
 from tasks import runtime
 
 log = logging.getLogger("flows.deploy")
@@ -33,7 +32,8 @@ log = logging.getLogger("flows.deploy")
 MAX_TEXTS = 128
 MAX_CHARACTERS = 10_000
 MAX_BYTES = 1 << 20
-TOLERANCE = 1e-4  # of a golden logit; as in tasks/reload.py
+TOLERANCE = 1e-4  # of a golden output; as in tasks/reload.py
+PATHS: dict[Task, str] = {"classify": "/predict", "embed": "/embed"}
 RETRY_SECONDS = 600.0  # after which a refused version is tried again: what was amiss may have been its transport
 
 
@@ -42,12 +42,12 @@ class Unfit(RuntimeError):
 
 
 class Question(BaseModel):
-    """The body of /predict."""
+    """The body of /predict and of /embed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     texts: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)]],
-        Field(min_length=1, max_length=MAX_TEXTS, description="texts to classify"),
+        Field(min_length=1, max_length=MAX_TEXTS, description="texts to answer"),
     ]
 
 
@@ -57,6 +57,7 @@ class Loaded(BaseModel):
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
     version: str
     directory: Path
+    task: Task
     labels: tuple[str, ...]
     session: Any
 
@@ -116,7 +117,7 @@ def serve(
         log_level="warning",
         access_log=False,
     )
-    log.info("%s@%s on http://%s:%d: POST /predict, GET /healthz; Ctrl-C ends it", name, alias, host, port)
+    log.info("%s@%s on http://%s:%d: POST /predict or /embed, GET /healthz; Ctrl-C ends it", name, alias, host, port)
     threading.Thread(target=follow, name="follow", daemon=True).start()
     try:
         uvicorn.Server(config).run(sockets=[holder])
@@ -197,16 +198,16 @@ def load(registry: Any, name: str, version: str, cache: Path, threads: int = 1) 
 def opened(model: Path, golden: Path, version: str, threads: int = 1) -> Loaded:
     """Open a model's directory and compare its answers with the golden ones; raises Unfit when they differ."""
     session = runtime.session(model, threads)
-    known = json.loads(golden.read_text(encoding="utf-8"))
-    expected = np.array(known["logits"], dtype=np.float32)
-    answers = runtime.predict(model, known["texts"], batch=1, opened=session)
+    texts, expected = runtime.golden(golden)
+    task = runtime.task(model)
+    answers, name = runtime.predict(model, texts, batch=1, opened=session), runtime.OUTPUTS[task]
     if not len(expected) or answers.shape != expected.shape:
-        raise Unfit(f"its logits have the shape {answers.shape}, the golden ones {expected.shape}")
+        raise Unfit(f"its {name} has the shape {answers.shape}, the golden one {expected.shape}")
     worst = float(np.abs(answers - expected).max())
     if not worst <= TOLERANCE:
-        raise Unfit(f"it differs from its golden logits by {worst:.3g}, allowed is {TOLERANCE:g}")
+        raise Unfit(f"it differs from its golden {name} by {worst:.3g}, allowed is {TOLERANCE:g}")
     labels = tuple(runtime.settings(model)["labels"])
-    return Loaded(version=version, directory=model, labels=labels, session=session)
+    return Loaded(version=version, directory=model, task=task, labels=labels, session=session)
 
 
 def answer(loaded: Loaded, texts: Sequence[str], threads: int = 1) -> list[dict[str, Any]]:
@@ -225,6 +226,14 @@ def answer(loaded: Loaded, texts: Sequence[str], threads: int = 1) -> list[dict[
     ]
 
 
+def embedded(loaded: Loaded, texts: Sequence[str], threads: int = 1) -> list[list[float]]:
+    """For each text its vector of length 1."""
+    vectors: list[list[float]] = runtime.predict(
+        loaded.directory, texts, threads=threads, opened=loaded.session
+    ).tolist()
+    return vectors
+
+
 def application(slot: Slot, threads: int = 1) -> FastAPI:
     """The HTTP application over a slot."""
     app = FastAPI(title="shrink", docs_url=None, redoc_url=None, openapi_url=None)
@@ -237,6 +246,7 @@ def application(slot: Slot, threads: int = 1) -> FastAPI:
             "model": slot.name,
             "alias": slot.alias,
             "version": None if serving is None else serving.version,
+            "task": None if serving is None else serving.task,
             "refused": None if slot.refused is None else slot.refused.model_dump(),
             "trouble": slot.trouble,
         }
@@ -245,13 +255,28 @@ def application(slot: Slot, threads: int = 1) -> FastAPI:
     @app.post("/predict")
     async def predict(request: Request) -> JSONResponse:
         question = read(await body_of(request))
-        serving = slot.serving
-        if serving is None:
-            raise HTTPException(503, "no version is loaded yet; /healthz says why")
+        serving = ready(slot, "classify")
         found = await run_in_threadpool(answer, serving, question.texts, threads)
         return JSONResponse({"model": slot.name, "version": serving.version, "predictions": found})
 
+    @app.post("/embed")
+    async def embed(request: Request) -> JSONResponse:
+        question = read(await body_of(request))
+        serving = ready(slot, "embed")
+        found = await run_in_threadpool(embedded, serving, question.texts, threads)
+        return JSONResponse({"model": slot.name, "version": serving.version, "embeddings": found})
+
     return app
+
+
+def ready(slot: Slot, task: Task) -> Loaded:
+    """What is served now, if it is for this task; 503 while nothing is, 404 where it is for another."""
+    serving = slot.serving
+    if serving is None:
+        raise HTTPException(503, "no version is loaded yet; /healthz says why")
+    if serving.task != task:
+        raise HTTPException(404, f"{slot.name} is for task {serving.task}: ask {PATHS[serving.task]} instead")
+    return serving
 
 
 async def body_of(request: Request) -> bytes:

@@ -122,7 +122,7 @@ def data_config(file: Path, columns: tuple[str, str]) -> DataConfig:
     return DataConfig.model_validate({**content, "text_column": columns[0], "label_column": columns[1]})
 
 
-def facts_of(config: DataConfig) -> dict[str, str]:
+def facts_of(config: DataConfig) -> dict[str, str | None]:
     """The template's data fields."""
     return {
         "data_file": config.file,
@@ -188,6 +188,6 @@ def path_from(path: Path, folder: Path) -> str:
     return whole.relative_to(base).as_posix() if whole.is_relative_to(base) else whole.as_posix()
 
 
-def quoted(value: str) -> str:
-    """A string as YAML reads it back, whatever it holds."""
+def quoted(value: str | None) -> str:
+    """A string as YAML reads it back, whatever it holds, or null."""
     return json.dumps(value, ensure_ascii=False)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from flows.units import percent, size
+from registry.records import METRICS
 
 ENDED = ("passed", "rejected")  # a rejected student is a finished run
 TIER_TEXT = {
@@ -81,6 +82,12 @@ def _limits_quality(facts: dict[str, Any]) -> list[str]:
         f"Quality rests on {evaluation['examples']:,} test examples: retention lies between {percent(kept['low'])} and "
         f"{percent(kept['high'])} with 95 % confidence, on this task and data alone."
     )
+    if evaluation["measures"]:
+        lines.append(
+            f"Of {len(evaluation['measures'])} measures of the embeddings, retention is the one of "
+            f"{METRICS[evaluation['metric']]}, which kept least. Neighbours and ranks are compared with the teacher's, "
+            "not with what people find alike; the texts that a query is compared with stay the same in every resample."
+        )
     if won["low"] <= 0.0:
         lines.append("The student is not shown to be better than the simple floor: its interval includes 0.")
     if evaluation["flips_to_wrong"]:

@@ -236,14 +236,16 @@ def describe(model: str) -> dict[str, Any]:
 
 
 def predictions(model: str, texts: list[str], home: Path) -> list[dict[str, Any]]:
-    """Label and probability of each text by a registered version."""
+    """Label and probability of each text by a registered version; of an embedding model each text's embedding."""
     from tasks import runtime
 
     _, directory = fetched(model, home)
     model_directory = directory / "model"
-    labels = runtime.settings(model_directory)["labels"]
-    found = []
-    for text, row in zip(texts, runtime.predict(model_directory, texts).tolist(), strict=True):
+    labels, rows = runtime.settings(model_directory)["labels"], runtime.predict(model_directory, texts).tolist()
+    if runtime.task(model_directory) == "embed":
+        return [{"text": text, "embedding": row} for text, row in zip(texts, rows, strict=True)]
+    found: list[dict[str, Any]] = []
+    for text, row in zip(texts, rows, strict=True):
         weights = [math.exp(value - max(row)) for value in row]
         best = max(range(len(row)), key=row.__getitem__)
         found.append({"text": text, "label": labels[best], "score": weights[best] / sum(weights)})

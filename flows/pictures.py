@@ -7,7 +7,12 @@ from flows.obtain import Workshop
 from registry.gate import is_smoke
 from registry.records import Evaluation, StageRecord, Verdict
 
-SCORES = ("validation_accuracy", "agreement", "max_difference")  # what a stage measured, the first it has
+SCORES = (
+    "validation_accuracy",
+    "validation_overlap",
+    "agreement",
+    "max_difference",
+)  # what a stage measured, the first it has
 
 
 def rename(flow_run_id: str | None, recipe: str, run_id: str) -> None:
@@ -35,7 +40,9 @@ def publish(shop: Workshop, name: str, evaluation: Evaluation, verdict: Verdict)
 
 def stage_row(record: StageRecord) -> dict[str, Any]:
     """One line of the stages' table."""
-    score = next((f"{name} {record.measured[name]:.4g}" for name in SCORES if name in record.measured), "–")
+    score = next(
+        (f"{name} {record.measured[name]:.4g}" for name in SCORES if record.measured.get(name) is not None), "–"
+    )
     kwh = record.footprint.kwh
     return {
         "stage": units.stage_name(record.kind, record.method, record.role),
@@ -50,12 +57,12 @@ def stage_row(record: StageRecord) -> dict[str, Any]:
 
 def comparison_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
     """Teacher, student and floor side by side."""
-    fields = ("accuracy", "macro_f1", "mcc", "bytes", "p50_ms", "p95_ms", "throughput", "peak_rss_mb")
+    own = () if evaluation.measures else ("accuracy", "macro_f1", "mcc")
+    fields = (*own, "bytes", "p50_ms", "p95_ms", "throughput", "peak_rss_mb")
     models = {"teacher": evaluation.teacher, "student": evaluation.student, "floor": evaluation.floor}
-    return [
-        {"line": name, **{who: getattr(score, name) for who, score in models.items()}, "limit": "", "passed": ""}
-        for name in fields
-    ]
+    rows = {name: one.model_dump(include=set(models)) for name, one in evaluation.measures.items()}
+    rows |= {name: {who: getattr(score, name) for who, score in models.items()} for name in fields}
+    return [{"line": name, **values, "limit": "", "passed": ""} for name, values in rows.items()]
 
 
 def verdict_rows(verdict: Verdict) -> list[dict[str, Any]]:

@@ -12,7 +12,10 @@ from registry.records import ShrinkError
 from tasks import architectures, data, extras, layout, pieces
 from tasks.distill.quantized import DistillQuantizedConfig
 from tasks.distill.relations import DistillRelationsConfig
+from tasks.embed import adopt
+from tasks.embed.adopt import AdoptConfig
 from tasks.finetune import FinetuneConfig
+from tasks.floor import FloorConfig
 from tasks.label import LabelConfig
 from tasks.prune.low_rank import PruneLowRankConfig
 from tasks.prune.structured import PruneStructuredConfig
@@ -48,7 +51,9 @@ def check_extras(recipe: Recipe) -> None:
 
 
 def check_folds(recipe: Recipe, train: list[dict[str, Any]], labels: list[str]) -> None:
-    """Every fold of the floor needs a train row of every label."""
+    """Every fold of the floor needs a train row of every label; vectors need none."""
+    if not isinstance(recipe.floor, FloorConfig):
+        return
     counts = Counter(row["label"] for row in train)
     number, least = min(counts.items(), key=lambda item: item[1])
     if least < recipe.floor.folds:
@@ -97,6 +102,9 @@ def check_stages(recipe: Recipe, model: layout.Layout, labels: list[str]) -> Non
         if (use := architectures.USES.get(f"{stage.kind}/{getattr(stage, 'method', '')}")) is not None:
             architectures.check_use(kind, use, where)
         match stage:
+            case AdoptConfig():
+                adopt.check_pooling(model.folder)
+                taught = layers = limited(where, "keep_layers", stage.keep_layers or layers, layers)
             case FinetuneConfig():
                 taught = layers = limited(where, "keep_layers", stage.keep_layers or layers, layers)
                 if kind == "albert" and stage.tuned_layers < layers:

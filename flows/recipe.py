@@ -4,21 +4,33 @@ import difflib
 import math
 import reprlib
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from flows import recipe_file
 from registry.gate import SMOKE, Gate
-from registry.records import STRICT, ShrinkError, sha256_json
+from registry.records import STRICT, MeasureName, ShrinkError, Task, sha256_json
 from tasks.data import DataConfig
+from tasks.distill.embeddings import DistillEmbeddingsConfig
 from tasks.distill.logits import DistillLogitsConfig
 from tasks.distill.quantized import DistillQuantizedConfig, TargetMethods
 from tasks.distill.relations import DistillRelationsConfig
+from tasks.embed.adopt import AdoptConfig
 from tasks.evaluate import EvaluateConfig
 from tasks.finetune import FinetuneConfig
 from tasks.floor import FloorConfig
-from tasks.kinds import AnyChainConfig, ChainStage, PruneZeros, methods
+from tasks.kinds import (
+    AnyChainConfig,
+    AnyEvaluate,
+    AnyFloor,
+    ChainStage,
+    EvaluateTasks,
+    FloorTasks,
+    PruneZeros,
+    methods,
+)
+from tasks.label import LabelConfig
 from tasks.prune.dynamic import DynamicConfig
 from tasks.prune.structured import PruneStructuredConfig
 from tasks.prune.wanda import PruneWandaConfig
@@ -28,6 +40,11 @@ from tasks.quantize.smooth import SmoothConfig
 SHORT = reprlib.Repr()  # a repr that stays short whatever is nested
 SHORT.maxstring = 80
 LOCAL = ("dir", "file")  # schemes of sources that are paths
+INSTEAD: dict[Task, str] = {
+    "embed": "adopt makes the teacher, distill/embeddings teaches.",
+    "classify": "finetune makes the teacher, distill/logits teaches.",
+}
+PARTS: dict[str, tuple[type[BaseModel], ...]] = {"floor": get_args(FloorTasks), "evaluate": get_args(EvaluateTasks)}
 
 
 class Source(BaseModel):
@@ -48,15 +65,24 @@ class Recipe(BaseModel):
 
     model_config = STRICT
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,55}$", description="also the registered model's name")
-    task: Literal["classify"] = Field(default="classify", description="what the model is for")
+    task: Task = Field(default="classify", description="what the model is for")
     seed: int = Field(default=0, ge=0, lt=2**32, description="of every random choice")
     teacher: Source
     data_source: Source
     data: DataConfig
-    floor: FloorConfig = FloorConfig()
+    floor: AnyFloor = FloorConfig()
     stages: tuple[ChainStage, ...] = Field(min_length=1, description="in the order they run")
-    evaluate: EvaluateConfig = EvaluateConfig()
+    evaluate: AnyEvaluate = EvaluateConfig()
     gate: Gate = Gate()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _for_its_task(cls, raw: Any) -> Any:
+        """Floor and evaluation are those of the recipe's task where they do not say so themselves."""
+        if not isinstance(raw, dict) or raw.get("task") != "embed":
+            return raw
+        own = {part: raw.get(part, {}) for part in ("floor", "evaluate")}
+        return raw | {part: {"task": "embed"} | one if isinstance(one, dict) else one for part, one in own.items()}
 
     @property
     def digest(self) -> str:
@@ -102,6 +128,7 @@ def parse(raw: Any, origin: str) -> Recipe:
     endless = not_finite(recipe.model_dump())
     if endless is not None:
         raise ShrinkError(f"recipe '{origin}': '{endless}' is not a finite number; give one.")
+    check_task(recipe)
     check_order(recipe)
     return recipe
 
@@ -173,11 +200,42 @@ def part_of(loc: tuple[int | str, ...]) -> type[BaseModel]:
             }
             if tags and (tags <= own):
                 return config
+    elif loc and loc[0] in PARTS:
+        return next(one for one in PARTS[str(loc[0])] if one.model_fields["task"].default == loc[1])
     elif loc:
         found = Recipe.model_fields[str(loc[0])].annotation
         if isinstance(found, type) and issubclass(found, BaseModel):
             return found
     return Recipe
+
+
+def check_task(recipe: Recipe) -> None:
+    """Refuse stages, floor, evaluation, data and gate of another task than the recipe's."""
+    said, task = f"recipe '{recipe.name}'", recipe.task
+    for number, stage in enumerate(recipe.stages, start=1):
+        name = f"{stage.kind}/{getattr(stage, 'method', None) or '-'}".removesuffix("/-")
+        fitting: tuple[Task, ...] = getattr(stage, "tasks", get_args(Task))
+        if task not in fitting:
+            raise ShrinkError(f"{said}: stage {number} ({name}) is for task {fitting[0]}, not {task}: {INSTEAD[task]}")
+        if task == "embed" and isinstance(stage, LabelConfig) and stage.second_teacher:
+            raise ShrinkError(f"{said}: stage {number} (label) has a second_teacher, which needs labels: set it to 0.")
+    for part in ("floor", "evaluate"):
+        if (other := getattr(recipe, part).task) != task:
+            raise ShrinkError(f"{said}: {part}.task is {other} but the recipe's is {task}: leave it out.")
+    if task == "classify" and recipe.data.label_column is None:
+        raise ShrinkError(f"{said}: data.label_column is null but a classifier needs labels: name the column.")
+    for field in ("retention_min_of", "beat_floor_of"):
+        if unknown := sorted(set(getattr(recipe.gate, field) or ()) - set(measures_of(recipe))):
+            known = ", ".join(measures_of(recipe)) or "none, the task has one score alone"
+            raise ShrinkError(f"{said}: gate.{field} names {unknown[0]}, which is not measured; known are: {known}.")
+
+
+def measures_of(recipe: Recipe) -> tuple[str, ...]:
+    """The measures that the recipe's evaluation takes: of embeddings several, the probe's where there are labels."""
+    if recipe.task == "classify":
+        return ()
+    labelled = recipe.data.format == "rated" or recipe.data.label_column is not None
+    return tuple(name for name in get_args(MeasureName) if labelled or name != "probe_accuracy")
 
 
 def check_order(recipe: Recipe) -> None:
@@ -193,7 +251,7 @@ def check_order(recipe: Recipe) -> None:
                     f"recipe '{recipe.name}': stage {number} ({name}) needs {role} as {wanted}, but it is "
                     f"{held.get(role) or 'not made yet'} there; move the stage or add the one that makes it."
                 )
-        if shaped and isinstance(stage, FinetuneConfig):
+        if shaped and isinstance(stage, FinetuneConfig | AdoptConfig):
             raise ShrinkError(
                 f"recipe '{recipe.name}': stage {number} ({name}) makes the teacher anew and would discard what "
                 f"{shaped} made; put it before that one."
@@ -277,7 +335,9 @@ def smoke(recipe: Recipe, layers: int = 2) -> Recipe:
                 stage = stage.model_copy(update={"layers": tuple(range(count))})
             case PruneWandaConfig() | Int8StaticConfig() | SmoothConfig():
                 stage = stage.model_copy(update={"calibration_rows": min(stage.calibration_rows, 64)})
-            case DistillLogitsConfig() | DistillQuantizedConfig() | DynamicConfig():
+            case AdoptConfig():
+                stage = stage.model_copy(update={"keep_layers": count})
+            case DistillLogitsConfig() | DistillQuantizedConfig() | DistillEmbeddingsConfig() | DynamicConfig():
                 stage = stage.model_copy(update={"epochs": 1})
             case DistillRelationsConfig():
                 stage = stage.model_copy(update={"epochs": 1, "teacher_layer": None})
@@ -288,7 +348,7 @@ def smoke(recipe: Recipe, layers: int = 2) -> Recipe:
             "name": f"{recipe.name}{SMOKE}",
             "stages": tuple(stages),
             "data": data,
-            "floor": recipe.floor.model_copy(update={"folds": 2}),
+            "floor": recipe.floor.model_copy(update={"folds": 2} if isinstance(recipe.floor, FloorConfig) else {}),
             "gate": Gate(beat_floor=False, bytes_ratio_min=1.0),
         }
     )

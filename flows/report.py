@@ -206,11 +206,14 @@ def _comparison(evaluation: Evaluation | None) -> list[dict[str, Any]]:
     scores = evaluation.model_dump()
     charts = []
     chosen = (evaluation.metric, f"{METRICS[evaluation.metric]} on the test split", "longer is better", units.number)
-    for field, label, sense, write in COMPARED if evaluation.metric == "accuracy" else (chosen, *COMPARED):
-        top = 1.0 if field in METRICS else max(scores[name][field] for name in MODELS)
+    own = [(name, f"{METRICS[name]} on held-out texts", *chosen[2:]) for name in evaluation.measures]
+    classified = COMPARED if evaluation.metric == "accuracy" else (chosen, *COMPARED)
+    for field, label, sense, write in (*own, *COMPARED[1:]) if own else classified:
+        values = scores["measures"].get(field) or {name: scores[name][field] for name in MODELS}
+        top = 1.0 if field in METRICS else max(values[name] for name in MODELS)
         bars = []
         for name in MODELS:
-            value = scores[name][field]
+            value = values[name]
             bar = {
                 "name": name,
                 "value": value,

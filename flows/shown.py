@@ -30,7 +30,9 @@ def shown(
         "retention": evaluation.retention.model_dump(),
         "lift_retained": evaluation.lift_retained.model_dump(),
         "accuracy": {"teacher": teacher.accuracy, "student": student.accuracy, "floor": floor.accuracy},
+        "task": evaluation.task,
         "metric": evaluation.metric,
+        "measures": {name: one.model_dump() for name, one in evaluation.measures.items()},
         "score": evaluation.scores(),
         "bytes": {
             "teacher": teacher.bytes,
@@ -124,19 +126,23 @@ def page(facts: dict[str, Any]) -> list[str]:
 def figures(facts: dict[str, Any]) -> list[str]:
     """Teacher, student and floor side by side."""
     size, speed = facts["bytes"], facts["latency_ms"]
+    measures: dict[str, dict[str, Any]] = facts.get("measures") or {}
+    own = [(METRICS[name], one, units.number, None) for name, one in measures.items()]
     rows: list[tuple[str, dict[str, Any], Any, float | None]] = [
-        ("accuracy", facts["accuracy"], screen.share, None),
+        *(own or [("accuracy", facts["accuracy"], screen.share, None)]),
         ("size on disk", size, units.size, size["ratio"]),
         ("p50, batch 1", speed, units.milliseconds, speed["ratio"]),
         ("parameters", facts["parameters"], units.count, units.ratio(*map(facts["parameters"].get, screen.MODELS[:2]))),
     ]
-    if (metric := facts.get("metric", "accuracy")) != "accuracy":
+    if not own and (metric := facts.get("metric", "accuracy")) != "accuracy":
         rows.insert(1, (METRICS[metric], facts["score"], units.number, None))
     words = {"size on disk": "smaller", "p50, batch 1": "faster", "parameters": "fewer"}
-    lines = [f"{'':14}" + "".join(f"{name:>14}" for name in screen.MODELS)]
+    wide = max(14, *(len(row[0]) + 1 for row in rows))
+    lines = [f"{'':{wide}}" + "".join(f"{name:>14}" for name in screen.MODELS)]
     for name, values, write, times in rows:
         gained = f"   {units.number(times)}× {words[name]}" if times else ""
-        lines.append(f"{name:14}" + "".join(f"{write(values.get(who)):>14}" for who in screen.MODELS) + gained)
+        gained = f"   keeps {screen.interval(values['retention'])}" if "retention" in values else gained
+        lines.append(f"{name:{wide}}" + "".join(f"{write(values.get(who)):>14}" for who in screen.MODELS) + gained)
     return [*lines, f"lift over bag-of-words retained: {screen.interval(facts['lift_retained'])}"]
 
 

@@ -57,7 +57,7 @@ def change(path: str, value: Any) -> dict[str, Any]:
         ("stages.0.epoch", 1, r"unknown key 'stage 1 \(finetune\): epoch'; did you mean 'epochs'\?"),
         ("stages.2.mincount", 1, r"unknown key 'stage 3 \(prune/vocabulary\): mincount'; did you mean 'min_count'\?"),
         ("stages.4.kind", "distil", r"stage 5: unknown kind 'distil'; did you mean 'distill'\?"),
-        ("stages.4.kind", None, r"stage 5: 'kind' is missing; give one of: finetune, label, "),
+        ("stages.4.kind", None, r"stage 5: 'kind' is missing; give one of: finetune, adopt, label, "),
         ("stages.2.method", "vocabulry", r"stage 3 \(prune\): unknown method 'vocabulry'; did you mean 'vocabulary'\?"),
         ("stages.2.method", None, r"stage 3 \(prune\): 'method' is missing; give one of: structured, vocabulary"),
         ("stages.4.method", "logitz", r"stage 5 \(distill\): unknown method 'logitz'; did you mean 'logits'\?"),
