@@ -4,6 +4,7 @@ Run by the flow after every `export` and `quantize` stage. A deviation that says
 an export without quantisation that decides otherwise) raises; what quantisation costs is reported.
 """
 
+import json
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +15,7 @@ from pydantic import BaseModel, Field
 from registry.records import STRICT, Discrepancy, ShrinkError
 from tasks import answers, progress
 from tasks.answers import Format
+from tasks.embed import measures
 
 LEAST_AGREEMENT = 0.99  # of an export that only changes the format: rounding alone may turn a tie
 
@@ -48,7 +50,7 @@ def run(inputs: dict[str, Path], config: CompareConfig, out: Path, seed: int) ->
     expected = answers.answers(config.source, inputs["source"], texts)
     progress.report(1, 2, f"answers of the export ({config.export})")
     found, runtime = answers.in_clean_process(config.export, inputs["export"], texts)
-    seen = discrepancy(expected, found, runtime)
+    seen = discrepancy(expected, found, runtime, embeds(inputs["source"]))
     check(seen, config)
     progress.report(2, 2, f"agreement {seen.agreement:.4f}")
     (out / "comparison.json").write_text(seen.model_dump_json(indent=1) + "\n", encoding="utf-8")
@@ -66,18 +68,30 @@ def held_out(data: Path, limit: int) -> list[str]:
     return [str(rows[place]["text"]) for place in places]
 
 
-def discrepancy(expected: NDArray[np.float32], found: NDArray[np.float32], runtime: str) -> Discrepancy:
-    """Compare logits [texts, labels] with those of the source; raises RuntimeError when they cannot be compared."""
+def embeds(source: Path) -> bool:
+    """Whether a torch or ONNX artifact gives embeddings."""
+    path = next(path for name in ("head.json", "config.json") if (path := source / name).is_file())
+    return bool(json.loads(path.read_text(encoding="utf-8")).get("task") == "embed")
+
+
+def discrepancy(
+    expected: NDArray[np.float32], found: NDArray[np.float32], runtime: str, embed: bool = False
+) -> Discrepancy:
+    """Compare logits or embeddings [texts, width] with those of the source; RuntimeError when that cannot be done.
+
+    Agreement is the share of texts with the same likeliest label, of embeddings that with the same nearest other text.
+    """
     if found.shape != expected.shape:
-        raise RuntimeError(f"the export gives logits {found.shape}, its source {expected.shape}: it is broken")
+        raise RuntimeError(f"the export gives outputs {found.shape}, its source {expected.shape}: it is broken")
     if not np.isfinite(found).all():
-        raise RuntimeError("the export gives logits that are not finite: it is broken")
+        raise RuntimeError("the export gives outputs that are not finite: it is broken")
     apart = np.abs(found.astype(np.float64) - expected)
+    choices = [measures.neighbours(one @ one.T, 1)[:, 0] if embed else one.argmax(axis=1) for one in (found, expected)]
     return Discrepancy(
         texts=len(found),
         largest=float(apart.max()),
         mean=float(apart.mean()),
-        agreement=float((found.argmax(axis=1) == expected.argmax(axis=1)).mean()),
+        agreement=float((choices[0] == choices[1]).mean()),
         runtime=runtime,
     )
 
@@ -87,5 +101,5 @@ def check(seen: Discrepancy, config: CompareConfig) -> None:
     if config.exact and seen.agreement < LEAST_AGREEMENT:
         raise RuntimeError(
             f"export/{config.method} decides like its source on {seen.agreement:.1%} of {seen.texts} held-out texts "
-            f"(least {LEAST_AGREEMENT:.0%}), its logits are up to {seen.largest:.3g} apart: it is broken"
+            f"(least {LEAST_AGREEMENT:.0%}), its outputs are up to {seen.largest:.3g} apart: it is broken"
         )

@@ -81,3 +81,12 @@ def test_texts_are_spread_over_the_split_and_needed(artifacts: dict[str, Path], 
     assert len(every) == 12 and some[0] == every[0] and some[-1] == every[-1] and len(some) == 3
     with pytest.raises(ShrinkError, match="no validation rows"):
         compare.held_out(tmp_path, 3)
+
+
+def test_embeddings_agree_where_the_nearest_other_text_is_the_same() -> None:
+    angles = np.radians([0, 10, 90, 105])
+    source = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    assert compare.discrepancy(source, source, "some 1.0", embed=True).agreement == 1
+    angles[1] = np.radians(70)  # now nearest to the third text; the others keep their nearest
+    moved = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    assert compare.discrepancy(source, moved, "some 1.0", embed=True).agreement == 0.75
