@@ -122,6 +122,8 @@ def score(measured: dict[str, Any]) -> str:
     """What a stage measured of its model's quality; empty where it measured none."""
     if isinstance(measured.get("retention"), dict):
         return f"retention {measured['retention']['point']:.1%}"
+    if measured.get("cosine") is not None:
+        return f"cosine {measured['cosine']:.4f}"
     return next((f"{SCORES[key]} {measured[key]:.1%}" for key in SCORES if measured.get(key) is not None), "")
 
 

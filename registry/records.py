@@ -142,13 +142,16 @@ class Evaluation(BaseModel):
 
 
 class Discrepancy(BaseModel):
-    """How far an export's answers are from its source's on held-out texts; deviations are of logits, absolute."""
+    """How far an export's answers are from its source's on held-out texts; deviations are absolute."""
 
     model_config = STRICT
     texts: int
     largest: float
     mean: float
-    agreement: float  # share of the texts with the same likeliest label
+    agreement: (
+        float  # share of the texts with the same label or labels; of embeddings, with the same nearest other text
+    )
+    cosine: float | None = None  # the least of any text's two embeddings; null for labels
     runtime: str  # that gave the export's answers, in a process of its own
 
 

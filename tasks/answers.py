@@ -19,8 +19,8 @@ Format = Literal["torch", "packed", "onnx", "openvino", "executorch"]
 LIBRARIES: dict[Format, str] = {"torch": "torch", "packed": "torch", "onnx": "onnxruntime"}  # others are of that name
 
 
-def answers(form: Format, directory: Path, texts: Sequence[str]) -> NDArray[np.float32]:
-    """Logits [texts, labels], one text a call and unpadded: dynamic int8 depends on what else is in a batch."""
+def answers(form: Format, directory: Path, texts: Sequence[Any]) -> NDArray[np.float32]:
+    """Logits or embeddings [texts, width], one unpadded text a call: dynamic int8 depends on the rest of a batch."""
     match form:
         case "torch":
             return by_torch(directory, texts)
@@ -44,8 +44,8 @@ def answers(form: Format, directory: Path, texts: Sequence[str]) -> NDArray[np.f
             return executorch.predict(directory, texts)
 
 
-def by_torch(directory: Path, texts: Sequence[str]) -> NDArray[np.float32]:
-    """Logits [texts, labels] of a torch artifact."""
+def by_torch(directory: Path, texts: Sequence[Any]) -> NDArray[np.float32]:
+    """The answers of a torch artifact."""
     import torch
 
     from tasks import models, train
@@ -64,7 +64,7 @@ def runtime_of(form: Format) -> str:
     return f"{library} {version(library)}"
 
 
-def in_clean_process(form: Format, directory: Path, texts: Sequence[str]) -> tuple[NDArray[np.float32], str]:
+def in_clean_process(form: Format, directory: Path, texts: Sequence[Any]) -> tuple[NDArray[np.float32], str]:
     """The same in a fresh interpreter, and the runtime that gave them; raises RuntimeError with its last line."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "logits.npy"

@@ -18,6 +18,7 @@ from tasks.answers import Format
 from tasks.embed import measures
 
 LEAST_AGREEMENT = 0.99  # of an export that only changes the format: rounding alone may turn a tie
+LEAST_COSINE = 0.999  # the same of embeddings
 
 
 class CompareConfig(BaseModel):
@@ -50,56 +51,84 @@ def run(inputs: dict[str, Path], config: CompareConfig, out: Path, seed: int) ->
     expected = answers.answers(config.source, inputs["source"], texts)
     progress.report(1, 2, f"answers of the export ({config.export})")
     found, runtime = answers.in_clean_process(config.export, inputs["export"], texts)
-    seen = discrepancy(expected, found, runtime, embeds(inputs["source"]))
+    seen = discrepancy(expected, found, runtime, about(inputs["export"]))
     check(seen, config)
-    progress.report(2, 2, f"agreement {seen.agreement:.4f}")
+    progress.report(2, 2, f"at most {seen.largest:.2g} apart")
     (out / "comparison.json").write_text(seen.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return seen.model_dump(mode="json")
 
 
-def held_out(data: Path, limit: int) -> list[str]:
-    """At most so many validation texts, spread over the split (a file may be sorted by label)."""
+def about(export: Path) -> dict[str, Any]:
+    """What an artifact says that it answers: head.json of torch's, config.json of the others."""
+    path = export / "head.json" if (export / "head.json").is_file() else export / "config.json"
+    said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return said
+
+
+def held_out(data: Path, limit: int) -> list[Any]:
+    """At most so many validation texts (or pairs), spread over the split: a file may be sorted by label."""
     from tasks.data import read_rows
 
     rows = read_rows(data, "validation")
     if not rows:
         raise ShrinkError("the data has no validation rows to compare an export on; give more rows or change split.")
     places = np.linspace(0, len(rows) - 1, min(limit, len(rows))).round().astype(int)
-    return [str(rows[place]["text"]) for place in places]
-
-
-def embeds(source: Path) -> bool:
-    """Whether a torch or ONNX artifact gives embeddings."""
-    path = next(path for name in ("head.json", "config.json") if (path := source / name).is_file())
-    return bool(json.loads(path.read_text(encoding="utf-8")).get("task") == "embed")
+    return [rows[place]["text"] for place in places]
 
 
 def discrepancy(
-    expected: NDArray[np.float32], found: NDArray[np.float32], runtime: str, embed: bool = False
+    expected: NDArray[np.float32], found: NDArray[np.float32], runtime: str, head: dict[str, Any]
 ) -> Discrepancy:
-    """Compare logits or embeddings [texts, width] with those of the source; RuntimeError when that cannot be done.
+    """Compare logits [texts, labels] or embeddings [texts, width] with the source's, by what the head says they are.
 
-    Agreement is the share of texts with the same likeliest label, of embeddings that with the same nearest other text.
+    Raises RuntimeError when they cannot be compared.
     """
     if found.shape != expected.shape:
-        raise RuntimeError(f"the export gives outputs {found.shape}, its source {expected.shape}: it is broken")
+        raise RuntimeError(f"the export gives answers {found.shape}, its source {expected.shape}: it is broken")
     if not np.isfinite(found).all():
-        raise RuntimeError("the export gives outputs that are not finite: it is broken")
+        raise RuntimeError("the export gives answers that are not finite: it is broken")
     apart = np.abs(found.astype(np.float64) - expected)
-    choices = [measures.neighbours(one @ one.T, 1)[:, 0] if embed else one.argmax(axis=1) for one in (found, expected)]
     return Discrepancy(
         texts=len(found),
         largest=float(apart.max()),
         mean=float(apart.mean()),
-        agreement=float((choices[0] == choices[1]).mean()),
+        agreement=agreement(expected, found, head),
+        cosine=least_cosine(expected, found) if head.get("task") == "embed" else None,
         runtime=runtime,
     )
 
 
+def agreement(expected: NDArray[np.float32], found: NDArray[np.float32], head: dict[str, Any]) -> float:
+    """Share of the texts with the same likeliest label; of several labels a text with the same ones.
+
+    Of embeddings that of the texts with the same nearest other text.
+    """
+    if head.get("task") == "embed":
+        near = [measures.neighbours(one @ one.T, 1)[:, 0] for one in (expected, found)]
+        return float((near[0] == near[1]).mean())
+    if head.get("multi_label"):  # a label is given where its logit lies above 0
+        return float(((found > 0) == (expected > 0)).all(axis=1).mean())
+    return float((found.argmax(axis=1) == expected.argmax(axis=1)).mean())
+
+
+def least_cosine(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+    """The smallest cosine between the two embeddings of a text."""
+    one, other = expected.astype(np.float64), found.astype(np.float64)
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return float(((one * other).sum(axis=1) / np.maximum(lengths, 1e-30)).min())
+
+
 def check(seen: Discrepancy, config: CompareConfig) -> None:
     """Refuse an export that only changes the format and decides otherwise all the same."""
-    if config.exact and seen.agreement < LEAST_AGREEMENT:
+    if not config.exact:
+        return
+    if seen.agreement < LEAST_AGREEMENT:
         raise RuntimeError(
             f"export/{config.method} decides like its source on {seen.agreement:.1%} of {seen.texts} held-out texts "
             f"(least {LEAST_AGREEMENT:.0%}), its outputs are up to {seen.largest:.3g} apart: it is broken"
+        )
+    if seen.cosine is not None and not seen.cosine >= LEAST_COSINE:
+        raise RuntimeError(
+            f"export/{config.method} gives embeddings whose cosine with the source's goes down to {seen.cosine:.4f} "
+            f"(least {LEAST_COSINE}) on {seen.texts} held-out texts: it is broken"
         )

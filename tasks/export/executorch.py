@@ -64,7 +64,7 @@ def lowered(source: Path) -> bytes:
     return bytes(program.buffer)
 
 
-def predict(directory: Path, texts: Sequence[str]) -> NDArray[np.float32]:
+def predict(directory: Path, texts: Sequence[Any]) -> NDArray[np.float32]:
     """Answers [texts, width] by ExecuTorch's runtime, one text a call."""
     import torch
     from executorch.runtime import Runtime

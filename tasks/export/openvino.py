@@ -53,11 +53,11 @@ def opened() -> Any:
     return openvino
 
 
-def predict(directory: Path, texts: Sequence[str]) -> NDArray[np.float32]:
-    """Logits [texts, labels] by OpenVINO's runtime on the CPU, one thread and one text a call."""
+def predict(directory: Path, texts: Sequence[Any]) -> NDArray[np.float32]:
+    """Answers [texts, width] by OpenVINO's runtime on the CPU, one thread and one text a call."""
     from tasks import runtime
 
     core = opened().Core()
     compiled = core.compile_model(core.read_model(directory / "model.xml"), "CPU", EXACT)
-    found = [compiled(runtime.feeds([ids]))["logits"] for ids in runtime.encode(directory, texts)]
+    found = [compiled(runtime.feeds([ids]))[0] for ids in runtime.encode(directory, texts)]
     return np.concatenate(found).astype(np.float32)

@@ -101,6 +101,26 @@ def test_the_page_answers_as_onnx_runtime_does_with_no_network(
         assert sum("Content Security Policy" in line for line in page.said()) >= 2, page.said()
 
 
+def test_an_embedding_model_asks_for_two_texts_and_says_how_alike_they_are(
+    versions: Versions, home: Path, tmp_path: Path
+) -> None:
+    version = Path(shutil.copytree(versions["int8"], tmp_path / "version"))
+    path = version / "model" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"task": "embed"}))  # its two logits are the embedding
+    bundle.browser(version, "7", tmp_path / "page", home)
+    with chromium.opened_folder(tmp_path / "page", tmp_path / "profile") as (page, _, stop):
+        assert page.until(READY) == "ready", page.value("document.body.innerText")
+        stop()
+        texts = ("good fine film", "bad dull film")
+        page.type("#text", texts[0])
+        page.type("#other", texts[1])
+        page.until(SPENT)
+        one, other = runtime.predict(version / "model", texts).astype(float)
+        cosine = one @ other / (one @ one * (other @ other)) ** 0.5
+        shown = page.value("document.querySelector('.verdict').textContent")
+        assert float(shown.split()[0]) == pytest.approx(cosine, abs=0.05) and "cosine" in shown
+
+
 @pytest.mark.parametrize("spoil", ["ids", "answers", "model"])
 def test_a_page_whose_answers_are_others_refuses_to_answer(
     spoil: str, versions: Versions, home: Path, tmp_path: Path

@@ -101,10 +101,12 @@ def test_show_says_how_far_each_export_is_from_its_source() -> None:
     records = [StageRecord.model_validate(one) for one in journal["stages"]]
     judged, verdict = Evaluation.model_validate(EVALUATION), Verdict.model_validate(journal["verdict"])
     facts = shown("tiny", "r1", "abc", judged, verdict, records, report.build([journal]), "FRA")
-    assert facts["exports"][0] == {"export": "int8_dynamic", "digest": "ff"} | seen
+    assert facts["exports"][0] == {"export": "int8_dynamic", "digest": "ff", "cosine": None} | seen
     assert facts["exports"][1]["export"] == "int8_dynamic (teacher)"
     text = "\n".join(page(facts | {"version": "1", "aliases": []}))
     assert "99.6 % of 256 texts with the same label; logits at most 2.1e-06 apart, 0.034 on average" in text
+    near = units.compared(facts["exports"][0] | {"cosine": 0.99991})
+    assert near.startswith("99.6 % of 256 texts with the same nearest text, cosine at least 0.99991; numbers at most")
     del facts["exports"]  # of a version from before exports were compared
     assert "read back" not in "\n".join(page(facts | {"version": "1", "aliases": []}))
 

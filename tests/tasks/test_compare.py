@@ -59,13 +59,28 @@ def test_what_decides_otherwise_is_broken_unless_it_was_quantised(artifacts: dic
 def test_no_numbers_and_other_shapes_are_broken_however_made(exact: bool) -> None:
     good = np.array([[1.0, -1.0], [0.5, 0.0]], dtype=np.float32)
     apart = np.array([[0.1, 0.0], [0.0, 0.6]], dtype=np.float32)
-    seen = compare.discrepancy(good, good + apart, "some 1.0")
-    assert seen.agreement == 0.5
+    seen = compare.discrepancy(good, good + apart, "some 1.0", {})
+    assert seen.agreement == 0.5 and seen.cosine is None
     assert seen.largest == pytest.approx(0.6) and seen.mean == pytest.approx(0.175)
     with pytest.raises(RuntimeError, match="not finite"):
-        compare.discrepancy(good, np.where(good > 0.9, np.float32("nan"), good), "some 1.0")
-    with pytest.raises(RuntimeError, match=r"logits \(1, 2\), its source \(2, 2\)"):
-        compare.discrepancy(good, good[:1], "some 1.0")
+        compare.discrepancy(good, np.where(good > 0.9, np.float32("nan"), good), "some 1.0", {})
+    with pytest.raises(RuntimeError, match=r"answers \(1, 2\), its source \(2, 2\)"):
+        compare.discrepancy(good, good[:1], "some 1.0", {})
+
+
+def test_several_labels_agree_as_a_set_and_embeddings_by_cosine() -> None:
+    one = np.array([[1.0, 0.2, -1.0], [2.0, -0.1, -3.0]], dtype=np.float32)
+    other = one + np.array([[0.0, -0.3, 0.0], [0.0, 0.05, 0.0]], dtype=np.float32)
+    assert compare.discrepancy(one, other, "x", {}).agreement == 1.0
+    assert compare.discrepancy(one, other, "x", {"multi_label": True}).agreement == 0.5
+    seen = compare.discrepancy(one, other, "x", {"task": "embed"})
+    wanted = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(one, other, strict=True)]
+    assert seen.agreement == 1.0 and seen.cosine == pytest.approx(min(wanted))
+    fields = {"method": "onnx", "source": "torch", "export": "onnx", "exact": True}
+    config = compare.CompareConfig.model_validate(fields)
+    with pytest.raises(RuntimeError, match=r"cosine with the source's goes down to 0\.9[78]\d* .* it is broken"):
+        compare.check(seen, config)
+    compare.check(seen, config.model_copy(update={"exact": False}))
 
 
 def test_an_export_that_cannot_be_read_back_says_so(artifacts: dict[str, Path], tmp_path: Path) -> None:
@@ -86,7 +101,7 @@ def test_texts_are_spread_over_the_split_and_needed(artifacts: dict[str, Path], 
 def test_embeddings_agree_where_the_nearest_other_text_is_the_same() -> None:
     angles = np.radians([0, 10, 90, 105])
     source = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    assert compare.discrepancy(source, source, "some 1.0", embed=True).agreement == 1
+    assert compare.discrepancy(source, source, "some 1.0", {"task": "embed"}).agreement == 1
     angles[1] = np.radians(70)  # now nearest to the third text; the others keep their nearest
     moved = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    assert compare.discrepancy(source, moved, "some 1.0", embed=True).agreement == 0.75
+    assert compare.discrepancy(source, moved, "some 1.0", {"task": "embed"}).agreement == 0.75
