@@ -10,6 +10,7 @@ from typing import Any
 from flows.recipe import Recipe
 from registry.records import ShrinkError
 from tasks import architectures, data, extras, layout, pieces
+from tasks.distill.answers import LessonConfig
 from tasks.distill.quantized import DistillQuantizedConfig
 from tasks.distill.relations import DistillRelationsConfig
 from tasks.embed import adopt
@@ -23,6 +24,7 @@ from tasks.prune.vocabulary import KINDS, PruneVocabularyConfig
 from tasks.quantize.int4_weight_only import Int4WeightOnlyConfig
 from tasks.quantize.int8_dynamic import Int8DynamicConfig
 from tasks.quantize.int8_static import Int8StaticConfig
+from tasks.students import StudentConfig, StudentMobilebertConfig, architecture, check_padding
 
 SAMPLE = 2000  # texts that are cut into pieces, spread over the file
 
@@ -96,11 +98,17 @@ def check_stages(recipe: Recipe, model: layout.Layout, labels: list[str]) -> Non
     """The sizes that stages ask for against those that the student has when they run."""
     layers, ffn, heads, embedded = model.layers, model.ffn, model.heads, False
     columns, factorised = model.columns, model.factorised
-    kind, taught = model.architecture, layers  # those of the teacher, which pruning leaves alone
+    kind, width, head_size, pad = model.architecture, model.width, model.head_size, model.pad
+    taught = layers  # those of the teacher, which pruning leaves alone
     for number, stage in enumerate(recipe.stages, start=1):
         where = f"stage {number} ({stage.kind})"
         if (use := architectures.USES.get(f"{stage.kind}/{getattr(stage, 'method', '')}")) is not None:
             architectures.check_use(kind, use, where)
+        if isinstance(stage, LessonConfig) and stage.hidden_weight and width != model.width:
+            raise ShrinkError(
+                f"{where}: hidden_weight is {stage.hidden_weight} but the student is {width} wide and the teacher "
+                f"{model.width}: set it to 0."
+            )
         match stage:
             case AdoptConfig():
                 adopt.check_pooling(model.folder)
@@ -147,8 +155,15 @@ def check_stages(recipe: Recipe, model: layout.Layout, labels: list[str]) -> Non
                 columns, factorised = stage.rank, True
             case DistillQuantizedConfig():
                 check_columns(where, stage.target.embedding, columns)
+            case StudentConfig():
+                check_padding(stage, pad, where)
+                kind, layers, ffn, heads, width = architecture(stage), stage.layers, stage.ffn, stage.heads, stage.width
+                columns, factorised = stage.embedding if isinstance(stage, StudentMobilebertConfig) else width, False
+                head_size = (stage.bottleneck if isinstance(stage, StudentMobilebertConfig) else width) // heads
             case DistillRelationsConfig():
-                check_relations(where, stage, taught, {"teacher": model.heads, "student": heads}, model.head_size)
+                architectures.check_use(model.architecture, "relations", f"{where}: the teacher")
+                features = {"teacher": model.heads * model.head_size, "student": heads * head_size}
+                check_relations(where, stage, taught, features)
             case Int8DynamicConfig() | Int8StaticConfig() | Int4WeightOnlyConfig() if stage.embedding != "none":
                 check_columns(where, stage.embedding, columns)
                 if embedded:
@@ -164,18 +179,16 @@ def check_columns(where: str, bits: str, columns: int) -> None:
         )
 
 
-def check_relations(
-    where: str, stage: DistillRelationsConfig, layers: int, heads: dict[str, int], head_size: int
-) -> None:
-    """The teacher must have the layer, and relation_heads divide what the heads of teacher and student hold."""
+def check_relations(where: str, stage: DistillRelationsConfig, layers: int, features: dict[str, int]) -> None:
+    """The teacher must have the layer, and relation_heads divide the features of both sides' heads."""
     if stage.teacher_layer is not None and stage.teacher_layer >= layers:
         raise ShrinkError(
             f"{where}: teacher_layer is {stage.teacher_layer} but the teacher's last is {layers - 1}: lower it."
         )
-    for name, count in heads.items():
-        if count * head_size % stage.relation_heads:
+    for name, count in features.items():
+        if count % stage.relation_heads:
             raise ShrinkError(
-                f"{where}: relation_heads is {stage.relation_heads}, which does not divide the {count * head_size} "
+                f"{where}: relation_heads is {stage.relation_heads}, which does not divide the {count} "
                 f"features of the {name}'s attention: give a number that does."
             )
 

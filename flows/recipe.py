@@ -33,6 +33,7 @@ from tasks.kinds import (
 from tasks.label import LabelConfig
 from tasks.prune.dynamic import DynamicConfig
 from tasks.prune.structured import PruneStructuredConfig
+from tasks.prune.vocabulary import PruneVocabularyConfig
 from tasks.prune.wanda import PruneWandaConfig
 from tasks.quantize.int8_static import Int8StaticConfig
 from tasks.quantize.smooth import SmoothConfig
@@ -241,7 +242,7 @@ def measures_of(recipe: Recipe) -> tuple[str, ...]:
 def check_order(recipe: Recipe) -> None:
     """Refuse a stage that reads what no earlier stage made; the student starts as the fine-tuned teacher."""
     held = {"data": "rows", "teacher": "source", "student": "source", "floor": "floor"}
-    zeros = shaped = None
+    zeros = shaped = pieces = None
     for number, stage in enumerate(recipe.stages, start=1):
         name = f"{stage.kind}/{getattr(stage, 'method', None) or '-'}".removesuffix("/-")
         for role, wanted in stage.reads.items():
@@ -256,7 +257,14 @@ def check_order(recipe: Recipe) -> None:
                 f"recipe '{recipe.name}': stage {number} ({name}) makes the teacher anew and would discard what "
                 f"{shaped} made; put it before that one."
             )
-        if stage.kind in {"prune", "distill"}:
+        if shaped and stage.kind == "student" and shaped != pieces:
+            raise ShrinkError(
+                f"recipe '{recipe.name}': stage {number} ({name}) makes the student anew and would discard what "
+                f"{shaped} made; put it before that one."
+            )
+        if isinstance(stage, PruneVocabularyConfig) and not shaped:
+            pieces = f"stage {number} ({name})"  # a student that is made anew has these pieces too
+        if stage.kind in {"prune", "distill", "student"}:
             shaped = f"stage {number} ({name})"
         if zeros and (stage.kind == "distill" or isinstance(stage, DynamicConfig | PruneStructuredConfig)):
             raise ShrinkError(

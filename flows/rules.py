@@ -57,6 +57,8 @@ from tasks.quantize.int8_dynamic import Int8DynamicConfig
 from tasks.quantize.int8_static import Int8StaticConfig
 from tasks.quantize.smooth import SmoothConfig
 from tasks.reload import ReloadConfig
+from tasks.shape import Shape
+from tasks.students import StudentConfig, described
 
 # The reference's speed, multiply-adds a second of one thread, padding included
 FORWARD, TRAINING, GRAPH = 52e9, 45e9, 30e9
@@ -99,6 +101,10 @@ def foretell(config: AnyStageConfig, inputs: dict[str, Made], counted: Counted) 
             return Forecast(made=Made(format="result", bytes=63), work=0.1, ram_mb=ONNX, parallel=False)
     assert student is not None and student.shape is not None
     match config:
+        case StudentConfig():
+            facts = {"vocab_size": student.shape.rows[0], "max_position_embeddings": counted.max_length}
+            shape = Shape(config=described(config, {**facts, "pad_token_id": 0}), labels=student.shape.labels)
+            return Forecast(made=torch_made(shape, student.tokenizer), work=LOAD, ram_mb=loaded(student.shape))
         case PruneVocabularyConfig():
             return vocabulary_pruned(config, student, counted)
         case PruneStructuredConfig():

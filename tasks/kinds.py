@@ -38,6 +38,7 @@ from tasks.quantize.int8_dynamic import Int8DynamicConfig
 from tasks.quantize.int8_static import Int8StaticConfig
 from tasks.quantize.smooth import SmoothConfig
 from tasks.reload import ReloadConfig
+from tasks.students import StudentMethods
 
 
 def as_onnx(raw: Any) -> Any:
@@ -61,19 +62,20 @@ PruneMethods = PruneStructuredConfig | PruneVocabularyConfig | PruneLowRankConfi
 ExportMethods = OnnxConfig | PackedConfig | OpenvinoConfig | ExecutorchConfig
 QuantizeMethods = Int8DynamicConfig | Int8StaticConfig | Int4WeightOnlyConfig | SmoothConfig
 StartMethods = FinetuneConfig | AdoptConfig | LabelConfig
-AnyChainConfig = StartMethods | DistillMethods | PruneMethods | ExportMethods | QuantizeMethods
+AnyChainConfig = StartMethods | StudentMethods | DistillMethods | PruneMethods | ExportMethods | QuantizeMethods
 FloorTasks = FloorConfig | EmbedFloorConfig
 EvaluateTasks = EvaluateConfig | EmbedEvaluateConfig
 AnyStageConfig = AnyChainConfig | DataConfig | FloorTasks | CompareConfig | EvaluateTasks | ReloadConfig
 
 DistillConfig = Annotated[Annotated[DistillMethods, Field(discriminator="method")], BeforeValidator(as_logits)]
+StudentConfig = Annotated[StudentMethods, Field(discriminator="method")]
 PruneConfig = Annotated[PruneMethods, Field(discriminator="method")]
 ExportConfig = Annotated[Annotated[ExportMethods, Field(discriminator="method")], BeforeValidator(as_onnx)]
 QuantizeConfig = Annotated[QuantizeMethods, Field(discriminator="method")]
 AnyFloor = Annotated[Annotated[FloorTasks, Field(discriminator="task")], BeforeValidator(as_classify)]
 AnyEvaluate = Annotated[Annotated[EvaluateTasks, Field(discriminator="task")], BeforeValidator(as_classify)]
 ChainStage = Annotated[
-    StartMethods | DistillConfig | ExportConfig | PruneConfig | QuantizeConfig,
+    StartMethods | StudentConfig | DistillConfig | ExportConfig | PruneConfig | QuantizeConfig,
     Field(discriminator="kind"),
 ]
 EveryStage: TypeAdapter[AnyStageConfig] = TypeAdapter(
@@ -83,15 +85,8 @@ EveryStage: TypeAdapter[AnyStageConfig] = TypeAdapter(
 )
 
 ROOT = Path(__file__).parent.parent  # where `tasks` and `registry` lie
-USES_TORCH = {
-    "finetune",
-    "adopt",
-    "label",
-    "distill",
-    "prune",
-    "export",
-    "compare",
-}  # their processes are forked from one that imported it
+# their processes are forked from one that has imported it
+USES_TORCH = {"finetune", "adopt", "label", "student", "distill", "prune", "export", "compare"}
 
 
 def module_of(config: AnyStageConfig) -> str:

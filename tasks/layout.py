@@ -43,6 +43,8 @@ class Layout(BaseModel):
     positions: int
     tokenizer: str
     architecture: str = "bert"
+    width: int = 0
+    pad: int = 0
 
 
 def find_model(directory: Path) -> Path:
@@ -76,6 +78,8 @@ def read(directory: Path) -> Layout:
         positions=config["max_position_embeddings"] - architectures.offset(config),
         tokenizer=pieces.check(folder, config),
         architecture=config["model_type"],
+        width=architectures.value(config, "hidden_size"),
+        pad=architectures.pad_of(config),
     )
 
 
