@@ -32,9 +32,13 @@ from registry.records import STRICT
 from tasks.compare import CompareConfig
 from tasks.data import DataConfig
 from tasks.distill.answers import LessonConfig
+from tasks.distill.embeddings import DistillEmbeddingsConfig
 from tasks.distill.logits import DistillLogitsConfig
 from tasks.distill.quantized import DistillQuantizedConfig
 from tasks.distill.relations import DistillRelationsConfig
+from tasks.embed.adopt import AdoptConfig
+from tasks.embed.evaluate import EmbedEvaluateConfig
+from tasks.embed.floor import EmbedFloorConfig
 from tasks.evaluate import EvaluateConfig
 from tasks.export.executorch import ExecutorchConfig
 from tasks.export.onnx import OnnxConfig
@@ -89,12 +93,18 @@ def foretell(config: AnyStageConfig, inputs: dict[str, Made], counted: Counted) 
             return Forecast(made=made, work=0.1 + 2e-5 * rows, ram_mb=BARE + ROW * rows, parallel=False)
         case FloorConfig():
             return floor(config, counted)
+        case EmbedFloorConfig():
+            return embed_floor(counted, config)
         case FinetuneConfig():
             return finetune(config, inputs["teacher"], counted)
+        case AdoptConfig():
+            return adopted(config, inputs["teacher"], counted)
         case LabelConfig():
             return label(config, inputs["teacher"], counted)
         case EvaluateConfig():
             return evaluate(config, inputs, counted)
+        case EmbedEvaluateConfig():
+            return embed_evaluate(config, inputs, counted)
         case CompareConfig():
             return compared(config, inputs, counted)
         case ReloadConfig():
@@ -116,7 +126,7 @@ def foretell(config: AnyStageConfig, inputs: dict[str, Made], counted: Counted) 
         case PruneLowRankConfig():
             shape = student.shape.cut(embedding_rank=config.rank)
             return Forecast(made=torch_made(shape, student.tokenizer), work=LOAD + 1, ram_mb=loaded(student.shape))
-        case DistillLogitsConfig() | DistillRelationsConfig():
+        case DistillLogitsConfig() | DistillRelationsConfig() | DistillEmbeddingsConfig():
             return taught(config, inputs, counted)
         case DistillQuantizedConfig():
             forecast = taught(config, inputs, counted)
@@ -182,10 +192,28 @@ def finetune(config: FinetuneConfig, source: Made, counted: Counted) -> Forecast
     return Forecast(made=torch_made(shape, counted.tokenizer_bytes), work=work, ram_mb=ram)
 
 
+def adopted(config: AdoptConfig, source: Made, counted: Counted) -> Forecast:
+    """The encoder as it is, without labels: read and written."""
+    assert source.shape is not None
+    layers = min(source.shape.layers, config.keep_layers or source.shape.layers)
+    shape = source.shape.cut(num_hidden_layers=layers).with_labels(0)
+    made = torch_made(shape, counted.tokenizer_bytes)
+    return Forecast(made=made, work=LOAD, ram_mb=loaded(source.shape))
+
+
+def embed_floor(counted: Counted, config: EmbedFloorConfig) -> Forecast:
+    """TF-IDF vectors: about as many features as a vocabulary of words and pairs has."""
+    rows = counted.of("train", "transfer")[0]
+    features = 0.72 * (1 + 2.2 * (config.ngrams - 1)) * rows  # as on the sentences of the shipped recipe
+    made = Made(format="floor", bytes=round(17 * features + 300))
+    return Forecast(made=made, work=1.5 + 1e-4 * rows, ram_mb=SCIKIT + 2.4e-3 * features, parallel=False)
+
+
 def label(config: LabelConfig, teacher: Made, counted: Counted) -> Forecast:
     """One pass of the teacher; its pooled vectors stay in half precision, its logits in full."""
     assert teacher.shape is not None
-    names = ("train", "transfer") if config.transfer else ("train",)
+    names = ["train", *(["transfer"] if config.transfer else [])]
+    names += [] if teacher.shape.labels else ["validation"]  # of embeddings to look at, not to learn from
     rows, tokens, squares = counted.of(*names)
     size = rows * (2 * teacher.shape.width + 4 * teacher.shape.labels) + 300
     held = read(rows, tokens) + 8e-6 * rows * teacher.shape.width + activations(teacher.shape, BATCH, counted)
@@ -330,3 +358,16 @@ def evaluate(config: EvaluateConfig, inputs: dict[str, Made], counted: Counted) 
     ram = 2 * ONNX + 6 * inputs["teacher"].bytes / 1e6 + ROW * rows
     size = 2600 + rows * (8 + 4 * (2 * len(counted.labels) + 1))
     return Forecast(made=Made(format="evaluation", bytes=size), work=work, ram_mb=ram, parallel=False)
+
+
+def embed_evaluate(config: EmbedEvaluateConfig, inputs: dict[str, Made], counted: Counted) -> Forecast:
+    """Held-out and, for the probe, training texts are embedded; every held-out text is compared with all others."""
+    rows = min(config.texts, counted.of(config.split)[0])
+    _, tokens, squares = counted.of(config.split, *(("train",) if counted.labels else ()))
+    work = 8.0 + 3e-6 * rows**2
+    for one in (inputs["teacher"], inputs["student"]):
+        if one.shape is not None:
+            work += (1.0 if one.products == "fp32" else 0.5) * one.shape.macs(tokens, squares) / GRAPH
+    ram = 2 * ONNX + 6 * inputs["teacher"].bytes / 1e6 + 1.2e-4 * rows**2
+    made = Made(format="evaluation", bytes=4000 + 24 * (2 + bool(counted.labels)) * rows)
+    return Forecast(made=made, work=work, ram_mb=ram, parallel=False)
