@@ -1,0 +1,234 @@
+"""Every way to make one teacher smaller, ours and what a user would pick instead, side by side in one run.
+
+Run: python -m benchmarks.frontier RUN [--threads 1] [--work .shrink/frontier] [--only NAME …] [--make-only]
+RUN is a finished run of the recipe, a folder in .shrink/runs: its data, teacher, labels and students are taken up where
+a variant begins the same way. What is computed besides lies in --work and is taken up by the next go: empty it after
+the code of a stage has changed. A line a variant, then the table, and a picture of bytes and latency beside retention.
+
+Every model answers the same sentences (validation and test together), text in and logits out, with one thread; the
+teacher in full precision is what all are compared with. For latency all models take turns on the same texts. Watt-hours
+are processor seconds times what the meter gave for one on the idle machine: on a busy one it counts others' work.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import rivals
+from benchmarks.frontier_shown import below, picture, table
+from flows.recipe import Recipe, load
+from flows.settings import worker_environment
+from registry.records import StageRecord, digest_directory, directory_bytes, sha256_json
+from tasks import bench, metrics
+from tasks.data import read_rows
+from tasks.kinds import AnyStageConfig, EveryStage
+from tasks.stage import StageCall, run_stage
+
+WH_A_SECOND = 0.0037  # of the processor: what the meter gave for finetune, label and distil on the idle machine
+ROUNDS = 400  # timed texts a model
+
+
+class Variant(NamedTuple):
+    """A way to a smaller model: stages from the fine-tuned teacher on, then perhaps another library's quantiser."""
+
+    name: str
+    ours: bool
+    stages: tuple[dict[str, Any], ...]
+    rival: str = ""  # a function of benchmarks/rivals.py that makes the deployable of the ONNX model so far
+
+
+ONNX = {"kind": "export", "method": "onnx"}
+INT8 = {"kind": "quantize", "method": "int8_dynamic", "embedding": "int4"}
+INT8_ROWS = {"kind": "quantize", "method": "int8_dynamic", "embedding": "int8"}
+STATIC = {"kind": "quantize", "method": "int8_static", "embedding": "int4"}
+INT4 = {"kind": "quantize", "method": "int4_weight_only", "embedding": "int4"}
+INT4_ALONE = {"kind": "quantize", "method": "int4_weight_only", "embedding": "none"}
+PIECES = {"kind": "prune", "method": "vocabulary", "min_count": 2}
+PIECES_FEW = {"kind": "prune", "method": "vocabulary", "min_count": 4}
+CUT = {"kind": "prune", "method": "structured", "layers": [0, 2, 5], "ffn": 768}
+CUT_HARD = {"kind": "prune", "method": "structured", "layers": [0, 5], "ffn": 512}
+CUT_POSITIONS = {"kind": "prune", "method": "structured"}
+HALF = {"kind": "prune", "method": "structured", "layers": [0, 2, 4], "positions": False}
+TAUGHT = {"kind": "distill", "method": "logits", "epochs": 3}
+WANDA = {"kind": "prune", "method": "wanda"}
+STUDENT = (PIECES, CUT, TAUGHT)
+
+VARIANTS = (
+    Variant("teacher", False, (ONNX,)),
+    Variant("quantize_dynamic by default", False, (ONNX,), "default_dynamic"),
+    Variant("careful int8", False, (ONNX, INT8_ROWS)),
+    Variant("OpenVINO, NNCF int8", False, (ONNX,), "nncf_int8"),
+    Variant("4-bit MatMulNBits", False, (ONNX, INT4_ALONE)),
+    Variant("half the layers, KD", False, (HALF, TAUGHT, ONNX)),
+    Variant("half the layers, KD, careful int8", False, (HALF, TAUGHT, ONNX, INT8_ROWS)),
+    Variant("half the layers, KD, OpenVINO int8", False, (HALF, TAUGHT, ONNX), "nncf_int8"),
+    Variant("pieces, int8", True, (PIECES, CUT_POSITIONS, ONNX, INT8)),
+    Variant("pieces, 4-bit", True, (PIECES, CUT_POSITIONS, ONNX, INT4)),
+    Variant("recipe, full precision", True, (*STUDENT, ONNX)),
+    Variant("recipe", True, (*STUDENT, ONNX, INT8)),
+    Variant("recipe, static int8", True, (*STUDENT, ONNX, STATIC)),
+    Variant("recipe, 4-bit", True, (*STUDENT, ONNX, INT4)),
+    Variant("recipe, Wanda 50 %", True, (*STUDENT, WANDA, ONNX, INT8)),
+    Variant("2 layers, 4-bit", True, (PIECES_FEW, CUT_HARD, TAUGHT, ONNX, INT4)),
+    Variant("6 layers taught, int8", True, (PIECES, CUT_POSITIONS, TAUGHT, ONNX, INT8)),
+    Variant("6 layers taught, 4-bit", True, (PIECES, CUT_POSITIONS, TAUGHT, ONNX, INT4)),
+)
+
+
+class Kept(NamedTuple):
+    """A stage's artifact and the processor seconds that it took when it was made."""
+
+    path: Path
+    seconds: float
+
+
+class Shop(NamedTuple):
+    """Where stages come from: a finished run's records first, then the working folder."""
+
+    records: list[tuple[StageRecord, Path]]
+    recipe: Recipe
+    work: Path
+    threads: int
+
+
+def opened(run: Path, work: Path, threads: int) -> Shop:
+    """The finished run as a store of stages."""
+    found = [
+        (StageRecord.model_validate_json(path.read_text(encoding="utf-8")), path.parent / "out")
+        for path in sorted(run.glob("*/record.json"))
+    ]
+    return Shop(found, load(str(run / "recipe.json")), work.absolute(), threads)
+
+
+def made(shop: Shop, config: AnyStageConfig, inputs: dict[str, Path]) -> Kept:
+    """A stage's artifact: the run's, that of an earlier go, or computed now in its own process."""
+    content = config.model_dump(mode="json")
+    digests = {role: digest_directory(path) for role, path in sorted(inputs.items())}
+    for record, out in shop.records:
+        if record.config == content and {role: record.inputs.get(role) for role in digests} == digests:
+            return Kept(out.resolve(), record.cpu_seconds)
+    key = sha256_json([content, digests, shop.recipe.seed, shop.threads])[:16]
+    directory = shop.work / f"{config.kind}-{key}"
+    if not (directory / "out").is_dir():
+        call = StageCall(
+            name=directory.name,
+            config=content,
+            inputs={role: str(path) for role, path in inputs.items()},
+            directory=str(directory),
+            seed=shop.recipe.seed,
+            threads=shop.threads,
+            environment=worker_environment(shop.threads),
+            key=key,
+        )
+        run_stage.fn(call)
+    seconds = float(json.loads((directory / "result.json").read_text(encoding="utf-8"))["cpu_seconds"])
+    return Kept(directory / "out", seconds)
+
+
+def walk(shop: Shop, variant: Variant) -> Kept:
+    """A variant's deployable, and what making it took beyond the fine-tuned teacher (labels, where it learns)."""
+    held = {record.kind: out.resolve() for record, out in shop.records if record.kind in {"data", "floor"}}
+    teacher = next(out.resolve() for record, out in shop.records if record.kind == "finetune")
+    labels, labelled = next(
+        (out.resolve(), record.cpu_seconds) for record, out in shop.records if record.kind == "label"
+    )
+    held |= {"teacher": teacher, "student": teacher, "labels": labels}
+    spent = labelled if any(stage["kind"] == "distill" for stage in variant.stages) else 0.0
+    for raw in variant.stages:
+        config = EveryStage.validate_python(raw)
+        inputs = {role: held["student" if role == "model" else role] for role in config.reads}
+        kept = made(shop, config, inputs)
+        held["student"], spent = kept.path, spent + kept.seconds
+    if variant.rival:
+        out = shop.work / f"{variant.rival}-{digest_directory(held['student'])[:16]}"
+        if not out.is_dir():
+            partial = out.with_suffix(".partial")
+            partial.mkdir(parents=True, exist_ok=True)
+            began = time.process_time()
+            texts = [row["text"] for row in read_rows(held["data"], "train")[:300]]
+            getattr(rivals, variant.rival)(held["student"], partial, texts)
+            (partial.with_suffix(".seconds")).write_text(str(time.process_time() - began))
+            partial.rename(out)
+        held["student"], spent = out, spent + float(out.with_suffix(".seconds").read_text())
+    return Kept(held["student"], spent)
+
+
+def answered(work: Path, kept: Path, texts: list[str]) -> NDArray[np.int64]:
+    """The classes that a model gives, computed once: one text a call, as it is served."""
+    path = work / f"answers-{sha256_json([digest_directory(kept), texts])[:16]}.npy"
+    if not path.exists():
+        call = caller(kept)
+        np.save(path, metrics.classes(np.concatenate([np.asarray(call([text])) for text in texts])))
+    return np.asarray(np.load(path), dtype=np.int64)
+
+
+def caller(directory: Path) -> Callable[[Any], Any]:
+    """A function from texts to logits in the model's own runtime, one thread."""
+    return rivals.openvino_caller(directory) if (directory / "model.xml").is_file() else bench.caller(directory)
+
+
+def judged(shop: Shop, chosen: list[Variant]) -> list[dict[str, Any]]:
+    """All variants on the same rows: bytes, retention with its paired interval, latency, what making them took."""
+    data = next(out for record, out in shop.records if record.kind == "data")
+    rows = read_rows(data, "validation") + read_rows(data, "test")
+    texts, labels = [row["text"] for row in rows], np.array([row["label"] for row in rows])
+    kept = {variant.name: walk(shop, variant) for variant in chosen}
+    guesses = {variant.name: answered(shop.work, kept[variant.name].path, texts) for variant in chosen}
+    right = {name: guess == labels for name, guess in guesses.items()}
+    spread = texts[:: max(1, len(texts) // ROUNDS)]  # the file is ordered by label
+    times = bench.latency({name: caller(one.path) for name, one in kept.items()}, spread, ROUNDS)
+    found = []
+    for variant in chosen:
+        draws = metrics.resample((right["teacher"], right[variant.name]), 10_000, 0)
+        share = float(right[variant.name].mean() / right["teacher"].mean())
+        retention = metrics.interval(share, metrics.ratio(draws[:, 1], draws[:, 0]))
+        seconds = kept[variant.name].seconds
+        found.append(
+            {
+                "name": variant.name,
+                "ours": variant.ours,
+                "bytes": directory_bytes(kept[variant.name].path),
+                "accuracy": float(right[variant.name].mean()),
+                "retention": retention.model_dump(),
+                "p50_ms": times[variant.name][0],
+                "cpu_seconds": seconds,
+                "wh": seconds * WH_A_SECOND,
+            }
+        )
+    return found
+
+
+def main() -> None:
+    """Compute what is missing, judge all together, print the table and draw the frontier."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--work", type=Path, default=Path(".shrink/frontier"))
+    parser.add_argument(
+        "--only", nargs="*", choices=[variant.name for variant in VARIANTS], help="the teacher and these"
+    )
+    parser.add_argument("--make-only", action="store_true", help="make the models, judge nothing")
+    asked = parser.parse_args()
+    shop = opened(asked.run, asked.work, asked.threads)
+    chosen = [one for one in VARIANTS if not asked.only or one.name in asked.only or one.name == "teacher"]
+    if asked.make_only:
+        for variant in chosen:
+            print(json.dumps({"name": variant.name, "cpu_seconds": walk(shop, variant).seconds}), flush=True)
+        return
+    found = judged(shop, chosen)
+    (shop.work / "frontier.json").write_text(json.dumps(found, indent=1))
+    print(table(found))
+    for axis in ("bytes", "p50_ms"):
+        for line in below(found, axis):
+            print(line)
+    picture(found, shop.work / "frontier.png")
+
+
+if __name__ == "__main__":
+    main()
