@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 
 import typer
 
@@ -17,7 +17,7 @@ from flows import cli_operate, cli_registry, cli_runs
 from flows import console as screen
 from flows.cli_common import Json, RunId, connected, fail, say, unfinished
 from flows.settings import settings
-from registry.records import ShrinkError
+from registry.records import ShrinkError, Task
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 COMPRESS, REGISTRY, OPERATE = "Compress", "Registry", "Operate"
@@ -174,10 +174,13 @@ def cancel(run_id: RunId = None, as_json: Json = False) -> None:
 @app.command(rich_help_panel=COMPRESS)
 def init(
     name: Annotated[str, typer.Argument(help="the recipe's and the model's name: NAME.yaml is written here")],
-    data: Annotated[Path, typer.Option(help="CSV or JSONL file with a labelled text a row")],
+    data: Annotated[Path, typer.Option(help="CSV or JSONL file with a text a row, labelled unless for embeddings")],
     model: Annotated[Path, typer.Option(help="folder with config.json, model.safetensors and tokenizer.json")],
     text_column: Annotated[str, typer.Option(help="column or key of the text")] = "text",
-    label_column: Annotated[str, typer.Option(help="column or key of the label")] = "label",
+    label_column: Annotated[
+        str | None, typer.Option(help="column or key of the label; by default 'label', of embeddings none")
+    ] = None,
+    task: Annotated[str, typer.Option(help="classify, or embed: sentence vectors, which need no labels")] = "classify",
     licence: Annotated[str, typer.Option(help="the model's licence, for the card")] = "unknown",
     data_licence: Annotated[str, typer.Option(help="the data's licence, for the card")] = "unknown",
     as_json: Json = False,
@@ -185,11 +188,13 @@ def init(
     """Write a recipe for your own model and data, after checking both."""
     from flows.init import write
 
-    found = write(name, data, model, (text_column, label_column), (licence, data_licence))
+    if task not in get_args(Task):
+        raise ShrinkError(f"task is {task!r} but must be one of: {', '.join(get_args(Task))}.")
+    column = label_column or ("label" if task == "classify" else None)
+    found = write(name, data, model, (text_column, column), (licence, data_licence), task=cast(Task, task))
     rows = ", ".join(f"{split} {count}" for split, count in found["rows"].items())
-    lines = [
-        f"{found['recipe']} written: {len(found['labels'])} labels ({', '.join(found['labels'][:8])}), rows: {rows}"
-    ]
+    labels = f"{len(found['labels'])} labels ({', '.join(found['labels'][:8])})" if found["labels"] else "no labels"
+    lines = [f"{found['recipe']} written: {labels}, rows: {rows}"]
     if found["few_test_rows"]:
         lines.append("few test rows: the intervals will be wide and the gate hard to pass; label more if you can")
     if found["head_replaced"]:

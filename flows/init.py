@@ -11,10 +11,11 @@ from typing import Any
 
 import yaml
 
+from flows import init_embed
 from flows.preflight import preflight
 from flows.recipe import anchored, parse
 from flows.recipe_file import shipped
-from registry.records import ShrinkError
+from registry.records import ShrinkError, Task
 from tasks import architectures, data, layout
 from tasks.data import DataConfig
 
@@ -60,13 +61,15 @@ def write(
     name: str,
     data_file: Path,
     model: Path,
-    columns: tuple[str, str] = ("text", "label"),
+    columns: tuple[str, str | None] = ("text", "label"),
     licences: tuple[str, str] = ("unknown", "unknown"),
     folder: Path = Path(),
+    task: Task = "classify",
 ) -> dict[str, Any]:
     """Write folder/NAME.yaml for a CSV or JSONL file and a model folder; returns what was found and written.
 
-    Raises ShrinkError, with nothing written, when the file, the model or the name will not do.
+    For task embed the column of labels may be None. Raises ShrinkError, with nothing written, when the file, the model
+    or the name will not do.
     """
     target = folder / f"{name}.yaml"
     check_target(name, target)
@@ -78,7 +81,7 @@ def write(
     splits = data.split_rows(rows, config.split)
     data.check_splits(splits, labels)
     length = max_length([row["text"] for row in rows], found)
-    text = TEMPLATE.format(
+    text = (init_embed.TEMPLATE if task == "embed" else TEMPLATE).format(
         file=target.name,
         teacher=quoted(f"dir:{path_from(model, folder)}"),
         source=quoted(f"file:{path_from(data_file, folder)}"),
@@ -97,7 +100,7 @@ def write(
     counts = {split: len(part) for split, part in splits.items()}
     return {"recipe": str(target), "name": name, "labels": labels, "rows": counts, "max_length": length} | {
         "layers": found.layers,
-        "head_replaced": replaces_head(found),
+        "head_replaced": task == "classify" and replaces_head(found),
         "few_test_rows": counts["test"] < FEW_TESTS,
     }
 
@@ -112,7 +115,7 @@ def check_target(name: str, target: Path) -> None:
         raise ShrinkError(f"'{target}' exists; choose another name or remove it.")
 
 
-def data_config(file: Path, columns: tuple[str, str]) -> DataConfig:
+def data_config(file: Path, columns: tuple[str, str | None]) -> DataConfig:
     """How the labelled file is read, by its ending."""
     if file.suffix.lower() not in FORMATS:
         raise ShrinkError(f"data is '{file}' but must end in {', '.join(FORMATS)}; convert it to CSV or JSON lines.")
@@ -141,6 +144,7 @@ def shape(found: layout.Layout, train_rows: int, labels: int) -> dict[str, Any]:
     return {
         "epochs": epochs,
         "distill_epochs": epochs,
+        "embed_epochs": 2 * epochs,
         "second_teacher": 0.5 if labels == 2 else 0,
         "tuned": tuned,
         "layers": spread(found.layers),

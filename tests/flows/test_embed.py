@@ -8,11 +8,13 @@ import pytest
 import yaml
 from fastapi.testclient import TestClient
 
-from flows import deploy, recipe, recipe_file
+from flows import deploy, init, recipe, recipe_file
 from infra.addresses import Services
 from registry import gate
 from registry.records import Evaluation, Interval, Measure, ShrinkError
 from tests.flows.test_compress import shrink
+from tests.flows.test_init import make_csv
+from tests.flows.test_init import make_model as make_bert
 from tests.registry import samples
 
 
@@ -152,6 +154,17 @@ def test_a_classifier_needs_a_label_column() -> None:
     content["data"] |= {"format": "csv", "label_column": None}
     with pytest.raises(ShrinkError, match="label_column is null but a classifier needs labels"):
         recipe.parse(content, "mine.yaml")
+
+
+@pytest.mark.parametrize("column", [None, "label"])
+def test_what_init_writes_for_embeddings_passes_every_check(tmp_path: Path, column: str | None) -> None:
+    rows, model = make_csv(tmp_path / "rows.csv"), make_bert(tmp_path / "bert")
+    found = init.write("mine", rows, model, ("text", column), folder=tmp_path, task="embed")
+    loaded = recipe.load(found["recipe"])
+    assert loaded.task == loaded.floor.task == "embed" and loaded.data.label_column == column
+    assert [stage.kind for stage in loaded.stages][:2] == ["adopt", "label"] and not found["head_replaced"]
+    assert found["labels"] == ([] if column is None else ["no", "yes"])
+    assert recipe.measures_of(loaded)[-1] == ("spearman" if column is None else "probe_accuracy")
 
 
 def measured(retention: float, low: float, win: float) -> Measure:

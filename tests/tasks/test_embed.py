@@ -189,7 +189,7 @@ def test_the_whole_chain(source: Path, rows: Path, folder: Folder) -> None:
     shape = structured.PruneStructuredConfig(layers=(0, 2), ffn=24, heads=2)
     structured.run({"student": pruned, "data": rows}, shape, cut, 0)
     taught, again = folder("taught"), folder("again")
-    lesson = embeddings.DistillEmbeddingsConfig(epochs=20, lr=3e-3)
+    lesson = embeddings.DistillEmbeddingsConfig(epochs=20, lr=3e-3, relations_weight=0.1)
     inputs = {"student": cut, "labels": labels, "data": rows}
     learnt = embeddings.run(inputs, lesson, taught, 0)
     assert learnt["loss"][-1] < learnt["loss"][0] / 2
