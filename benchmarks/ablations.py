@@ -22,9 +22,11 @@ from tasks.floor import scores
 from tasks.kinds import EveryStage
 from tasks.label import LabelConfig
 from tasks.prune.low_rank import PruneLowRankConfig
+from tasks.prune.structured import PruneStructuredConfig
+from tasks.prune.vocabulary import PruneVocabularyConfig
 
 ALONE = {"logits_weight": 0.0, "hidden_weight": 0.0, "labels_weight": 1.0, "transfer": False}
-LIGHT = {"method": "int8_dynamic", "embedding": "int4"}  # what sentiment's last stage says
+LAST: dict[str, Any] = {}  # as a target: what the recipe's last stage says
 Changes = dict[type, dict[str, Any] | list[dict[str, Any]]]
 VARIANTS: dict[str, Changes] = {
     "recipe": {},
@@ -34,9 +36,15 @@ VARIANTS: dict[str, Changes] = {
     "no hidden states": {DistillLogitsConfig: {"hidden_weight": 0.0}},
     "attention relations": {DistillLogitsConfig: {"method": "relations"}},
     "no true labels": {DistillLogitsConfig: {"labels_weight": 0.0}},
-    "learnt rounding": {DistillLogitsConfig: {"method": "quantized", "target": LIGHT}},
+    "learnt rounding": {DistillLogitsConfig: {"method": "quantized", "target": LAST}},
     "no learnt rounding": {DistillQuantizedConfig: [{"kind": "distill", "epochs": 3}]},
     "whole embedding": {PruneLowRankConfig: []},
+    "narrower": {
+        PruneVocabularyConfig: {"min_count": 4},
+        PruneStructuredConfig: {"ffn": 512},
+        PruneLowRankConfig: {"rank": 64},
+    },
+    "two layers": {PruneVocabularyConfig: {"min_count": 4}, PruneStructuredConfig: {"layers": (0, 5), "ffn": 512}},
 }
 
 
@@ -50,12 +58,19 @@ def changed(recipe: Recipe, changes: Changes, seed: int) -> Recipe:
         update = changes.get(type(stage), {})
         for one in update if isinstance(update, list) else [update]:
             fields = one if "kind" in one else stage.model_dump() | one
+            if fields.get("target") is LAST:
+                fields = fields | {"target": recipe.stages[-1].model_dump()}
             if fields["kind"] == "distill" or "seed" in fields:
                 fields = fields | {"seed": seed}
             stages.append(EveryStage.validate_python(fields))
     found = recipe.model_copy(update={"stages": tuple(stages)})
     check_order(found)
     return found
+
+
+def applies(recipe: Recipe, name: str) -> bool:
+    """Whether a recipe has a stage that the variant changes."""
+    return not VARIANTS[name] or any(type(stage) in VARIANTS[name] for stage in recipe.stages)
 
 
 def judged(held: dict[str, Path]) -> dict[str, Any]:
@@ -94,7 +109,7 @@ def main() -> None:
     source = sources.resolve(recipe.data_source, work)
     data = chain.done(work, recipe.data, {"source": source}, recipe.seed, asked.threads) / "out"
     for seed in range(asked.seeds):
-        for name in asked.only or VARIANTS:
+        for name in asked.only or [name for name in VARIANTS if applies(recipe, name)]:
             variant = changed(recipe, VARIANTS[name], seed)
             held = chain.walk(variant, data, work, asked.threads)
             print(json.dumps({"variant": name, "seed": seed, **judged(held)}), flush=True)
