@@ -18,6 +18,7 @@ from tasks.embed.adopt import AdoptConfig
 from tasks.finetune import FinetuneConfig
 from tasks.floor import FloorConfig
 from tasks.label import LabelConfig
+from tasks.prune import width as widths
 from tasks.prune.low_rank import PruneLowRankConfig
 from tasks.prune.structured import PruneStructuredConfig
 from tasks.prune.vocabulary import KINDS, PruneVocabularyConfig
@@ -145,6 +146,9 @@ def check_stages(recipe: Recipe, model: layout.Layout, labels: list[str]) -> Non
                         architectures.check_use(kind, part, f"{where}: {part}")
                 ffn = limited(where, "ffn", stage.ffn or ffn, ffn)
                 heads = limited(where, "heads", stage.heads or heads, heads)
+                if stage.hidden is not None:
+                    widths.check(where, kind, stage.hidden, width, head_size, factorised)
+                    columns = width = stage.hidden
             case PruneLowRankConfig():
                 if factorised:
                     raise ShrinkError(f"{where}: the embedding is factorised already: drop this stage.")

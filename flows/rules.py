@@ -253,10 +253,14 @@ def structured_pruned(config: PruneStructuredConfig, student: Made, counted: Cou
         shape = shape.cut(intermediate_size=config.ffn)
     if config.heads is not None:
         shape = shape.cut(kept_heads=config.heads)
+    if config.hidden is not None:
+        heads = shape.letters["i"] // shape.letters["s"]
+        count = config.hidden // shape.letters["s"]
+        shape = shape.cut(hidden_size=config.hidden, num_attention_heads=count, kept_heads=heads)
     if config.positions:
         shape = shape.cut_positions(counted.max_length)
     work, held = LOAD, 0.0
-    if config.ffn is not None or config.heads is not None:
+    if any(one is not None for one in (config.ffn, config.heads, config.hidden)):
         sample = min(1.0, structured.SAMPLE / max(1, counted.splits["train"].rows))
         _, tokens, squares = counted.of("train")
         work += sample * (1 + BACKWARD) * whole.macs(tokens, squares) / TRAINING

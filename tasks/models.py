@@ -115,7 +115,7 @@ def load_encoder(directory: Path) -> Any:
     encoder = encoders.build(config)
     kept = int(getattr(config, "kept_heads", None) or 0)
     for layer in anatomy.layers(encoder) if kept else ():
-        slice_heads(layer, list(range(kept)), anatomy.head_size(encoder))
+        resize_heads(layer, kept, anatomy.head_size(encoder))
     if rank := int(getattr(config, "embedding_rank", None) or 0):
         wide = encoder.get_input_embeddings()
         rows, directions = torch.zeros(wide.num_embeddings, rank), torch.zeros(rank, wide.embedding_dim)
@@ -201,6 +201,19 @@ def slice_heads(layer: Any, kept: list[int], head_size: int) -> None:
         anatomy.replace(layer, name, slice_linear(getattr(parts, name), rows=index))
     anatomy.replace(layer, "attention_output", slice_linear(parts.attention_output, columns=index))
     anatomy.set_heads(layer, len(kept), head_size)
+
+
+def resize_heads(layer: Any, count: int, head_size: int) -> None:
+    """Give one layer's attention fresh weights for so many heads, also more than the hidden size has room for."""
+    parts = anatomy.parts(layer)
+    for name in ("query", "key", "value"):
+        old = getattr(parts, name)
+        fresh = nn.Linear(old.in_features, count * head_size, bias=old.bias is not None)
+        anatomy.replace(layer, name, fresh)
+    out = parts.attention_output
+    fresh = nn.Linear(count * head_size, out.out_features, bias=out.bias is not None)
+    anatomy.replace(layer, "attention_output", fresh)
+    anatomy.set_heads(layer, count, head_size)
 
 
 def slice_vocabulary(model: Classifier, kept: list[int], pad: int) -> None:

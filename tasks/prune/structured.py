@@ -1,10 +1,7 @@
-"""Cuts whole layers, feed-forward neurons and attention heads: the result is a smaller ordinary BERT.
+"""Cuts whole layers, feed-forward neurons, attention heads and the hidden width: a smaller ordinary encoder.
 
-A neuron's or head's importance is the sum over examples of the squared gradient of the loss with respect to a mask
-of ones on it, the diagonal Fisher information (Michel, Levy and Neubig 2019; Kwon et al. 2022, "A fast post-training
-pruning framework for transformers"), taken on the whole model before any layer goes. An embedding model has no loss to
-labels: there it is the squared gradient of a random projection of its embedding, in expectation the squared change of
-the embedding (after Hutchinson 1990).
+What stays is what matters most by one of the four measures of tasks/prune/importance.py, taken on the whole model
+before any layer goes.
 """
 
 from pathlib import Path
@@ -19,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tasks.models import Classifier
+    from tasks.prune.importance import Importance
 
 SAMPLE = 384  # train rows on which importance is measured
 
@@ -34,6 +32,14 @@ class PruneStructuredConfig(BaseModel):
     layers: tuple[int, ...] | None = Field(default=None, description="Layers kept, from 0 at the bottom; none: all.")
     ffn: int | None = Field(default=None, ge=1, description="Feed-forward neurons kept in each layer; none: all.")
     heads: int | None = Field(default=None, ge=1, description="Attention heads kept in each layer; none: all.")
+    hidden: int | None = Field(
+        default=None, ge=1, description="Features kept of the hidden width, a multiple of a head's size; none: all."
+    )
+    importance: Literal["fisher", "taylor", "activation", "magnitude"] = Field(
+        default="fisher",
+        description="What decides which neurons, heads and features stay: squared gradients, gradients times "
+        "activations, activations, or the sizes of weights.",
+    )
     positions: bool = Field(default=True, description="Drop position embeddings beyond the data's max_length.")
 
 
@@ -41,31 +47,44 @@ def run(inputs: dict[str, Path], config: PruneStructuredConfig, out: Path, seed:
     """Write the cut student; measured: parameters before and after."""
     import numpy as np
 
-    from tasks import anatomy, data, models, train
+    from tasks import data, models, train
+    from tasks.prune import importance
 
     model, tokenizer, head = models.load(inputs["student"])
     before = models.count_parameters(model)
-    present = heads_of(model)
-    for part in ("ffn", "heads"):
-        if getattr(config, part) is not None:
-            architectures.check_use(model.config.model_type, part, "prune/structured")
-    _check(config.ffn, "ffn", neurons_of(model))
-    _check(config.heads, "heads", present)
+    check(model, config)
     kept = list(range(model.depth)) if config.layers is None else list(config.layers)
     scores = None
-    if config.ffn is not None or config.heads is not None:
+    if any(one is not None for one in (config.ffn, config.heads, config.hidden)):
         rows = data.read_rows(inputs["data"], "train")
         sample = [rows[index] for index in np.random.default_rng(seed).permutation(len(rows))[:SAMPLE]]
         sequences = train.tokenize(tokenizer, [row["text"] for row in sample])
-        scores = importance(model, sequences, [row["label"] for row in sample])
+        labels, wide = [row["label"] for row in sample], config.hidden is not None
+        scores = importance.measure(model, sequences, labels, config.importance, heads_of(model), wide)
     models.keep_layers(model, kept)
     if scores is not None:
-        one = [0] if anatomy.shared(model.encoder) else kept
-        cut_parts(model, [scores[0][index] for index in one], [scores[1][index] for index in one], config)
+        cut_parts(model, scores, kept, config)
     if config.positions:
         models.slice_positions(model, head.max_length)
     models.save(out, model, tokenizer, head)
     return {"parameters_before": before, "parameters": models.count_parameters(model)}
+
+
+def check(model: "Classifier", config: PruneStructuredConfig) -> None:
+    """ShrinkError when the model lacks what the config asks for, or cannot be cut there."""
+    from tasks import anatomy
+    from tasks.prune import width
+
+    kind, described = str(model.config.model_type), model.config
+    for part in ("ffn", "heads"):
+        if getattr(config, part) is not None:
+            architectures.check_use(kind, part, "prune/structured")
+    _check(config.ffn, "ffn", neurons_of(model))
+    _check(config.heads, "heads", heads_of(model))
+    if config.hidden is not None:
+        factorised = bool(getattr(described, "embedding_rank", None))
+        size, present = anatomy.head_size(model.encoder), int(described.hidden_size)
+        width.check("prune/structured", kind, config.hidden, present, size, factorised)
 
 
 def heads_of(model: "Classifier") -> int:
@@ -78,20 +97,27 @@ def neurons_of(model: "Classifier") -> int:
     return int(architectures.value(model.config.to_dict(), "intermediate_size"))
 
 
-def cut_parts(model: "Classifier", ffn: "list[Tensor]", heads: "list[Tensor]", config: PruneStructuredConfig) -> None:
-    """Keep the most important neurons and heads of every layer, in their old order."""
+def cut_parts(model: "Classifier", scores: "Importance", kept: list[int], config: PruneStructuredConfig) -> None:
+    """Keep the most important neurons and heads of the layers that are left, and of the width what all of them need.
+
+    `kept` are the layers' numbers in the whole model, of which the scores are.
+    """
     from tasks import anatomy, models
+    from tasks.prune import width
 
     size = anatomy.head_size(model.encoder)
-    for layer, ffn_score, head_score in zip(model.layers, ffn, heads, strict=True):
+    for layer, number in zip(model.layers, [0] if anatomy.shared(model.encoder) else kept, strict=True):
         if config.ffn is not None:
-            models.slice_ffn(layer, top(ffn_score, config.ffn))
+            models.slice_ffn(layer, top(scores.ffn[number], config.ffn))
         if config.heads is not None:
-            models.slice_heads(layer, top(head_score, config.heads), size)
+            models.slice_heads(layer, top(scores.heads[number], config.heads), size)
     if config.ffn is not None:
         setattr(model.config, architectures.named(model.config.to_dict(), "intermediate_size"), config.ffn)
     if config.heads is not None:
         model.config.kept_heads = config.heads
+    if config.hidden is not None:
+        whole = sum((scores.hidden[number + 1] for number in kept), scores.hidden[0])
+        width.cut(model, top(whole, config.hidden), heads_of(model))
 
 
 def top(scores: "Tensor", count: int) -> list[int]:
@@ -100,64 +126,6 @@ def top(scores: "Tensor", count: int) -> list[int]:
 
     order: list[int] = torch.sort(scores, descending=True, stable=True).indices[:count].tolist()
     return sorted(order)
-
-
-def importance(
-    model: "Classifier", sequences: list[list[int]], labels: list[int], size: int = 16
-) -> "tuple[list[Tensor], list[Tensor]]":
-    """Per layer the importance of its neurons [f] and of its heads [h]; the model is left as it was."""
-    import torch
-    from torch.nn import functional
-
-    from tasks import progress, train
-
-    model.eval().requires_grad_(False)
-    heads, width = heads_of(model), neurons_of(model)
-    ffn_scores = [torch.zeros(width) for _ in model.layers]
-    head_scores = [torch.zeros(heads) for _ in model.layers]
-    targets, generator = torch.as_tensor(labels), torch.Generator().manual_seed(0)
-    batches = train.sorted_batches([len(sequence) for sequence in sequences], size)
-    for number, rows in enumerate(batches):
-        ffn_masks = [torch.ones(len(rows), 1, width, requires_grad=True) for _ in model.layers]
-        head_masks = [torch.ones(len(rows), 1, heads, 1, requires_grad=True) for _ in model.layers]
-        handles = _attach(model, ffn_masks, head_masks)
-        answer = model(*train.pad([sequences[row] for row in rows], train.pad_of(model)))
-        if model.head.out_features:
-            loss = functional.cross_entropy(answer, targets[rows], reduction="sum")
-        else:
-            loss = (answer * torch.randn(answer.shape, generator=generator)).sum()
-        gradients = torch.autograd.grad(loss, [*ffn_masks, *head_masks])
-        for handle in handles:
-            handle.remove()
-        for place, gradient in enumerate(gradients):
-            target = (ffn_scores + head_scores)[place]
-            target += gradient.reshape(len(rows), -1).square().sum(0)
-        progress.report(number + 1, len(batches), "importance")
-    model.requires_grad_(True)
-    return ffn_scores, head_scores
-
-
-def _attach(model: "Classifier", ffn_masks: "list[Tensor]", head_masks: "list[Tensor]") -> list[Any]:
-    """Hooks that multiply every layer's neurons and head outputs by its masks (one value per example)."""
-
-    from tasks import anatomy
-
-    def scale_neurons(mask: "Tensor") -> Any:
-        return lambda module, args: (args[0] * mask, *args[1:])
-
-    def scale_heads(mask: "Tensor") -> Any:
-        def hook(module: Any, args: tuple[Any, ...]) -> Any:
-            context = args[0]
-            return ((context.unflatten(-1, (mask.shape[2], -1)) * mask).flatten(2), *args[1:])
-
-        return hook
-
-    handles = []
-    for layer, ffn_mask, head_mask in zip(model.layers, ffn_masks, head_masks, strict=True):
-        parts = anatomy.parts(layer)
-        handles.append(parts.ffn_out.register_forward_pre_hook(scale_neurons(ffn_mask)))
-        handles.append(parts.attention_output.register_forward_pre_hook(scale_heads(head_mask)))
-    return handles
 
 
 def _check(wanted: int | None, field: str, present: int) -> None:

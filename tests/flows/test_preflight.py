@@ -185,6 +185,31 @@ def test_a_stage_whose_library_is_not_installed_is_refused_before_it_starts(
         check_order(recipe.model_copy(update={"stages": (extra, *recipe.stages)}))
 
 
+@pytest.mark.parametrize("method", ["distill/logits", "prune/gradual", "prune/movement"])
+def test_a_width_that_cannot_be_cut_or_compared_is_refused_before_it_starts(tmp_path: Path, method: str) -> None:
+    recipe, model, rows = make_recipe(tmp_path)
+    cut, *_ = (at for at, one in enumerate(recipe.stages) if one.kind == "label")
+
+    kind, name = method.split("/")
+
+    def run(hidden: int, weight: float) -> None:
+        lesson = EveryStage.validate_python({"kind": kind, "method": name, "hidden_weight": weight})
+        width = EveryStage.validate_python({"kind": "prune", "method": "structured", "hidden": hidden})
+        preflight(recipe.model_copy(update={"stages": (*recipe.stages[: cut + 1], width, lesson)}), model, rows)
+
+    run(8, 1.0)
+    run(4, 0.0)
+    at = cut + 3
+    with pytest.raises(
+        ShrinkError, match=rf"stage {at} \({kind}\): hidden_weight is 1.0 but the student is 4 wide and the"
+    ):
+        run(4, 1.0)
+    with pytest.raises(ShrinkError, match=rf"stage {at - 1} \(prune\): hidden is 5 but an attention head has 4 feat"):
+        run(5, 0.0)
+    with pytest.raises(ShrinkError, match=rf"stage {at - 1} \(prune\): hidden is 12 but the model has only 8 there"):
+        run(12, 0.0)
+
+
 @pytest.mark.parametrize("text", [" ", "\u200b", "\u00a0\u2003", "\ufeff\u200d"])
 def test_a_row_whose_text_cannot_be_seen_has_none(tmp_path: Path, text: str) -> None:
     assert not has_text(text) and has_text(text + "\U0001faa8")

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from registry.records import ShrinkError
 from tasks import anatomy, architectures, data, encoders, finetune, label, layout, models, train
 from tasks.distill import logits, relations
-from tasks.prune import magnitude, structured, wanda
+from tasks.prune import importance, magnitude, structured, wanda
 from tests.tasks.encoders import config_of, make_encoder, pad_number, save_teacher, tokenizer_of
 from tests.tasks.test_torch_stages import make_texts
 
@@ -151,7 +151,7 @@ def test_sliced_parts_equal_masked_ones_or_are_refused(tmp_path: Path, kind: str
         small.config.kept_heads = 2
     with torch.no_grad():
         whole = reference(ids, mask)
-        structured._attach(reference, ffn_masks, head_masks)
+        importance.attach(reference, ffn_masks, head_masks)
         wanted = reference(ids, mask)
         assert not torch.allclose(wanted, whole, atol=1e-3) and torch.allclose(small(ids, mask), wanted, atol=1e-5)
     out = tmp_path / "cut"

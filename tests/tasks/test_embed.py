@@ -18,7 +18,7 @@ from tasks.distill import embeddings
 from tasks.embed import adopt, evaluate, measures
 from tasks.embed import floor as embed_floor
 from tasks.export import onnx
-from tasks.prune import structured, vocabulary
+from tasks.prune import importance, structured, vocabulary
 from tasks.quantize import int8_dynamic
 from tests.tasks.test_torch_stages import make_model, make_texts, make_tokenizer
 
@@ -234,7 +234,7 @@ def test_importance_without_labels_is_the_squared_change_of_the_embedding(source
     tokenizer = make_tokenizer()
     texts = [row["text"] for row in data.read_rows(rows, "train")][:12] * 24
     sequences = [tokenizer.encode(text).ids for text in texts]
-    scores, _ = structured.importance(model, sequences, [-1] * len(texts))
+    scores = importance.measure(model, sequences, [-1] * len(texts), "fisher", 4).ffn
     step, wanted = 1e-3, torch.zeros(48)
     with torch.no_grad():
         for neuron in range(0, 48, 6):

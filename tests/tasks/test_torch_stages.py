@@ -18,7 +18,7 @@ from registry.records import ShrinkError, digest_directory
 from tasks import data, finetune, label, layout, losses, train
 from tasks import models as encoders
 from tasks.distill import logits as distill
-from tasks.prune import structured, vocabulary
+from tasks.prune import importance, structured, vocabulary
 
 GOOD, BAD = ("good", "fine", "great"), ("bad", "poor", "awful")
 FILLER = ("film", "plot", "actor", "scene", "music", "end", "start", "joke", "shot", "cast")
@@ -189,7 +189,7 @@ def test_sliced_student_equals_masked_reference(folder: Callable[[str], Path]) -
     ffn_masks, head_masks = [torch.zeros(1, 1, 48)] * 3, [torch.zeros(1, 1, 4, 1)] * 3
     ffn_masks[0][..., neurons] = 1
     head_masks[0][:, :, heads] = 1
-    structured._attach(reference, ffn_masks, head_masks)
+    importance.attach(reference, ffn_masks, head_masks)
     for layer in small.layers:
         encoders.slice_ffn(layer, neurons)
         encoders.slice_heads(layer, heads, 8)
@@ -210,12 +210,13 @@ def test_dead_neurons_and_heads_have_no_importance() -> None:
         model.layers[1].output.dense.weight[:, 7] = 0
         model.layers[1].attention.output.dense.weight[:, 8:16] = 0
     sequences = [[2, 6, 12, 3], [2, 9, 13, 14, 3], [2, 7, 3]]
-    ffn, heads = structured.importance(model, sequences, [1, 0, 1], size=2)
+    ffn, heads = importance.measure(model, sequences, [1, 0, 1], "fisher", 4, size=2)[:2]
     assert ffn[1][7] == 0 and heads[1][1] == 0
     assert int((ffn[1] == 0).sum()) == 1 and int((heads[1] == 0).sum()) == 1
     assert 7 not in structured.top(ffn[1], 47) and all(weight.requires_grad for weight in model.parameters())
     apart = [
-        structured.importance(model, [item], [answer])[0][2] for item, answer in zip(sequences, (1, 0, 1), strict=True)
+        importance.measure(model, [item], [answer], "fisher", 4).ffn[2]
+        for item, answer in zip(sequences, (1, 0, 1), strict=True)
     ]
     assert torch.allclose(ffn[2], torch.stack(apart).sum(0), rtol=1e-3, atol=1e-7)
 
