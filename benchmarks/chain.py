@@ -11,7 +11,7 @@ from flows import sources
 from flows.recipe import Recipe
 from flows.settings import worker_environment
 from registry.records import digest_directory, sha256_json
-from tasks.data import DataConfig, labelled_rows, normalise, transfer_rows, write_rows
+from tasks.data import DataConfig, labelled_rows, normalise, transfer_rows, write_facts, write_rows
 from tasks.export.onnx import OnnxConfig
 from tasks.kinds import AnyStageConfig, code_digest
 from tasks.stage import StageCall, run_stage
@@ -74,6 +74,4 @@ def write_data(out: Path, config: DataConfig, source: Path, part_of: dict[str, s
     out.mkdir(parents=True, exist_ok=True)
     for name, part in splits.items():
         write_rows(out / f"{name}.jsonl", part)
-    counts = {name: len(part) for name, part in splits.items()}
-    facts = {"labels": labels, "max_length": config.max_length, "rows": counts, "format": config.format}
-    (out / "data.json").write_text(json.dumps(facts, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    write_facts(out, config, labels, {name: len(part) for name, part in splits.items()})

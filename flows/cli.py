@@ -180,6 +180,11 @@ def init(
     label_column: Annotated[
         str | None, typer.Option(help="column or key of the label; by default 'label', of embeddings none")
     ] = None,
+    pair_column: Annotated[str | None, typer.Option(help="column or key of a second text, for pairs")] = None,
+    multi_label: Annotated[bool, typer.Option("--multi-label", help="rows have any number of labels")] = False,
+    label_separator: Annotated[
+        str | None, typer.Option(help="between the labels of a CSV cell (--multi-label)")
+    ] = None,
     task: Annotated[str, typer.Option(help="classify, or embed: sentence vectors, which need no labels")] = "classify",
     licence: Annotated[str, typer.Option(help="the model's licence, for the card")] = "unknown",
     data_licence: Annotated[str, typer.Option(help="the data's licence, for the card")] = "unknown",
@@ -191,7 +196,9 @@ def init(
     if task not in get_args(Task):
         raise ShrinkError(f"task is {task!r} but must be one of: {', '.join(get_args(Task))}.")
     column = label_column or ("label" if task == "classify" else None)
-    found = write(name, data, model, (text_column, column), (licence, data_licence), task=cast(Task, task))
+    kinds = {"pair_column": pair_column, "multi_label": multi_label, "label_separator": label_separator}
+    columns, licences = (text_column, column), (licence, data_licence)
+    found = write(name, data, model, columns, licences, task=cast(Task, task), kinds=kinds)
     rows = ", ".join(f"{split} {count}" for split, count in found["rows"].items())
     labels = f"{len(found['labels'])} labels ({', '.join(found['labels'][:8])})" if found["labels"] else "no labels"
     lines = [f"{found['recipe']} written: {labels}, rows: {rows}"]

@@ -73,25 +73,34 @@ def registered(model: str) -> tuple[dict[str, Any], str]:
 def predict(
     model: Model,
     texts: Annotated[list[str], typer.Argument(help="sentences, each quoted")],
+    pair: Annotated[list[str] | None, typer.Option(help="second text, one for each text, of a model of pairs")] = None,
     as_json: Json = False,
 ) -> None:
     """Predict with a registered version, fetched and verified; of an embedding model: which texts are alike."""
-    for number, text in enumerate(texts, start=1):
-        if not has_text(text):
-            raise ShrinkError(f"text {number} is {text!r}; give some words.")
-        if not is_unicode(text):
-            raise ShrinkError(f"text {number} is {text!r} but no UTF-8; convert it.")
+    others = pair or []
+    for what, given in (("text", texts), ("pair", others)):
+        for number, text in enumerate(given, start=1):
+            if not has_text(text):
+                raise ShrinkError(f"{what} {number} is {text!r}; give some words.")
+            if not is_unicode(text):
+                raise ShrinkError(f"{what} {number} is {text!r} but no UTF-8; convert it.")
+    if others and len(others) != len(texts):
+        raise ShrinkError(f"there are {len(texts)} texts but {len(others)} --pair; give one for each text.")
     connected()
     require(model)
     from flows.outcome import predictions
 
-    found = predictions(model, texts, settings().home)
+    found = predictions(model, texts, settings().home, others)
     say(found, as_json, "\n".join(similar(found) if "embedding" in found[0] else map(labelled, found)))
 
 
 def labelled(one: dict[str, Any]) -> str:
-    """A classified text as a line."""
-    return f"{one['label']:10} {one['score']:.3f}  {one['text']}"
+    """A classified text, or pair, as a line: label and score, or each label with a probability over one half."""
+    asked = " | ".join(one[name] for name in ("text", "pair") if name in one)
+    if "labels" in one:
+        scores = one["scores"]
+        return f"{', '.join(f'{name} {scores[name]:.3f}' for name in one['labels']) or 'no label'}  {asked}"
+    return f"{one['label']:10} {one['score']:.3f}  {asked}"
 
 
 def similar(found: list[dict[str, Any]]) -> list[str]:

@@ -182,8 +182,8 @@ def comparison(evaluation: dict[str, Any]) -> Table:
         table.add_row(METRICS[name], *(f"{one[who]:.3f}" for who in MODELS))
     if measures:
         rows = rows[2:]
-    if evaluation.get("metric") == "mcc":
-        rows.insert(2, ("mcc", 1, ".3f"))
+    if (metric := evaluation.get("metric")) in ("mcc", "micro_f1"):
+        rows.insert(2, (str(metric), 1, ".3f"))
     names = {
         **METRICS,
         "bytes": "megabytes",

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.recipe import Recipe
-from tasks import data, floor, pieces
+from tasks import data, floor, overlap, pieces
+from tasks.pairs import Text
 
 MOST = 30_000  # texts of which every piece is counted: a second
 SAMPLE = 500  # texts of a split whose lengths stand for all
@@ -21,7 +22,7 @@ SAMPLE = 500  # texts of a split whose lengths stand for all
 class Texts:
     """Texts of one split and their lengths in the teacher's pieces, looked at when asked for."""
 
-    def __init__(self, texts: Sequence[str], tokenizer: Any) -> None:
+    def __init__(self, texts: Sequence[Text], tokenizer: Any) -> None:
         self.texts, self.tokenizer = texts, tokenizer
 
     @property
@@ -83,9 +84,7 @@ class Counted:
         texts = self.splits["train"].texts
         found: Counter[str] = Counter()
         for text in texts[:: max(1, -(-len(texts) // MOST))]:
-            words = floor.WORD.findall(text.lower())
-            for n in range(1, config.ngrams + 1):
-                found.update({" ".join(words[start : start + n]) for start in range(len(words) - n + 1)})
+            found.update(set(overlap.terms(text, config.ngrams)))
         terms = [term for term, count in found.items() if count >= config.min_df]
         return len(terms), len(json.dumps(terms, ensure_ascii=False).encode())
 

@@ -26,6 +26,7 @@ from flows.settings import settings
 from registry import promotion, versions
 from registry.records import STRICT, ShrinkError, Task
 from tasks import runtime
+from tasks.pairs import Text
 
 log = logging.getLogger("flows.deploy")
 
@@ -41,14 +42,20 @@ class Unfit(RuntimeError):
     """A version whose bytes are right but whose answers are not."""
 
 
+OneText = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)]
+
+
 class Question(BaseModel):
-    """The body of /predict and of /embed."""
+    """The body of /predict and of /embed: `texts`, or `pairs` for a model that answers pairs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-    texts: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)]],
-        Field(min_length=1, max_length=MAX_TEXTS, description="texts to answer"),
-    ]
+    texts: Annotated[list[OneText] | None, Field(min_length=1, max_length=MAX_TEXTS, description="texts to answer")] = (
+        None
+    )
+    pairs: Annotated[
+        list[Annotated[list[OneText], Field(min_length=2, max_length=2)]] | None,
+        Field(min_length=1, max_length=MAX_TEXTS, description="pairs of texts to answer: [[first, second]]"),
+    ] = None
 
 
 class Loaded(BaseModel):
@@ -58,7 +65,7 @@ class Loaded(BaseModel):
     version: str
     directory: Path
     task: Task
-    labels: tuple[str, ...]
+    config: dict[str, Any]
     session: Any
 
 
@@ -206,27 +213,25 @@ def opened(model: Path, golden: Path, version: str, threads: int = 1) -> Loaded:
     worst = float(np.abs(answers - expected).max())
     if not worst <= TOLERANCE:
         raise Unfit(f"it differs from its golden {name} by {worst:.3g}, allowed is {TOLERANCE:g}")
-    labels = tuple(runtime.settings(model)["labels"])
-    return Loaded(version=version, directory=model, task=task, labels=labels, session=session)
+    return Loaded(version=version, directory=model, task=task, config=runtime.settings(model), session=session)
 
 
-def answer(loaded: Loaded, texts: Sequence[str], threads: int = 1) -> list[dict[str, Any]]:
-    """For each text the likeliest label, its score, and all scores (softmax of the logits)."""
-    logits = runtime.predict(loaded.directory, texts, threads=threads, opened=loaded.session).astype(np.float64)
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares = powers / powers.sum(axis=1, keepdims=True)
-    best = shares.argmax(axis=1)
-    return [
-        {
-            "label": loaded.labels[place],
-            "score": float(row[place]),
-            "scores": {label: float(score) for label, score in zip(loaded.labels, row, strict=True)},
-        }
-        for place, row in zip(best, shares, strict=True)
-    ]
+def asked(loaded: Loaded, question: Question) -> list[Text]:
+    """The texts or pairs of a question; a 422 says which of the two this version answers."""
+    wanted, other = ("pairs", "texts") if loaded.config.get("pairs") else ("texts", "pairs")
+    given = getattr(question, wanted)
+    if given is None:
+        raise HTTPException(422, [{"field": other, "problem": f"this version answers {wanted} alone; give those"}])
+    return [one if isinstance(one, str) else (one[0], one[1]) for one in given]
 
 
-def embedded(loaded: Loaded, texts: Sequence[str], threads: int = 1) -> list[list[float]]:
+def answer(loaded: Loaded, texts: Sequence[Text], threads: int = 1) -> list[dict[str, Any]]:
+    """For each text (or pair) the likeliest label, its score and all; of several labels those above one half."""
+    logits = runtime.predict(loaded.directory, texts, threads=threads, opened=loaded.session)
+    return runtime.answers(logits, loaded.config)
+
+
+def embedded(loaded: Loaded, texts: Sequence[Text], threads: int = 1) -> list[list[float]]:
     """For each text its vector of length 1."""
     vectors: list[list[float]] = runtime.predict(
         loaded.directory, texts, threads=threads, opened=loaded.session
@@ -256,14 +261,14 @@ def application(slot: Slot, threads: int = 1) -> FastAPI:
     async def predict(request: Request) -> JSONResponse:
         question = read(await body_of(request))
         serving = ready(slot, "classify")
-        found = await run_in_threadpool(answer, serving, question.texts, threads)
+        found = await run_in_threadpool(answer, serving, asked(serving, question), threads)
         return JSONResponse({"model": slot.name, "version": serving.version, "predictions": found})
 
     @app.post("/embed")
     async def embed(request: Request) -> JSONResponse:
         question = read(await body_of(request))
         serving = ready(slot, "embed")
-        found = await run_in_threadpool(embedded, serving, question.texts, threads)
+        found = await run_in_threadpool(embedded, serving, asked(serving, question), threads)
         return JSONResponse({"model": slot.name, "version": serving.version, "embeddings": found})
 
     return app
@@ -292,10 +297,13 @@ async def body_of(request: Request) -> bytes:
 def read(body: bytes) -> Question:
     """The question in a body; a 422 names every field that is wrong."""
     try:
-        return Question.model_validate_json(body)
+        question = Question.model_validate_json(body)
     except ValidationError as error:
         wrong = [
             {"field": ".".join(map(str, one["loc"])) or "body", "problem": one["msg"]}
             for one in error.errors(include_url=False, include_input=False, include_context=False)[:8]
         ]
         raise HTTPException(422, wrong) from None
+    if (question.texts is None) == (question.pairs is None):
+        raise HTTPException(422, [{"field": "texts", "problem": "give either texts or pairs"}])
+    return question

@@ -18,6 +18,7 @@ from flows.recipe_file import shipped
 from registry.records import ShrinkError, Task
 from tasks import architectures, data, layout
 from tasks.data import DataConfig
+from tasks.pairs import Text
 
 FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 FEW_ROWS = 5000  # train rows below which the stages take twice the epochs
@@ -37,17 +38,17 @@ data:
   file: {data_file}
   format: {format}
   text_column: {text_column}
-  label_column: {label_column}
-  max_length: {max_length}   # tokens; longer texts are cut
-stages:
-  - {{kind: finetune, epochs: {epochs}{tuned}}}
+{pair}  label_column: {label_column}
+{several}  max_length: {max_length}   # tokens; longer texts are cut
+{floor}stages:
+  - {{kind: finetune, epochs: {epochs}{tuned}{weights}}}
   - {{kind: label, second_teacher: {second_teacher}, transfer: false}}
   - {{kind: prune, method: vocabulary, min_count: 1}}
   - {{kind: prune, method: structured, layers: {layers}{ffn}}}
-  - {{kind: distill, method: logits, epochs: {distill_epochs}, transfer: false}}
+  - {{kind: distill, method: logits, epochs: {distill_epochs}, transfer: false{weights}}}
   - {{kind: export, method: onnx}}
   - {{kind: quantize, method: int8_dynamic, embedding: int4}}
-evaluate: {{kind: evaluate, metric: {metric}}}   # or accuracy, macro_f1, mcc: what the gate goes by
+evaluate: {{kind: evaluate, metric: {metric}}}   # or {metrics}: what the gate goes by
 gate:   # what the student must reach to become @champion
   retention_min: 0.97
   retention_low_min: 0.95
@@ -65,18 +66,20 @@ def write(
     licences: tuple[str, str] = ("unknown", "unknown"),
     folder: Path = Path(),
     task: Task = "classify",
+    kinds: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write folder/NAME.yaml for a CSV or JSONL file and a model folder; returns what was found and written.
 
-    For task embed the column of labels may be None. Raises ShrinkError, with nothing written, when the file, the model
-    or the name will not do.
+    For task embed the column of labels may be None. `kinds` has the fields of the data that say how many texts and
+    labels a row has: pair_column, multi_label, label_separator. Raises ShrinkError, with nothing written, when the
+    file, the model or the name will not do.
     """
     target = folder / f"{name}.yaml"
     check_target(name, target)
     if not model.is_dir():
         raise ShrinkError(f"model is '{model}' but there is no such folder; name one with config.json.")
     found = layout.read(model)
-    config = data_config(data_file, columns)
+    config = data_config(data_file, columns, kinds or {})
     rows, labels = data.labelled_rows(data_file.parent, config)
     splits = data.split_rows(rows, config.split)
     data.check_splits(splits, labels)
@@ -88,8 +91,9 @@ def write(
         licence=quoted(licences[0]),
         data_licence=quoted(licences[1]),
         **{key: quoted(value) for key, value in facts_of(config).items()},
-        **shape(found, len(splits["train"]), len(labels)),
-        metric=metric_for([row["label"] for row in rows]),
+        **kinds_of(config),
+        **shape(found, len(splits["train"]), len(labels) if not config.multi_label else 0),
+        **balance([row["label"] for row in rows]),
         name=name,
         max_length=length,
     )
@@ -115,13 +119,15 @@ def check_target(name: str, target: Path) -> None:
         raise ShrinkError(f"'{target}' exists; choose another name or remove it.")
 
 
-def data_config(file: Path, columns: tuple[str, str | None]) -> DataConfig:
+def data_config(file: Path, columns: tuple[str, str | None], kinds: dict[str, Any]) -> DataConfig:
     """How the labelled file is read, by its ending."""
     if file.suffix.lower() not in FORMATS:
         raise ShrinkError(f"data is '{file}' but must end in {', '.join(FORMATS)}; convert it to CSV or JSON lines.")
     if not file.is_file():
         raise ShrinkError(f"data is '{file}' but there is no such file; name a CSV or JSONL file.")
-    content = {"file": file.name, "format": FORMATS[file.suffix.lower()]}
+    content = {"file": file.name, "format": FORMATS[file.suffix.lower()], **kinds}
+    if content.get("label_separator") == "":
+        raise ShrinkError("label_separator is empty; give what stands between two labels.")
     return DataConfig.model_validate({**content, "text_column": columns[0], "label_column": columns[1]})
 
 
@@ -135,8 +141,17 @@ def facts_of(config: DataConfig) -> dict[str, str | None]:
     }
 
 
+def kinds_of(config: DataConfig) -> dict[str, str]:
+    """The template's lines for pairs and for several labels a row; empty where the data has none."""
+    separator = f"  label_separator: {quoted(config.label_separator)}\n" if config.label_separator else ""
+    return {
+        "pair": f"  pair_column: {quoted(config.pair_column)}\n" if config.pair_column else "",
+        "several": f"  multi_label: true\n{separator}" if config.multi_label else "",
+    }
+
+
 def shape(found: layout.Layout, train_rows: int, labels: int) -> dict[str, Any]:
-    """What the stages keep of the model and how long they train."""
+    """What the stages keep of the model and how long they train; `labels` is 0 where a row has several."""
     epochs = 2 if train_rows >= FEW_ROWS else 4
     cut = found.layers > 3
     narrower = (found.architecture, "ffn") not in architectures.REFUSED
@@ -154,9 +169,23 @@ def shape(found: layout.Layout, train_rows: int, labels: int) -> dict[str, Any]:
     }
 
 
-def metric_for(labels: list[int]) -> str:
-    """accuracy, but macro_f1 where one label is so frequent that saying it always would look good."""
-    return "macro_f1" if max(Counter(labels).values()) > FREQUENT * len(labels) else "accuracy"
+def balance(labels: list[Any]) -> dict[str, str]:
+    """The metric and the weights of labels: accuracy, but micro_f1 where rows have several labels.
+
+    Where one label is so frequent that saying it always would look good: macro_f1, and rare labels weigh more, for the
+    floor too (else it would be an easy one to beat).
+    """
+    if isinstance(labels[0], list):
+        return {"metric": "micro_f1", "metrics": "macro_f1, accuracy (the whole set)", "weights": "", "floor": ""}
+    if max(Counter(labels).values()) <= FREQUENT * len(labels):
+        return {"metric": "accuracy", "metrics": "macro_f1, mcc", "weights": "", "floor": ""}
+    weighted = "class_weights: balanced"
+    return {
+        "metric": "macro_f1",
+        "metrics": "accuracy, mcc",
+        "weights": f", {weighted}",
+        "floor": f"floor: {{kind: floor, {weighted}}}   # rare labels count as much as frequent ones\n",
+    }
 
 
 def spread(layers: int) -> list[int]:
@@ -167,7 +196,7 @@ def spread(layers: int) -> list[int]:
     return [number * (layers - 1) // (kept - 1) for number in range(kept)]
 
 
-def max_length(texts: list[str], found: layout.Layout) -> int:
+def max_length(texts: list[Text], found: layout.Layout) -> int:
     """The length in tokens within which nearly all texts stay whole: a multiple of 16 that the model can read."""
     from tokenizers import Tokenizer
 

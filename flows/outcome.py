@@ -2,8 +2,8 @@
 
 import getpass
 import json
-import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from flows.settings import settings
 from flows.shown import emitted, shown
 from registry import card, promotion, runs, store, versions
 from registry import footprint as fp
-from registry.records import Evaluation, Verdict, digest_directory
+from registry.records import Evaluation, ShrinkError, Verdict, digest_directory
+from tasks import pairs
+from tasks.pairs import Text
 
 WIDE = "\u00a0" * 4  # MLflow's pages put no space between the columns of a table
 
@@ -135,12 +137,15 @@ def write_evidence(
     shutil.copy(evaluated / "golden.json", evidence / "golden.json")
     (evidence / "report.html").write_text(report.render_html(facts))
     (evidence / "show.json").write_text(json.dumps(seen, indent=1))
+    about = json.loads((student / "config.json").read_text())
     story = card.Story(
         digest=seen["digest"],
         recipe_digest=recipe.digest,
         payback=facts["payback_sentence"],
         limits=tuple(facts["limits"]),
-        labels=tuple(json.loads((student / "config.json").read_text())["labels"]),
+        labels=tuple(about["labels"]),
+        multi_label=bool(about.get("multi_label")),
+        pairs=bool(about.get("pairs")),
         exports=tuple(f"{one['export']}: {units.compared(one)} ({one['runtime']})" for one in seen["exports"]),
         sources={"teacher": recipe.teacher.uri, "data": recipe.data_source.uri},
         licences={"teacher": recipe.teacher.licence, "data": recipe.data_source.licence},
@@ -235,18 +240,22 @@ def describe(model: str) -> dict[str, Any]:
     return {"version": version, "aliases": seen["aliases"]} | facts | told
 
 
-def predictions(model: str, texts: list[str], home: Path) -> list[dict[str, Any]]:
-    """Label and probability of each text by a registered version; of an embedding model each text's embedding."""
+def predictions(model: str, texts: list[str], home: Path, others: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Label and probability of each text by a registered version; of an embedding model each text's embedding.
+
+    `others` are the second texts of pairs. Of a model of several labels a text: those over one half, and all
+    probabilities. Raises ShrinkError when the model answers pairs and there are none, or the other way round.
+    """
     from tasks import runtime
 
     _, directory = fetched(model, home)
-    model_directory = directory / "model"
-    labels, rows = runtime.settings(model_directory)["labels"], runtime.predict(model_directory, texts).tolist()
-    if runtime.task(model_directory) == "embed":
-        return [{"text": text, "embedding": row} for text, row in zip(texts, rows, strict=True)]
-    found: list[dict[str, Any]] = []
-    for text, row in zip(texts, rows, strict=True):
-        weights = [math.exp(value - max(row)) for value in row]
-        best = max(range(len(row)), key=row.__getitem__)
-        found.append({"text": text, "label": labels[best], "score": weights[best] / sum(weights)})
-    return found
+    config = runtime.settings(directory / "model")
+    if bool(config.get("pairs")) != bool(others):
+        what = "pairs: give each text's second one with --pair" if config.get("pairs") else "single texts: drop --pair"
+        raise ShrinkError(f"model '{model}' answers {what}.")
+    asked: list[Text] = list(zip(texts, others, strict=True)) if others else list(texts)
+    rows = runtime.predict(directory / "model", asked)
+    if runtime.task(directory / "model") == "embed":
+        return [{"text": text, "embedding": row} for text, row in zip(texts, rows.tolist(), strict=True)]
+    given = [pairs.apart({"text": text}) for text in asked]
+    return [one | answer for one, answer in zip(given, runtime.answers(rows, config), strict=True)]

@@ -57,7 +57,8 @@ def stage_row(record: StageRecord) -> dict[str, Any]:
 
 def comparison_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
     """Teacher, student and floor side by side."""
-    own = () if evaluation.measures else ("accuracy", "macro_f1", "mcc")
+    scores = ("accuracy", "macro_f1", "micro_f1", "mcc")  # of an embedding model none
+    own = tuple(name for name in scores if getattr(evaluation.student, name) is not None)
     fields = (*own, "bytes", "p50_ms", "p95_ms", "throughput", "peak_rss_mb")
     models = {"teacher": evaluation.teacher, "student": evaluation.student, "floor": evaluation.floor}
     rows = {name: one.model_dump(include=set(models)) for name, one in evaluation.measures.items()}

@@ -9,7 +9,7 @@ from typing import Any
 
 from flows.recipe import Recipe
 from registry.records import ShrinkError
-from tasks import architectures, data, extras, layout, pieces
+from tasks import architectures, data, extras, layout, pairs, pieces
 from tasks.distill.answers import LessonConfig
 from tasks.distill.quantized import DistillQuantizedConfig
 from tasks.distill.relations import DistillRelationsConfig
@@ -37,7 +37,8 @@ def preflight(recipe: Recipe, teacher_directory: Path, data_directory: Path) -> 
     splits = data.split_rows(rows, recipe.data.split)
     data.check_splits(splits, labels)
     check_extras(recipe)
-    check_folds(recipe, splits["train"], labels)
+    if not recipe.data.multi_label:  # several labels a row have no folds
+        check_folds(recipe, splits["train"], labels)
     check_calibration(recipe, len(splits["train"]))
     for file in recipe.data.transfer:
         data.require_file(data_directory, file, "transfer")
@@ -87,7 +88,10 @@ def check_lengths(recipe: Recipe, model: layout.Layout) -> None:
 def check_texts(recipe: Recipe, model: layout.Layout, rows: list[dict[str, Any]]) -> None:
     """Most texts must hold a word piece that the teacher's tokenizer knows."""
     sample = rows[:: max(1, len(rows) // SAMPLE)]
-    lost = pieces.unknown(model.folder / "tokenizer.json", [row["text"] for row in sample])
+    texts = [row["text"] for row in sample]
+    if recipe.data.pair_column is not None:
+        pairs.check_template(model.folder / "tokenizer.json", texts, [row["id"] for row in sample])
+    lost = pieces.unknown(model.folder / "tokenizer.json", texts)
     if 2 * len(lost) > len(sample):
         raise ShrinkError(
             f"{len(lost) / len(sample):.0%} of the texts in {recipe.data.file}, such as row {sample[lost[0]]['id']}, "

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from flows import recipe_file
+from flows import fit, recipe_file
 from registry.gate import SMOKE, Gate
 from registry.records import STRICT, MeasureName, ShrinkError, Task, sha256_json
 from tasks.data import DataConfig
@@ -131,6 +131,7 @@ def parse(raw: Any, origin: str) -> Recipe:
         raise ShrinkError(f"recipe '{origin}': '{endless}' is not a finite number; give one.")
     check_task(recipe)
     check_order(recipe)
+    fit.check(recipe)
     return recipe
 
 

@@ -26,9 +26,9 @@ tokenizer.enable_truncation(config["max_length"])
 session = onnxruntime.InferenceSession(folder + "/model.onnx", providers=["CPUExecutionProvider"])
 """
 ASK: dict[Task, str] = {
-    "classify": """ids = np.array([tokenizer.encode("a text").ids])
+    "classify": """ids = np.array([tokenizer.encode("a text"%(pair)s).ids])
 logits = session.run(["logits"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0][0]
-label = config["labels"][int(logits.argmax())]
+%(choose)s
 """,
     "embed": """def embed(text):
     ids = np.array([tokenizer.encode(text).ids])
@@ -36,6 +36,8 @@ label = config["labels"][int(logits.argmax())]
 similarity = float(embed("a text") @ embed("another text"))
 """,
 }
+ONE_LABEL = 'label = config["labels"][int(logits.argmax())]'
+SEVERAL_LABELS = 'labels = [name for name, logit in zip(config["labels"], logits) if logit > 0]'
 TAGS: dict[Task, str] = {"classify": "text-classification", "embed": "sentence-similarity"}  # Hugging Face's
 
 SMOKE_WARNING = (
@@ -54,6 +56,8 @@ class Story(BaseModel):
     limits: tuple[str, ...]
     labels: tuple[str, ...]
     exports: tuple[str, ...] = ()
+    multi_label: bool = False
+    pairs: bool = False
     sources: dict[str, str]
     licences: dict[str, str]
     grams: float | None = None
@@ -75,7 +79,7 @@ def render(
         *([SMOKE_WARNING] if is_smoke(name) else []),
         _summary(evaluation, verdict, "an open gate" if is_smoke(name) else "its gate"),
         _answers(story, recipe),
-        _use(name, evaluation.task),
+        _use(name, evaluation.task, story),
         _scores(evaluation),
         *([_measures(evaluation)] if evaluation.measures else []),
         _gate(verdict, ", by an open gate that says nothing of quality" if is_smoke(name) else ""),
@@ -148,24 +152,29 @@ def _answers(story: Story, recipe: Mapping[str, Any]) -> str:
         return (
             f"It takes a text{cut}, and gives a vector of length 1: two texts are as alike as their vectors' product."
         )
-    return f"It takes a text{cut}, and gives a logit for each label: {', '.join(map(_text, story.labels))}."
+    takes = "two texts, read together" if story.pairs else "a text"
+    gives = ", of which those above 0 are its answer" if story.multi_label else ""
+    return f"It takes {takes}{cut}, and gives a logit for each label{gives}: {', '.join(map(_text, story.labels))}."
 
 
-def _use(name: str, task: Task) -> str:
+def _use(name: str, task: Task, story: Story) -> str:
     path = {"classify": "predict", "embed": "embed"}[task]
+    words = '"a text" --pair "another text"' if story.pairs else '"a text"'
+    choose, pair = SEVERAL_LABELS if story.multi_label else ONE_LABEL, ', "another text"' if story.pairs else ""
+    ask = ASK[task] % {"pair": pair, "choose": choose} if task == "classify" else ASK[task]
     return "\n".join(
         [
             "## Use it",
             "",
             "```",
-            f'shrink predict {name}@champion "a text"     # fetched from the registry, verified against its digest',
+            f"shrink predict {name}@champion {words}     # fetched from the registry, verified against its digest",
             f"shrink deploy {name}                        # /{path} and /healthz on loopback, follows the alias",
             "```",
             "",
             "Without this project, with MLFLOW_TRACKING_URI set (no torch needed, nothing is unpickled):",
             "",
             "```python",
-            *(SNIPPET % name + ASK[task]).strip().splitlines(),
+            *(SNIPPET % name + ask).strip().splitlines(),
             "```",
         ]
     )
@@ -211,11 +220,12 @@ def _measures(seen: Evaluation) -> str:
 
 
 def _scores(seen: Evaluation) -> str:
-    own = ("accuracy", "macro F1") if seen.task == "classify" else ()
+    several = seen.student.micro_f1 is not None
+    own = (("accuracy", "macro F1", "micro F1") if several else ("accuracy", "macro F1")) * (seen.task == "classify")
 
     def row(label: str, score: ModelScore) -> str:
         cells = [
-            *(_known(value, ".4f") for value in (score.accuracy, score.macro_f1)[: len(own)]),
+            *(_known(value, ".4f") for value in (score.accuracy, score.macro_f1, score.micro_f1)[: len(own)]),
             f"{score.bytes / 1e6:.2f}",
             _known(score.parameters, ",d"),
             _known(score.macs, ",d"),
@@ -231,6 +241,8 @@ def _scores(seen: Evaluation) -> str:
     rows = [row("teacher", seen.teacher), row("student", seen.student), row("floor", seen.floor)]
     floor = "a linear model" if seen.task == "classify" else "TF-IDF"
     note = f"MB is 10^6 bytes of all files needed to predict; latency at one thread; the floor is {floor}."
+    if several:
+        note += " Accuracy is the share of texts whose whole set of labels is right."
     return "\n".join(["## Measurements", "", head, rule, *rows, "", note])
 
 

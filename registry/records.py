@@ -71,11 +71,12 @@ class StageRecord(BaseModel):
 
 
 Task = Literal["classify", "embed"]
-Metric = Literal["accuracy", "macro_f1", "mcc"]
+Metric = Literal["accuracy", "macro_f1", "micro_f1", "mcc"]
 MeasureName = Literal["overlap_at_10", "spearman", "probe_accuracy"]  # of embedding models
 METRICS: dict[str, str] = {  # as people write them
     "accuracy": "accuracy",
     "macro_f1": "macro-F1",
+    "micro_f1": "micro-F1",
     "mcc": "MCC",
     "overlap_at_10": "overlap@10",
     "spearman": "rank correlation",
@@ -89,7 +90,8 @@ class ModelScore(BaseModel):
     model_config = STRICT
     accuracy: float | None = None  # a classifier's; an embedding model has measures instead
     macro_f1: float | None = None
-    mcc: float | None = None  # not measured before it could be asked for
+    mcc: float | None = None  # not measured before it could be asked for; several labels a row have none
+    micro_f1: float | None = None  # of several labels a row; of one it is the accuracy
     bytes: int
     parameters: int | None
     macs: int | None

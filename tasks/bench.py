@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
-Call = Callable[[Sequence[str]], Any]
+from tasks import pairs
+
+Call = Callable[[Sequence[pairs.Text]], Any]
 TEXT = "An evening that promised little turned out to be warm, clever and far too short."
 PRODUCTS = ("MatMul", "Gemm", "MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulNBits")
 
@@ -31,10 +33,14 @@ def caller(directory: Path, threads: int = 1) -> Call:
     from tasks import runtime
 
     running, encoder = runtime.session(directory, threads), runtime.tokenizer(directory)
-    return lambda texts: running.run(None, runtime.feeds([encoder.encode(text).ids for text in texts]))[0]
+
+    def call(texts: Sequence[pairs.Text]) -> Any:
+        return running.run(None, runtime.feeds([encoder.encode(*pairs.parts(text)).ids for text in texts]))[0]
+
+    return call
 
 
-def latency(calls: dict[str, Call], texts: Sequence[str], rounds: int = 200) -> dict[str, tuple[float, float]]:
+def latency(calls: dict[str, Call], texts: Sequence[pairs.Text], rounds: int = 200) -> dict[str, tuple[float, float]]:
     """p50 and p95 in milliseconds of one text a call; the models take turns, and the first of them changes."""
     names = list(calls)
     taken: dict[str, list[float]] = {name: [] for name in names}
@@ -52,7 +58,9 @@ def latency(calls: dict[str, Call], texts: Sequence[str], rounds: int = 200) -> 
     return {name: (float(np.percentile(t, 50)), float(np.percentile(t, 95))) for name, t in taken.items()}
 
 
-def throughput(calls: dict[str, Call], texts: Sequence[str], batch: int = 32, rounds: int = 8) -> dict[str, float]:
+def throughput(
+    calls: dict[str, Call], texts: Sequence[pairs.Text], batch: int = 32, rounds: int = 8
+) -> dict[str, float]:
     """Texts a second in batches: the median over rounds in which the models take turns on the same batch."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(-1, rounds):
@@ -149,7 +157,7 @@ def _product(node: Any, shapes: dict[str, tuple[int, ...]]) -> int:
     return int(np.prod(shapes[node.output[0]], dtype=np.int64)) * int(inner)
 
 
-def measure(directories: dict[str, Path], texts: Sequence[str], rounds: int = 200) -> dict[str, dict[str, Any]]:
+def measure(directories: dict[str, Path], texts: Sequence[pairs.Text], rounds: int = 200) -> dict[str, dict[str, Any]]:
     """Latency, throughput, peak memory, multiply-adds and parameters of several models on the same texts."""
     calls = {name: caller(path) for name, path in directories.items()}
     times, speed = latency(calls, texts, rounds), throughput(calls, texts)

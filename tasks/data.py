@@ -1,7 +1,8 @@
 """Labelled rows from a folder of files: validated, split without leaks between near-duplicates, written as JSON lines.
 
 Texts that are equal after lowercasing and dropping everything but letters and digits form a cluster; a cluster goes
-to one split by the MD5 of its smallest id, so that the split depends neither on the order of rows nor on a seed.
+to one split by the MD5 of its smallest id, so that the split depends neither on the order of rows nor on a seed. Pairs
+that share a text form one as far as tasks/pairs.py says.
 """
 
 import csv
@@ -17,10 +18,12 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, Field, field_validator
 
 from registry.records import STRICT, ShrinkError, has_text, is_unicode
+from tasks import multilabel, pairs
+from tasks.pairs import Row as Row
+from tasks.pairs import Text
 
 SPLITS = ("train", "validation", "test")
 RARE = 10  # rows of each label that a limit leaves, so that every label still reaches the train split
-Row = dict[str, Any]
 
 
 class DataConfig(BaseModel):
@@ -35,8 +38,17 @@ class DataConfig(BaseModel):
         default="csv", description="rated: id TAB mean rating TAB text, labelled by the rating's sign, zeros dropped."
     )
     text_column: str = Field(default="text", description="Column or key of the text (csv and jsonl).")
+    pair_column: str | None = Field(
+        default=None, description="Column or key of a second text that is read with the first (csv and jsonl)."
+    )
     label_column: str | None = Field(
         default="label", description="Column or key of the label (csv and jsonl); null: none, for task embed."
+    )
+    multi_label: bool = Field(
+        default=False, description="Rows have any number of labels, also none: a JSON list, or a cell of several."
+    )
+    label_separator: str | None = Field(
+        default=None, min_length=1, description="Stands between the labels in a cell (csv with multi_label)."
     )
     transfer: tuple[str, ...] = Field(default=(), description="Files of the same format whose texts go unlabelled.")
     max_length: int = Field(default=64, ge=4, le=512, description="Longest input of the models, in tokens.")
@@ -54,7 +66,10 @@ class DataConfig(BaseModel):
 
 
 def run(inputs: dict[str, Path], config: DataConfig, out: Path, seed: int) -> dict[str, Any]:
-    """Write train, validation, test and transfer as JSON lines beside data.json; measured: rows of each."""
+    """Write train, validation, test and transfer as JSON lines beside data.json; measured: rows of each.
+
+    Of pairs also how many held-out ones share a text with a train row.
+    """
     rows, labels = labelled_rows(inputs["source"], config)
     splits = split_rows(rows, config.split)
     check_splits(splits, labels)
@@ -63,39 +78,52 @@ def run(inputs: dict[str, Path], config: DataConfig, out: Path, seed: int) -> di
     for name, part in (*splits.items(), ("transfer", transfer)):
         write_rows(out / f"{name}.jsonl", part)
     counts = {name: len(part) for name, part in (*splits.items(), ("transfer", transfer))}
-    facts = {"labels": labels, "max_length": config.max_length, "rows": counts, "format": config.format}
+    write_facts(out, config, labels, counts)
+    shared = {"rows_sharing_a_text": shared_texts(splits)} if config.pair_column else {}
+    return {f"{name}_rows": count for name, count in counts.items()} | shared
+
+
+def write_facts(out: Path, config: DataConfig, labels: list[str], counts: dict[str, int]) -> None:
+    """data.json: what the stages must know of the rows."""
+    facts: dict[str, Any] = {"labels": labels, "max_length": config.max_length, "rows": counts, "format": config.format}
+    facts |= {"multi_label": config.multi_label, "pairs": config.pair_column is not None}
     text = json.dumps(facts, indent=2, sort_keys=True, ensure_ascii=False)
     (out / "data.json").write_text(text + "\n", encoding="utf-8")
-    return {f"{name}_rows": count for name, count in counts.items()}
 
 
 def read_rows(directory: Path, name: str) -> list[Row]:
-    """The rows of one split of a data artifact ([] when the file is absent)."""
+    """The rows of one split of a data artifact ([] when the file is absent); `text` of a pair is a tuple of two."""
     path = directory / f"{name}.jsonl"
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    return [pairs.joined(json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def read_facts(directory: Path) -> dict[str, Any]:
-    """data.json of a data artifact: labels, max_length, rows, format."""
+    """data.json of a data artifact: labels, max_length, rows, format, multi_label, pairs."""
     value: dict[str, Any] = json.loads((directory / "data.json").read_text(encoding="utf-8"))
     return value
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Rows as JSON lines with sorted keys."""
-    lines = (json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows)
+    lines = (json.dumps(pairs.apart(row), sort_keys=True, ensure_ascii=False) + "\n" for row in rows)
     path.write_text("".join(lines), encoding="utf-8")
 
 
-def normalise(text: str) -> str:
-    """Lowercased words of letters and digits; the stripped text itself when it has none."""
+def normalise(text: Text) -> str:
+    """Lowercased words of letters and digits; the stripped text itself when it has none. Of a pair both, sorted."""
+    if not isinstance(text, str):
+        return "\t".join(sorted(map(normalise, text)))
     return re.sub(r"[\W_]+", " ", text.lower()).strip() or text.strip()
 
 
 def labelled_rows(source: Path, config: DataConfig) -> tuple[list[Row], list[str]]:
-    """All rows {id, text, label} and the label names in the order of their numbers; -1 and none without labels."""
+    """All rows {id, text, label} and the label names in the order of their numbers; -1 and none without labels.
+
+    The text of a pair is a tuple of two; the label of multi-label rows is a list of 0 and 1, one for each name.
+    """
+    check_config(config)
     if config.format == "rated":
         rated = [row for row in _rated(source, config.file) if row["label"] != 0]
         rows, names = [{**row, "label": int(row["label"] > 0)} for row in rated], ["negative", "positive"]
@@ -103,6 +131,10 @@ def labelled_rows(source: Path, config: DataConfig) -> tuple[list[Row], list[str
         rows, names = [{**row, "label": -1} for row in _table(source, config.file, config, labelled=False)], []
     else:
         raw = list(_table(source, config.file, config, labelled=True))
+        if config.multi_label:
+            multilabel.check_cells(raw, config.file, config.label_separator)
+            rows, names = multilabel.numbered(raw, _label_order)
+            return (rows if config.limit is None else thin(rows, config.limit)), names
         names = sorted({row["label"] for row in raw}, key=_label_order)
         numbers = {name: number for number, name in enumerate(names)}
         rows = [{**row, "label": numbers[row["label"]]} for row in raw]
@@ -113,23 +145,39 @@ def thin(rows: list[Row], limit: int) -> list[Row]:
     """About `limit` rows spread over the file (which may be sorted), at least RARE of every label where it has them."""
     places: dict[int, list[int]] = {}
     for place, row in enumerate(rows):
-        places.setdefault(row["label"], []).append(place)
+        for label in multilabel.held(row["label"]):
+            places.setdefault(label, []).append(place)
     step = max(1, len(rows) // limit)
     kept = {place for found in places.values() for place in found[:: max(1, min(step, len(found) // RARE))]}
     return [row for place, row in enumerate(rows) if place in kept]
 
 
 def split_rows(rows: list[Row], bounds: tuple[int, int]) -> dict[str, list[Row]]:
-    """Rows by split; all rows of one cluster of near-duplicates stand in one split."""
+    """Rows by split; all rows of one cluster of near-duplicates, or of pairs that share a text, stand in one split."""
+    names = clusters_of(rows)
     clusters: dict[str, list[str]] = {}
-    for row in rows:
-        clusters.setdefault(normalise(row["text"]), []).append(row["id"])
+    for row, cluster in zip(rows, names, strict=True):
+        clusters.setdefault(cluster, []).append(row["id"])
+    smallest = {cluster: min(ids, key=_id_order) for cluster, ids in clusters.items()}
     parts: dict[str, list[Row]] = {name: [] for name in SPLITS}
-    for row in rows:
-        smallest = min(clusters[normalise(row["text"])], key=_id_order)
-        bucket = int(hashlib.md5(smallest.encode(), usedforsecurity=False).hexdigest(), 16) % 100
+    for row, cluster in zip(rows, names, strict=True):
+        bucket = int(hashlib.md5(smallest[cluster].encode(), usedforsecurity=False).hexdigest(), 16) % 100
         parts[SPLITS[sum(bucket >= bound for bound in bounds)]].append(row)
     return parts
+
+
+def clusters_of(rows: list[Row]) -> list[str]:
+    """For each row the name of the cluster that a split must not tear apart."""
+    if rows and not isinstance(rows[0]["text"], str):
+        return pairs.linked([(normalise(row["text"][0]), normalise(row["text"][1])) for row in rows])
+    return [normalise(row["text"]) for row in rows]
+
+
+def shared_texts(splits: dict[str, list[Row]]) -> int:
+    """How many validation and test pairs have a text that a train pair has too."""
+    seen = {normalise(text) for row in splits["train"] for text in row["text"]}
+    held = (*splits["validation"], *splits["test"])
+    return sum(any(normalise(text) in seen for text in row["text"]) for row in held)
 
 
 def check_splits(splits: dict[str, list[Row]], labels: list[str]) -> None:
@@ -138,6 +186,9 @@ def check_splits(splits: dict[str, list[Row]], labels: list[str]) -> None:
         if not rows:
             raise ShrinkError(f"The {name} split is empty: give more labelled rows or change split.")
         if not labels:
+            continue
+        if isinstance(rows[0]["label"], list):
+            multilabel.check_split(name, rows, labels)
             continue
         present = {row["label"] for row in rows}
         if len(present) < 2:
@@ -179,19 +230,45 @@ def _rated(source: Path, file: str) -> Iterator[Row]:
         yield {"id": parts[0], "label": mean, "text": parts[2].strip()}
 
 
+def check_config(config: DataConfig) -> None:
+    """ShrinkError for fields that contradict one another."""
+    columns = [name for name in ("text_column", "pair_column", "label_column") if getattr(config, name) is not None]
+    for place, name in enumerate(columns):
+        for other in columns[:place]:
+            if getattr(config, name) == getattr(config, other):
+                what = {"label_column": "the labels", "pair_column": "the second texts"}[name]
+                raise ShrinkError(f"{name} is {getattr(config, name)!r} and so is {other}: name the one of {what}.")
+    if config.format == "rated":
+        for name in ("pair_column", "multi_label", "label_separator"):
+            if value := getattr(config, name):
+                raise ShrinkError(f"{name} is {value!r} but format is 'rated', which has none: give csv or jsonl.")
+    if config.multi_label and config.label_column is None:
+        raise ShrinkError("multi_label is true but label_column is null: name the column of the labels.")
+    if config.multi_label and config.format == "csv" and config.label_separator is None:
+        raise ShrinkError("multi_label is true but label_separator is missing: say what stands between two labels.")
+    if config.label_separator is not None and not (config.multi_label and config.format == "csv"):
+        raise ShrinkError(
+            f"label_separator is {config.label_separator!r} but is for csv with multi_label alone: remove it."
+        )
+
+
 def _table(source: Path, file: str, config: DataConfig, labelled: bool) -> Iterator[Row]:
     records = _csv_records if config.format == "csv" else _jsonl_records
     columns = {"text_column": config.text_column}
-    if labelled and config.label_column is not None:
-        columns["label_column"] = config.label_column
-    if labelled and config.text_column == config.label_column:
-        raise ShrinkError(f"label_column is {config.label_column!r} and so is text_column: name the one of the labels.")
+    columns |= {"pair_column": config.pair_column} if config.pair_column is not None else {}
+    marked = labelled and config.label_column is not None
+    needed = columns | ({"label_column": str(config.label_column)} if marked else {})
     number = 0
-    for number, record in enumerate(records(_read_text(source, file), file, set(columns.values())), start=1):
+    for number, record in enumerate(records(_read_text(source, file), file, set(needed.values())), start=1):
         if number == 1:
-            _check_columns(record, columns, file)
-        cells = {field: _cell(record, column, field, number, file) for field, column in columns.items()}
-        yield {"id": str(number), **{field.removesuffix("_column"): cell for field, cell in cells.items()}}
+            _check_columns(record, needed, file)
+        read = columns if config.multi_label else needed
+        cells: Row = {
+            field.removesuffix("_column"): _cell(record, column, field, number, file) for field, column in read.items()
+        }
+        if marked and config.multi_label:
+            cells["label"] = multilabel.names_in(record, str(config.label_column), config.label_separator, number, file)
+        yield pairs.joined({"id": str(number), **cells})
     if number == 0:
         raise ShrinkError(f"file is {file!r:.80} but it has no rows: give labelled rows, or check the format.")
 

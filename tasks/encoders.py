@@ -65,10 +65,10 @@ def build(config: Any) -> Any:
     return encoder
 
 
-def embed(encoder: Any, input_ids: Tensor) -> Tensor:
-    """Token ids [b, t] to the input of the first layer [b, t, d]."""
+def embed(encoder: Any, input_ids: Tensor, token_types: Tensor | None = None) -> Tensor:
+    """Token ids [b, t] to the input of the first layer [b, t, d]; token_types [b, t] mark pairs' second texts by 1."""
     first, *others = anatomy.embeddings(encoder)
-    hidden: Tensor = first(input_ids=input_ids)
+    hidden: Tensor = first(input_ids=input_ids, **({} if token_types is None else {"token_type_ids": token_types}))
     for module in others:
         hidden = module(hidden)
     return hidden

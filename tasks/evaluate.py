@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from registry.records import STRICT, Evaluation, Metric, ModelScore, ShrinkError, directory_bytes
-from tasks import bench, floor, metrics, progress, runtime
+from tasks import bench, floor, metrics, multilabel, pairs, progress, runtime
 
 SPEED = ("p50_ms", "p95_ms", "throughput", "peak_rss_mb")
 ROLES = ("teacher", "student", "floor")
@@ -42,7 +42,10 @@ class EvaluateConfig(BaseModel):
     kind: Literal["evaluate"] = Field("evaluate", description="The stage's kind.")
     task: Literal["classify"] = Field("classify", description="What the recipe's models are for.")
     split: Literal["test", "validation"] = Field("test", description="Rows to judge on; test is for the last word.")
-    metric: Metric = Field("accuracy", description="What retention and the gate go by; macro_f1 or mcc where rare.")
+    metric: Metric = Field(
+        "accuracy",
+        description="What retention and the gate go by: macro_f1 or mcc where one is rare, micro_f1 with multi_label.",
+    )
     bootstrap: int = Field(2000, ge=100, description="Paired resamples behind every interval.")
     batch: int = Field(
         1, ge=1, description="Texts a batch when predicting; dynamic int8 answers depend on it a little."
@@ -57,8 +60,8 @@ def run(inputs: dict[str, Path], config: EvaluateConfig, out: Path, seed: int) -
     rows = floor.read_rows(inputs["data"] / f"{config.split}.jsonl")
     if not rows:
         raise ShrinkError(f"split: the data has no {config.split} rows; add them or choose another split")
-    texts = [str(row["text"]) for row in rows]
-    labels = np.array([int(row["label"]) for row in rows], dtype=np.int64)
+    texts = [row["text"] for row in rows]
+    labels = np.array([row["label"] for row in rows], dtype=np.int64)
     logits = predictions(inputs, texts, config.batch)
     progress.report(2, 3, "timing")
     speed = bench.measure({role: inputs[role] for role in ROLES}, texts, config.rounds)
@@ -70,7 +73,7 @@ def run(inputs: dict[str, Path], config: EvaluateConfig, out: Path, seed: int) -
     return result.model_dump(mode="json")
 
 
-def predictions(inputs: dict[str, Path], texts: list[str], batch: int) -> dict[str, NDArray[Any]]:
+def predictions(inputs: dict[str, Path], texts: list[pairs.Text], batch: int) -> dict[str, NDArray[Any]]:
     """Logits of teacher and student and decision values of the floor."""
     if runtime.settings(inputs["teacher"])["labels"] != runtime.settings(inputs["student"])["labels"]:
         raise ShrinkError("student: its labels differ from the teacher's; export both from the same data")
@@ -92,12 +95,14 @@ def evaluation(
     seed: int,
 ) -> Evaluation:
     """Put scores and paired comparisons together."""
-    guesses = {role: metrics.classes(logits[role]) for role in ROLES}
+    several = labels.ndim == 2
+    guesses = {role: (multilabel.decided if several else metrics.classes)(logits[role]) for role in ROLES}
     models = {
         role: ModelScore(
             accuracy=metrics.accuracy(guesses[role], labels),
             macro_f1=metrics.macro_f1(guesses[role], labels),
-            mcc=metrics.measure("mcc", guesses[role], labels),
+            mcc=None if several else metrics.measure("mcc", guesses[role], labels),
+            micro_f1=metrics.measure("micro_f1", guesses[role], labels) if several else None,
             bytes=model_bytes(inputs[role]),
             **speed[role],
         )
@@ -123,10 +128,13 @@ def quality(result: Evaluation) -> dict[str, Any]:
 
 
 def write_golden(student: Path, path: Path) -> None:
-    """Sixteen made-up texts with the student's logits or embeddings, one text a batch, for checks after delivery."""
-    answers = runtime.predict(student, GOLDEN, batch=1)
+    """Sixteen made-up texts (or pairs) with the student's logits or embeddings, one a batch, for later checks."""
+    texts: list[pairs.Text] = list(GOLDEN)
+    if runtime.settings(student).get("pairs"):
+        texts = list(zip(GOLDEN, (*GOLDEN[1:], GOLDEN[0]), strict=True))
+    answers = runtime.predict(student, texts, batch=1)
     name = runtime.OUTPUTS[runtime.task(student)]
-    write_json(path, {"texts": list(GOLDEN), name: [[float(value) for value in row] for row in answers]})
+    write_json(path, {"texts": texts, name: [[float(value) for value in row] for row in answers]})
 
 
 def write_json(path: Path, value: Any) -> None:

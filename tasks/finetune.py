@@ -33,6 +33,9 @@ class FinetuneConfig(BaseModel):
     epochs: int = Field(default=2, ge=1, description="Passes over the train rows.")
     lr: float = Field(default=1.5e-4, gt=0, description="Highest learning rate.")
     batch_size: int = Field(default=32, ge=1, description="Rows in a step.")
+    class_weights: Literal["none", "balanced"] = Field(
+        default="none", description="balanced: rare labels count as much as frequent ones."
+    )
 
 
 def run(inputs: dict[str, Path], config: FinetuneConfig, out: Path, seed: int) -> dict[str, Any]:
@@ -44,8 +47,11 @@ def run(inputs: dict[str, Path], config: FinetuneConfig, out: Path, seed: int) -
     limit = encoders.positions(model.encoder)
     if facts["max_length"] > limit:
         raise ShrinkError(f"max_length is {facts['max_length']} but the teacher reads {limit} tokens: lower it.")
-    head = models.Head(labels=tuple(facts["labels"]), max_length=facts["max_length"])
+    kinds = {name: bool(facts.get(name)) for name in ("multi_label", "pairs")}
+    head = models.Head(labels=tuple(facts["labels"]), max_length=facts["max_length"], **kinds)
     tokenizer = models.load_tokenizer(folder, head.max_length)
+    if head.pairs:
+        model.separator = models.separator_of(model.encoder, tokenizer)
     rows = data.read_rows(inputs["data"], "train")
     sequences = train.tokenize(tokenizer, [row["text"] for row in rows])
     frozen = max(0, model.depth - config.tuned_layers)
@@ -54,7 +60,7 @@ def run(inputs: dict[str, Path], config: FinetuneConfig, out: Path, seed: int) -
     cache = bottom_activations(model, sequences, frozen)
     freeze_bottom(model, frozen)
     schedule = train.Schedule(epochs=config.epochs, lr=config.lr, batch_size=config.batch_size, seed=seed)
-    loss_of = _loss(model, cache, [row["label"] for row in rows], frozen)
+    loss_of = _loss(model, cache, [row["label"] for row in rows], frozen, config.class_weights == "balanced")
     curve = train.fit(model, [len(item) for item in cache], loss_of, schedule)
     models.save(out, model, tokenizer, head)
     held = data.read_rows(inputs["data"], "validation")
@@ -106,7 +112,7 @@ def _new_classifier(directory: Path, config: FinetuneConfig, labels: int, seed: 
 
 
 def _loss(
-    model: "Classifier", cache: "list[Tensor]", labels: list[int], frozen: int
+    model: "Classifier", cache: "list[Tensor]", labels: list[int], frozen: int, balanced: bool = False
 ) -> "Callable[[list[int]], Tensor]":
     import torch
     from torch.nn.utils.rnn import pad_sequence
@@ -114,11 +120,12 @@ def _loss(
     from tasks import losses, models
 
     targets = torch.as_tensor(labels)
+    weights = losses.class_weights(targets, model.head.out_features) if balanced else None
 
     def loss_of(rows: list[int]) -> "Tensor":
         hidden = pad_sequence([cache[row] for row in rows], batch_first=True).float()
         mask = pad_sequence([torch.ones(len(cache[row])) for row in rows], batch_first=True)
         pooled = models.mean_pool(model.encode(hidden, mask, first=frozen), mask)
-        return losses.label_loss(model.classify(pooled), targets[rows])
+        return losses.label_loss(model.classify(pooled), targets[rows], weights)
 
     return loss_of

@@ -35,9 +35,9 @@ def run(inputs: dict[str, Path], config: LabelConfig, out: Path, seed: int) -> d
 
     from tasks import data, models, train
 
-    model, tokenizer, _ = models.load(inputs["teacher"])
-    if config.second_teacher and model.head.out_features != 2:
-        raise ShrinkError("second_teacher works with two labels only: set it to 0.")
+    model, tokenizer, head = models.load(inputs["teacher"])
+    if config.second_teacher and (model.head.out_features != 2 or head.multi_label):
+        raise ShrinkError("second_teacher works with two labels only, one a row: set it to 0.")
     floor = load_file(inputs["floor"] / "logits.safetensors") if config.second_teacher else {}
     embed = not model.head.out_features
     names = ("train", *(("transfer",) if config.transfer else ()), *(("validation",) if embed else ()))

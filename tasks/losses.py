@@ -26,12 +26,47 @@ def pooled_cosine_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return (1 - functional.cosine_similarity(student, teacher, dim=-1)).mean()
 
 
-def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of logits [b, C] against labels [b]; rows labelled -1 do not count; 0 when none counts."""
-    known = labels >= 0
+def binary_kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Kullback-Leibler divergence of the student's from the teacher's softened yes and no, times temperature squared.
+
+    student and teacher are logits [b, L] of labels that do not exclude each other; the mean over rows and labels. What
+    `kd_loss` is for a softmax, for a sigmoid (one label against its absence: Yang et al. 2023, "Multi-label knowledge
+    distillation", section 3).
+    """
+    mine, taught = student / temperature, teacher / temperature
+    there = taught.sigmoid()
+    apart = there * (functional.logsigmoid(taught) - functional.logsigmoid(mine))
+    apart = apart + (1 - there) * (functional.logsigmoid(-taught) - functional.logsigmoid(-mine))
+    return apart.mean() * temperature**2
+
+
+def label_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None, reduction: str = "mean") -> Tensor:
+    """Cross-entropy of logits [b, C] against labels [b]; rows labelled -1 do not count; 0 when none counts.
+
+    Labels [b, C] of 0 and 1 (several a row) give the binary cross-entropy. `weights` [C] are those of the classes, or
+    those of a label's presence against its absence (`class_weights`).
+    """
+    known = labels.reshape(len(labels), -1)[:, 0] >= 0
     if not bool(known.any()):
         return logits.sum() * 0
-    return functional.cross_entropy(logits[known], labels[known])
+    logits, labels = logits[known], labels[known]
+    if labels.ndim == 2:
+        there = labels.to(logits.dtype)
+        return functional.binary_cross_entropy_with_logits(logits, there, pos_weight=weights, reduction=reduction)
+    return functional.cross_entropy(logits, labels, weights, reduction=reduction)
+
+
+def class_weights(labels: Tensor, classes: int) -> Tensor:
+    """Balanced weights [C] from train labels: [n] gives n / (C * n_c), [n, C] absent over present of each label.
+
+    The first is scikit-learn's `balanced` (after King and Zeng 2001, "Logistic regression in rare events data"), the
+    second torch's `pos_weight`. Rows labelled -1 do not count; every class must occur, as tasks/data.py sees to.
+    """
+    if labels.ndim == 2:
+        there = labels[labels[:, 0] >= 0].float()
+        return (1 - there).sum(0) / there.sum(0).clamp(min=1)
+    counts = labels[labels >= 0].bincount(minlength=classes).float()
+    return counts.sum() / (classes * counts.clamp(min=1))
 
 
 def neighbour_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -1,5 +1,7 @@
 """Quality and its uncertainty in plain numpy: accuracy, macro-F1, MCC, paired bootstrap intervals and flips.
 
+Labels and predictions are [n], or [n, L] of 0 and 1 where rows have several labels (tasks/multilabel.py).
+
 Every model is judged on the same examples. A resample of n examples only matters through how many fall into each of
 the eight cells (teacher right or wrong, student, floor), so one multinomial draw is one exact bootstrap resample.
 """
@@ -9,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from registry.records import Interval, Metric
+from registry.records import Interval, Metric, ShrinkError
+from tasks import multilabel
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -22,9 +25,14 @@ def classes(logits: NDArray[Any]) -> Ints:
     return np.asarray(logits.reshape(-1) > 0, dtype=np.int64)
 
 
+def equal(one: Ints, other: Ints) -> NDArray[np.bool_]:
+    """Which rows agree: in their class, or in their whole set of labels."""
+    return multilabel.exact(one, other) if one.ndim == 2 else np.asarray(one == other)
+
+
 def accuracy(predicted: Ints, labels: Ints) -> float:
     """The share of right predictions."""
-    return float(np.mean(predicted == labels))
+    return float(np.mean(equal(predicted, labels)))
 
 
 def confusion(predicted: Ints, labels: Ints, classes: int) -> Floats:
@@ -51,6 +59,7 @@ def score(metric: Metric, counts: Floats) -> Floats:
             both = right.sum(-1) * total - (true * found).sum(-1)
             spread = (total**2 - (true**2).sum(-1)) * (total**2 - (found**2).sum(-1))
             return ratio(both, np.sqrt(spread))
+    raise ShrinkError(f"metric is {metric!r}, which with one label a row is the accuracy: take accuracy.")
 
 
 def macro_f1(predicted: Ints, labels: Ints) -> float:
@@ -60,6 +69,8 @@ def macro_f1(predicted: Ints, labels: Ints) -> float:
 
 def measure(metric: Metric, predicted: Ints, labels: Ints) -> float:
     """A metric of predictions."""
+    if labels.ndim == 2:
+        return multilabel.measure(metric, predicted, labels)
     classes = int(max(predicted.max(), labels.max())) + 1
     return float(score(metric, confusion(predicted, labels, classes)))
 
@@ -95,9 +106,11 @@ def resampled(metric: Metric, guesses: tuple[Ints, ...], labels: Ints, count: in
     guess.
     """
     if metric == "accuracy":
-        right = tuple(predicted == labels for predicted in guesses)
+        right = tuple(equal(predicted, labels) for predicted in guesses)
         points = np.array([[model.mean() for model in right]], dtype=np.float64)
         return np.concatenate([points, resample(right, count, seed)])
+    if labels.ndim == 2:
+        return multilabel.resampled(metric, guesses, labels, count, seed)
     classes = int(max(labels.max(), *(predicted.max() for predicted in guesses))) + 1
     cells, member = np.unique(np.stack([labels, *guesses]), axis=1, return_inverse=True)
     share = np.bincount(member.reshape(-1), minlength=cells.shape[1]) / len(labels)
@@ -125,7 +138,7 @@ def comparison(
     series = {"retention": ratio(s, t), "lift_retained": ratio(s - f, t - f), "win_over_floor": s - f}
     return {
         **{name: interval(values[0], values[1:]) for name, values in series.items()},
-        "flips_to_wrong": int(np.sum((teacher == labels) & (student != labels))),
-        "flips_to_right": int(np.sum((teacher != labels) & (student == labels))),
-        "agreement": float(np.mean(teacher == student)),
+        "flips_to_wrong": int(np.sum(equal(teacher, labels) & ~equal(student, labels))),
+        "flips_to_right": int(np.sum(~equal(teacher, labels) & equal(student, labels))),
+        "agreement": float(np.mean(equal(teacher, student))),
     }

@@ -17,17 +17,22 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from registry.records import STRICT, ShrinkError, Task
-from tasks import anatomy, architectures, encoders, layout, pieces
+from tasks import anatomy, architectures, encoders, layout, pairs, pieces
 
 
 class Head(BaseModel):
-    """head.json: the label names in logit order (none: embeddings), how tokens are pooled, the longest input."""
+    """head.json: the label names in logit order (none: embeddings), how tokens are pooled, the longest input.
+
+    With `multi_label` every logit answers for itself; with `pairs` the input is two texts.
+    """
 
     model_config = STRICT
     task: Task = "classify"
     labels: tuple[str, ...]
     pooling: Literal["mean"] = "mean"
     max_length: int
+    multi_label: bool = False
+    pairs: bool = False
 
 
 class Classifier(nn.Module):
@@ -36,8 +41,9 @@ class Classifier(nn.Module):
     With 0 labels it is an embedding model: the layer is empty, and what comes out is the mean at length 1.
     """
 
-    def __init__(self, encoder: Any, labels: int) -> None:
+    def __init__(self, encoder: Any, labels: int, separator: int | None = None) -> None:
         super().__init__()
+        self.separator = separator  # the piece behind which tokens are the second text's (tasks/pairs.py)
         self.encoder = encoder
         width = int(encoder.config.hidden_size)
         self.head = nn.Linear(width, labels) if labels else no_head(width)
@@ -65,7 +71,8 @@ class Classifier(nn.Module):
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Token ids [b, t] to the input of the first layer [b, t, d]."""
-        return encoders.embed(self.encoder, input_ids)
+        types = None if self.separator is None else pairs.token_types(input_ids, self.separator)
+        return encoders.embed(self.encoder, input_ids, types)
 
     def encode(self, hidden: Tensor, attention_mask: Tensor, first: int = 0, last: int | None = None) -> Tensor:
         """Run layers first..last (exclusive) over [b, t, d]; attention_mask [b, t] is 1 at real tokens."""
@@ -139,10 +146,17 @@ def load(directory: Path) -> tuple[Classifier, Tokenizer, Head]:
     if not (directory / "head.json").is_file():
         raise ShrinkError("head.json is missing in the model folder: put a finetune or adopt stage before this one.")
     head = Head.model_validate(layout.read_json(directory / "head.json"))
-    model = Classifier(load_encoder(directory), len(head.labels))
+    encoder, tokenizer = load_encoder(directory), load_tokenizer(directory, head.max_length)
+    model = Classifier(encoder, len(head.labels), separator_of(encoder, tokenizer) if head.pairs else None)
     if head.labels:
         model.head.load_state_dict(load_file(directory / "head.safetensors"))
-    return model.eval(), load_tokenizer(directory, head.max_length), head
+    return model.eval(), tokenizer, head
+
+
+def separator_of(encoder: Any, tokenizer: Tokenizer) -> int | None:
+    """The separator of two texts where encoder and tokenizer tell their tokens apart by type, else None."""
+    found = pairs.separator(tokenizer)
+    return found if int(getattr(encoder.config, "type_vocab_size", 0) or 0) > 1 else None
 
 
 def save(directory: Path, model: Classifier, tokenizer: Tokenizer, head: Head) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from registry.records import ShrinkError
 from tasks import architectures
+from tasks.pairs import Text
 
 SPARE_ROWS = 1023  # an embedding may be padded to a round number of rows; more than that is another tokenizer
 PROBES = ("", "word", "\u2603\u2603 \U0001f9ff")  # nothing, something common, something that hardly any knows
@@ -77,7 +78,7 @@ def said(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 
-def unknown(path: Path, texts: Sequence[str]) -> list[int]:
+def unknown(path: Path, texts: Sequence[Text]) -> list[int]:
     """The places of the texts of which the tokenizer knows nothing: only unknown pieces, or none at all."""
     tokenizer = opened(path)
     name = getattr(tokenizer.model, "unk_token", None)

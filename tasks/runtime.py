@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry.records import Task
+from tasks import pairs
 
 OUTPUTS: dict[Task, str] = {"classify": "logits", "embed": "sentence_embedding"}  # what a graph's output is called
 
@@ -28,7 +29,7 @@ def session(directory: Path, threads: int = 1) -> Any:
 
 
 def settings(directory: Path) -> dict[str, Any]:
-    """The artifact's config.json: task, labels and max_length."""
+    """The artifact's config.json: task, labels, max_length, and whether it answers pairs, by several labels."""
     loaded: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     return loaded
 
@@ -62,10 +63,10 @@ def tokenizer(directory: Path) -> Any:
     return _tokenizer(str(path), path.stat().st_mtime_ns, int(settings(directory)["max_length"]))
 
 
-def encode(directory: Path, texts: Sequence[str]) -> list[list[int]]:
+def encode(directory: Path, texts: Sequence[pairs.Text]) -> list[list[int]]:
     """Token ids of each text, one text after the other in this thread; [0] for one of which nothing is left."""
     encoder = tokenizer(directory)
-    return [encoder.encode(text).ids or [0] for text in texts]
+    return [encoder.encode(*pairs.parts(text)).ids or [0] for text in texts]
 
 
 def feeds(ids: Sequence[Sequence[int]]) -> dict[str, NDArray[np.int64]]:
@@ -80,7 +81,7 @@ def feeds(ids: Sequence[Sequence[int]]) -> dict[str, NDArray[np.int64]]:
 
 
 def predict(
-    directory: Path, texts: Sequence[str], batch: int = 32, threads: int = 1, opened: Any = None
+    directory: Path, texts: Sequence[pairs.Text], batch: int = 32, threads: int = 1, opened: Any = None
 ) -> NDArray[np.float32]:
     """Logits [texts, labels] or embeddings [texts, width] in the order of the texts; batches hold like lengths."""
     running = opened if opened is not None else session(directory, threads)
@@ -93,3 +94,27 @@ def predict(
         places = order[start : start + batch]
         answers[places] = running.run([output.name], feeds([ids[place] for place in places]))[0]
     return answers
+
+
+def answers(logits: NDArray[Any], config: dict[str, Any]) -> list[dict[str, Any]]:
+    """For each row of logits [n, L] what a model of this config.json says: the likeliest label, its score and all.
+
+    Scores are the softmax of the logits. Of a model of several labels a text: those above one half, and all sigmoids.
+    """
+    values = np.asarray(logits, dtype=np.float64)
+    if config.get("multi_label"):
+        return [several(row, config["labels"]) for row in 1 / (1 + np.exp(-np.clip(values, -500, 500)))]
+    powers = np.exp(values - values.max(axis=1, keepdims=True))
+    found = []
+    for row in powers / powers.sum(axis=1, keepdims=True):
+        scores = dict(zip(config["labels"], row.tolist(), strict=True))
+        best = config["labels"][int(row.argmax())]
+        found.append({"label": best, "score": scores[best], "scores": scores})
+    return found
+
+
+def several(row: NDArray[Any], labels: Sequence[str]) -> dict[str, Any]:
+    """One answer of a model of several labels: those with a probability above one half, likeliest first."""
+    scores = dict(zip(labels, row.tolist(), strict=True))
+    there = sorted((name for name in labels if scores[name] > 0.5), key=lambda name: -scores[name])
+    return {"labels": there, "scores": scores}

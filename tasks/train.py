@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from registry.records import STRICT, ShrinkError
 from tasks import checkpoint, progress
 from tasks.models import Classifier
+from tasks.pairs import Text
 
 WARM_UP = 0.06  # part of the steps in which the learning rate rises
 CLIP = 1.0  # largest gradient norm
@@ -56,8 +57,8 @@ class Companion(NamedTuple):
 ALONE = Companion(lambda done, steps: None, {})
 
 
-def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of every text, truncated as the tokenizer says; [0] for one of which nothing is left."""
+def tokenize(tokenizer: Tokenizer, texts: Sequence[Text]) -> list[list[int]]:
+    """Token ids of every text (or pair), truncated as the tokenizer says; [0] for one of which nothing is left."""
     return [encoding.ids or [0] for encoding in tokenizer.encode_batch(list(texts))]
 
 
@@ -186,6 +187,8 @@ def pad_of(model: Classifier) -> int:
     return int(model.config.pad_token_id or 0)
 
 
-def accuracy(logits: Tensor, labels: Sequence[int]) -> float:
-    """Part of the rows whose largest logit stands at the label."""
-    return float((logits.argmax(-1) == torch.as_tensor(labels)).double().mean())
+def accuracy(logits: Tensor, labels: Sequence[int] | Sequence[Sequence[int]]) -> float:
+    """Part of the rows whose largest logit stands at the label, or whose positive logits are just the row's labels."""
+    wanted = torch.as_tensor(labels)
+    right = ((logits > 0) == wanted).all(-1) if wanted.ndim == 2 else logits.argmax(-1) == wanted
+    return float(right.double().mean())

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tasks.models import Classifier, Head
+    from tasks.pairs import Text
     from tasks.train import Companion
 
 
@@ -33,6 +34,9 @@ class LessonConfig(BaseModel):
     logits_weight: float = Field(default=1.0, ge=0, description="Weight of the divergence from the teacher's logits.")
     hidden_weight: float = Field(default=1.0, ge=0, description="Weight of the pooled vectors' cosine distance.")
     labels_weight: float = Field(default=0.3, ge=0, description="Weight of the cross-entropy with the true labels.")
+    class_weights: Literal["none", "balanced"] = Field(
+        default="none", description="balanced: rare labels count as much as frequent ones, in the labels' part."
+    )
     transfer: bool = Field(default=True, description="Learn from the teacher's answers on transfer texts too.")
     seed: int | None = Field(default=None, ge=0, description="Seed of this stage; none: the run's seed.")
 
@@ -49,18 +53,19 @@ class Lesson(NamedTuple):
     model: "Classifier"
     tokenizer: "Tokenizer"
     head: "Head"
-    texts: list[str]
+    texts: "list[Text]"
     sequences: list[list[int]]
     logits: "Tensor"
     hidden: "Tensor"
     labels: "Tensor"
+    weights: "Tensor | None" = None  # of the classes, in the labels' part
 
 
 def read(inputs: dict[str, Path], config: LessonConfig) -> Lesson:
     """The student of inputs["student"] with the train (and transfer) rows; raises ShrinkError where sizes differ."""
     import torch
 
-    from tasks import data, models, train
+    from tasks import data, losses, models, train
 
     model, tokenizer, head = models.load(inputs["student"])
     rows = data.read_rows(inputs["data"], "train")
@@ -70,8 +75,10 @@ def read(inputs: dict[str, Path], config: LessonConfig) -> Lesson:
     logits, hidden = (stored(inputs["labels"] / f"{name}.safetensors", counts) for name in ("logits", "hidden"))
     if config.hidden_weight and hidden.shape[1] != model.head.in_features:
         raise ShrinkError(f"hidden_weight needs equal widths, but the teacher's is {hidden.shape[1]}: set it to 0.")
-    labels = torch.as_tensor([row["label"] for row in rows] + [-1] * len(extra))
-    return Lesson(model, tokenizer, head, texts, train.tokenize(tokenizer, texts), logits, hidden, labels)
+    unknown = [-1] * len(head.labels) if head.multi_label else -1
+    labels = torch.as_tensor([row["label"] for row in rows] + [unknown] * len(extra))
+    weights = losses.class_weights(labels, len(head.labels)) if config.class_weights == "balanced" else None
+    return Lesson(model, tokenizer, head, texts, train.tokenize(tokenizer, texts), logits, hidden, labels, weights)
 
 
 def stored(path: Path, counts: dict[str, int]) -> "Tensor":
@@ -99,11 +106,12 @@ def loss(lesson: Lesson, config: LessonConfig, rows: list[int], pooled: "Tensor"
     from tasks import losses
 
     logits = lesson.model.classify(pooled)
-    total = config.logits_weight * losses.kd_loss(logits, lesson.logits[rows], config.temperature)
+    apart = losses.binary_kd_loss if lesson.head.multi_label else losses.kd_loss
+    total = config.logits_weight * apart(logits, lesson.logits[rows], config.temperature)
     if config.hidden_weight:
         total = total + config.hidden_weight * losses.pooled_cosine_loss(pooled, lesson.hidden[rows])
     if config.labels_weight:
-        total = total + config.labels_weight * losses.label_loss(logits, lesson.labels[rows])
+        total = total + config.labels_weight * losses.label_loss(logits, lesson.labels[rows], lesson.weights)
     return total
 
 

@@ -66,6 +66,8 @@ def example(model: Any, batch: int, length: int, generator: Any) -> tuple[Any, A
     length = min(length, encoders.positions(model.encoder))
     rows = model.table.num_embeddings
     tokens = torch.randint(0, rows, (batch, length), generator=generator)
+    if model.separator is not None:  # the second texts of pairs begin in the middle
+        tokens[:, length // 2] = model.separator
     mask = torch.ones(batch, length, dtype=torch.long)
     mask[-1, -2:] = 0
     return tokens, mask
@@ -141,12 +143,13 @@ def save(proto: Any, path: Path) -> None:
 
 
 def write_sidecars(source: Path, out: Path) -> None:
-    """Copy tokenizer.json and write config.json with the task, labels and maximum length of head.json."""
+    """Copy tokenizer.json and write config.json with what a server needs of head.json."""
     head = json.loads((source / "head.json").read_text(encoding="utf-8"))
     if not (source / "tokenizer.json").is_file():
         raise ShrinkError("model: the torch artifact has no tokenizer.json; save the fast tokenizer beside the weights")
     shutil.copyfile(source / "tokenizer.json", out / "tokenizer.json")
-    config = {"task": head.get("task", "classify"), "labels": head["labels"], "max_length": head["max_length"]}
+    kinds = {name: head.get(name, False) for name in ("multi_label", "pairs")}
+    config = {"task": head.get("task", "classify"), "labels": head["labels"], "max_length": head["max_length"], **kinds}
     (out / "config.json").write_text(json.dumps(config, sort_keys=True, indent=1) + "\n", encoding="utf-8")
 
 

@@ -22,9 +22,8 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from tasks import anatomy, progress, train
+from tasks import anatomy, losses, progress, train
 from tasks.models import Classifier
 
 Kind = Literal["fisher", "taylor", "activation", "magnitude"]
@@ -44,7 +43,7 @@ class Importance(NamedTuple):
 def measure(
     model: Classifier,
     sequences: list[list[int]],
-    labels: list[int],
+    labels: list[int] | list[list[int]],
     kind: Kind,
     heads: int,
     hidden: bool = False,
@@ -88,7 +87,7 @@ def gradients(
     handles = attach(model, ffn, head, places)
     answer = model(ids, mask)
     if model.head.out_features:
-        loss = functional.cross_entropy(answer, labels, reduction="sum")
+        loss = losses.label_loss(answer, labels, reduction="sum")
     else:
         loss = (answer * torch.randn(answer.shape, generator=generator)).sum()
     found = torch.autograd.grad(loss, [*ffn, *head, *places])

@@ -228,8 +228,8 @@ def test_other_mismatches_of_recipe_and_sources(tmp_path: Path) -> None:
 
 
 def test_where_one_label_is_rare_the_gate_goes_by_macro_f1() -> None:
-    assert init.metric_for([0] * 69 + [1] * 31) == "accuracy"
-    assert init.metric_for([0] * 71 + [1] * 29) == "macro_f1"
+    assert init.balance([0] * 69 + [1] * 31)["metric"] == "accuracy"
+    assert init.balance([0] * 71 + [1] * 29)["metric"] == "macro_f1"
 
 
 def test_a_tar_with_a_file_outside_is_refused(tmp_path: Path) -> None:

@@ -194,14 +194,23 @@ def test_embedding_without_a_table_is_a_user_error(artifacts: dict[str, Path]) -
         embedding.quantize_embedding(proto, "int4")
 
 
+def pipeline(texts: list[str], labels: Any) -> Any:
+    """The floor as scikit-learn has it, cutting the words itself."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)
+    return make_pipeline(words, LogisticRegression(C=4.0, max_iter=1000)).fit(texts, labels)
+
+
 def test_floor_reads_back_as_the_sklearn_pipeline(artifacts: dict[str, Path]) -> None:
     from safetensors.numpy import load_file
 
     rows = floor.read_rows(artifacts["data"] / "train.jsonl")
     texts, labels = [row["text"] for row in rows], np.array([row["label"] for row in rows])
-    vectorizer, model = floor.fit(texts, labels, floor.FloorConfig())
     asked = [*(text for text, _ in sentences(20, 9)), "", "unheard-of words", "GOOD good Good, film! Übung x"]
-    expected = model.decision_function(vectorizer.transform(asked))
+    expected = pipeline(texts, labels).decision_function(asked)
     np.testing.assert_allclose(floor.scores(artifacts["floor"], asked), expected, atol=1e-5)
     held = load_file(artifacts["floor"] / "logits.safetensors")
     assert held["train"].shape == (60,) and held["transfer"].shape == (10,)
@@ -212,9 +221,8 @@ def test_floor_reads_back_as_the_sklearn_pipeline(artifacts: dict[str, Path]) ->
 def test_floor_with_three_labels(tmp_path: Path) -> None:
     texts = [f"{word} thing" for word in ("red", "green", "blue") for _ in range(4)]
     labels = np.repeat([0, 1, 2], 4)
-    vectorizer, model = floor.fit(texts, labels, floor.FloorConfig())
-    floor.save(vectorizer, model, floor.FloorConfig(), ["r", "g", "b"], tmp_path)
-    expected = model.decision_function(vectorizer.transform(texts))
+    floor.save(*floor.fit(texts, labels, floor.FloorConfig()), floor.FloorConfig(), ["r", "g", "b"], tmp_path)
+    expected = pipeline(texts, labels).decision_function(texts)
     np.testing.assert_allclose(floor.scores(tmp_path, texts), expected, atol=1e-5)
     assert floor.out_of_fold(texts, labels, floor.FloorConfig(folds=2), 0).shape == (12, 3)
 

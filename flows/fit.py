@@ -1,0 +1,45 @@
+"""What the kind of the labels and texts asks of a recipe's other keys: refused when the recipe is read."""
+
+from typing import TYPE_CHECKING
+
+from registry.records import ShrinkError
+from tasks import data
+from tasks.label import LabelConfig
+
+if TYPE_CHECKING:
+    from flows.recipe import Recipe
+
+SHORTEST_PAIR = 8  # tokens: three stand around and between two texts
+
+
+def check(recipe: "Recipe") -> None:
+    """ShrinkError naming the key that does not go with the data's labels (multi_label) or texts (pair_column)."""
+    where = f"recipe '{recipe.name}'"
+    try:
+        data.check_config(recipe.data)
+    except ShrinkError as error:
+        raise ShrinkError(f"{where}: data.{error}") from None
+    several = recipe.data.multi_label
+    if recipe.task == "embed" and (several or recipe.data.pair_column):
+        key = "multi_label" if several else "pair_column"
+        raise ShrinkError(f"{where}: data.{key} is for task classify, not embed: remove it.")
+    metric = getattr(recipe.evaluate, "metric", None)
+    if several and metric == "mcc":
+        raise ShrinkError(
+            f"{where}: evaluate.metric is 'mcc' but data.multi_label is true, where there is none: take macro_f1, "
+            "micro_f1 or accuracy."
+        )
+    if metric == "micro_f1" and not several:
+        raise ShrinkError(
+            f"{where}: evaluate.metric is 'micro_f1', which with one label a row is the accuracy: take accuracy."
+        )
+    for number, stage in enumerate(recipe.stages, start=1):
+        if several and isinstance(stage, LabelConfig) and stage.second_teacher:
+            raise ShrinkError(
+                f"{where}: stage {number} (label): second_teacher is {stage.second_teacher} but data.multi_label is "
+                "true: it works with one of two labels a row only, set it to 0."
+            )
+    if recipe.data.pair_column and recipe.data.max_length < SHORTEST_PAIR:
+        raise ShrinkError(
+            f"{where}: data.max_length is {recipe.data.max_length} but two texts need {SHORTEST_PAIR}: raise it."
+        )
