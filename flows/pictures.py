@@ -61,7 +61,9 @@ def comparison_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
     own = tuple(name for name in scores if getattr(evaluation.student, name) is not None)
     fields = (*own, "bytes", "p50_ms", "p95_ms", "throughput", "peak_rss_mb")
     models = {"teacher": evaluation.teacher, "student": evaluation.student, "floor": evaluation.floor}
-    rows = {name: one.model_dump(include=set(models)) for name, one in evaluation.measures.items()}
+    rows: dict[str, dict[str, Any]] = {
+        name: one.model_dump(include=set(models)) for name, one in evaluation.measures.items()
+    }
     rows |= {name: {who: getattr(score, name) for who, score in models.items()} for name in fields}
     return [{"line": name, **values, "limit": "", "passed": ""} for name, values in rows.items()]
 

@@ -220,13 +220,15 @@ def test_every_stage_takes_several_labels(tmp_path: Path) -> None:
 
 
 def check_answers(model: Path) -> None:
-    """A text without a label has none, one with two has both, likeliest first; all probabilities are told."""
-    config = runtime.settings(model)
-    nothing, both = runtime.answers(runtime.predict(model, ["plot actor scene", "awful good actor"]), config)
-    assert config["multi_label"] is True and nothing["labels"] == []
-    assert sorted(both["labels"]) == ["bad", "good"] and sorted(both["scores"]) == ["bad", "film", "good"]
-    assert all(both["scores"][name] > 0.5 for name in both["labels"])
-    assert both["scores"][both["labels"][0]] > both["scores"][both["labels"][1]]
+    """A label is given where its logit is above 0, likeliest first, none at all where none is; all are told."""
+    config, asked = runtime.settings(model), [text for text, _ in make_rows(60, 9)]
+    logits = runtime.predict(model, asked)
+    found = runtime.answers(logits, config)
+    assert config["multi_label"] is True and {len(one["labels"]) for one in found} >= {0, 1, 2}
+    for row, one in zip(logits, found, strict=True):
+        wanted = sorted(np.flatnonzero(row > 0), key=lambda place: -row[place])
+        assert one["labels"] == [NAMES[place] for place in wanted]
+        assert [one["scores"][name] for name in NAMES] == pytest.approx((1 / (1 + np.exp(-row))).tolist(), abs=1e-6)
 
 
 def test_the_floor_of_several_labels_is_one_against_the_rest(tmp_path: Path) -> None:
@@ -250,11 +252,11 @@ def test_the_floor_of_several_labels_is_one_against_the_rest(tmp_path: Path) -> 
 
 
 def test_balanced_weights_find_more_of_a_label_of_five_per_cent(tmp_path: Path) -> None:
-    """A few words hint at the rare label, and the frequent one has them too: without weights it is hardly ever said."""
+    """What hints at the rare label occurs with the frequent one twice as often: without weights it is never said."""
     rng, found = np.random.default_rng(5), []
     for number in range(800):
         rare = number % 20 == 0
-        hint = rng.choice(BAD) if rng.random() < (0.8 if rare else 0.15) else rng.choice(GOOD)
+        hint = rng.choice(BAD) if rare or rng.random() < 0.1 else rng.choice(GOOD)
         words = [*rng.choice(FILLER, 3), hint, hint, hint]
         rng.shuffle(words)
         found.append((" ".join(words), "rare" if rare else "usual"))
