@@ -373,5 +373,6 @@ def embed_evaluate(config: EmbedEvaluateConfig, inputs: dict[str, Made], counted
         if one.shape is not None:
             work += (1.0 if one.products == "fp32" else 0.5) * one.shape.macs(tokens, squares) / GRAPH
     ram = 2 * ONNX + 6 * inputs["teacher"].bytes / 1e6 + 1.2e-4 * rows**2
-    made = Made(format="evaluation", bytes=4000 + 24 * (2 + bool(counted.labels)) * rows)
+    golden = 16 * 26 * (inputs["student"].shape.width if inputs["student"].shape else 0)  # vectors written as text
+    made = Made(format="evaluation", bytes=4000 + golden + 24 * (2 + bool(counted.labels)) * rows)
     return Forecast(made=made, work=work, ram_mb=ram, parallel=False)
