@@ -18,8 +18,9 @@ from tasks import metrics, runtime
 from tasks.data import read_rows
 from tasks.distill.logits import DistillLogitsConfig
 from tasks.distill.quantized import DistillQuantizedConfig
+from tasks.finetune import FinetuneConfig
 from tasks.floor import scores
-from tasks.kinds import EveryStage
+from tasks.kinds import AnyChainConfig, EveryStage
 from tasks.label import LabelConfig
 from tasks.prune.low_rank import PruneLowRankConfig
 from tasks.prune.structured import PruneStructuredConfig
@@ -28,6 +29,9 @@ from tasks.prune.vocabulary import PruneVocabularyConfig
 ALONE = {"logits_weight": 0.0, "hidden_weight": 0.0, "labels_weight": 1.0, "transfer": False}
 LAST: dict[str, Any] = {}  # as a target: what the recipe's last stage says
 Changes = dict[type, dict[str, Any] | list[dict[str, Any]]]
+BY_STUDENT = {"kind": "label", "teachers": {"student": 1.0}, "second_teacher": 0.5}
+SMALL: Changes = {FinetuneConfig: [{}, {"teacher": "small", "keep_layers": 3}]}  # a second teacher of half the layers
+TWO = {"teachers": {"teacher": 1.0, "small": 0.5}}
 VARIANTS: dict[str, Changes] = {
     "recipe": {},
     "no distillation": {DistillLogitsConfig: ALONE},
@@ -41,6 +45,12 @@ VARIANTS: dict[str, Changes] = {
     "by Taylor": {PruneStructuredConfig: {"importance": "taylor"}},
     "by activation": {PruneStructuredConfig: {"importance": "activation"}},
     "by magnitude": {PruneStructuredConfig: {"importance": "magnitude"}},
+    "all hidden states": {DistillLogitsConfig: {"method": "hidden"}},
+    "triple loss": {DistillLogitsConfig: {"method": "triple"}},
+    "two teachers": {**SMALL, LabelConfig: TWO},
+    "two teachers by confidence": {**SMALL, LabelConfig: {**TWO, "confidence": True}},
+    "born again": {DistillLogitsConfig: [{}, BY_STUDENT, {"afresh": True}]},
+    "own early layers": {PruneStructuredConfig: {"layers": None}, DistillLogitsConfig: {"method": "self", "keep": 3}},
     "no true labels": {DistillLogitsConfig: {"labels_weight": 0.0}},
     "learnt rounding": {DistillLogitsConfig: {"method": "quantized", "target": LAST}},
     "no learnt rounding": {DistillQuantizedConfig: [{"kind": "distill", "epochs": 3}]},
@@ -55,15 +65,16 @@ VARIANTS: dict[str, Changes] = {
 
 
 def changed(recipe: Recipe, changes: Changes, seed: int) -> Recipe:
-    """The recipe with fields of some stages replaced (`method` makes another stage), its student of another seed.
+    """The recipe with fields of some stages replaced, its student of another seed.
 
-    A list stands for the stages in place of one, each new where it names its kind.
+    `method` makes another stage, with those of the old fields that it knows. A list stands for the stages in place of
+    one, each new where it names its kind.
     """
     stages = []
     for stage in recipe.stages:
         update = changes.get(type(stage), {})
         for one in update if isinstance(update, list) else [update]:
-            fields = one if "kind" in one else stage.model_dump() | one
+            fields = one if "kind" in one else known(stage, one) | one
             if fields.get("target") is LAST:
                 fields = fields | {"target": recipe.stages[-1].model_dump()}
             if fields["kind"] == "distill" or "seed" in fields:
@@ -77,6 +88,16 @@ def changed(recipe: Recipe, changes: Changes, seed: int) -> Recipe:
 def applies(recipe: Recipe, name: str) -> bool:
     """Whether a recipe has a stage that the variant changes."""
     return not VARIANTS[name] or any(type(stage) in VARIANTS[name] for stage in recipe.stages)
+
+
+def known(stage: AnyChainConfig, update: dict[str, Any]) -> dict[str, Any]:
+    """What a stage's recipe says of it, as far as it has these fields under an update's method, too."""
+    if "method" not in update:
+        return stage.model_dump()
+    other = type(EveryStage.validate_python({"kind": stage.kind, **update}))
+    return {
+        name: value for name, value in stage.model_dump(exclude_unset=True).items() if name in other.model_fields
+    } | {"kind": stage.kind}
 
 
 def judged(held: dict[str, Path]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flows import sources
+from flows import roles, sources
 from flows.recipe import Recipe
 from flows.settings import worker_environment
 from registry.records import digest_directory, sha256_json
@@ -40,14 +40,11 @@ def walk(recipe: Recipe, data: Path, work: Path, threads: int) -> dict[str, Path
     """Run floor and stages; the directories of the last stage of each role (and `measured`, of the last distil)."""
     source = sources.resolve(recipe.teacher, work)
     floor = done(work, recipe.floor, {"data": data}, recipe.seed, threads) / "out"
-    held = {"data": data, "floor": floor, "teacher": source, "student": source}
+    others = {name: sources.resolve(source, work) for name, source in recipe.teachers.items()}
+    held = roles.first({"teacher": source, **others, "data": data, "floor": floor}, recipe.stages)
     for stage in recipe.stages:
-        inputs = {role: held["student" if role == "model" else role] for role in stage.reads}
-        directory = done(work, stage, inputs, recipe.seed, threads)
-        role = "student" if stage.writes[0] == "model" else stage.writes[0]
-        held[role] = directory / "out"
-        if role == "teacher":
-            held["student"] = held["teacher"]
+        directory = done(work, stage, roles.read(held, stage), recipe.seed, threads)
+        roles.write(held, stage, directory / "out")
     held["deployable"] = done(work, OnnxConfig(), {"model": held["teacher"]}, recipe.seed, threads) / "out"
     return held
 

@@ -101,8 +101,9 @@ def check(recipe: str) -> None:
     chosen, here = load(recipe), settings()
     grid_of(here.country)  # the report comes last: a wrong country must not wait for it
     teacher, data = sources.peek(chosen.teacher, here.home), sources.peek(chosen.data_source, here.home)
-    preflight(chosen, teacher, data)
-    plan.refuse(plan.make(chosen, teacher, data, here), here)
+    others = {name: sources.peek(source, here.home) for name, source in chosen.teachers.items()}
+    preflight(chosen, teacher, data, others)
+    plan.refuse(plan.make(chosen, teacher, data, here, others), here)
     if set(status(here.home).values()) != {"healthy"}:
         screen.tell("starting S3, MLflow and Prefect")
 

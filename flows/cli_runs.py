@@ -39,8 +39,9 @@ def plan(
 
     recipe, here = load(what or "sentiment"), settings()
     teacher, data = sources.peek(recipe.teacher, here.home), sources.peek(recipe.data_source, here.home)
-    preflight(recipe, teacher, data)
-    foretold = plans.make(recipe, teacher, data, here)
+    others = {name: sources.peek(source, here.home) for name, source in recipe.teachers.items()}
+    preflight(recipe, teacher, data, others)
+    foretold = plans.make(recipe, teacher, data, here, others)
     facts = plans.facts(foretold, here)
     say(facts, as_json, plan_shown.table(facts))
     plans.refuse(foretold, here)

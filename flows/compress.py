@@ -23,7 +23,7 @@ from flows.preflight import preflight
 from flows.recipe import Recipe, load
 from flows.recipe import smoke as smoke_of
 from flows.settings import settings
-from flows.steps import DATA, TEACHER, steps_of
+from flows.steps import source_of, steps_of
 from flows.trouble import explained
 from registry import gate, store
 from registry.records import Evaluation, ShrinkError
@@ -45,15 +45,16 @@ def compress(recipe: str, smoke: bool = False) -> dict[str, Any]:
         logging.getLogger(name).setLevel(logging.INFO)
     chosen, here = load(recipe), settings()
     teacher, data = sources.resolve(chosen.teacher, here.home), sources.resolve(chosen.data_source, here.home)
+    others = {name: sources.resolve(source, here.home) for name, source in chosen.teachers.items()}
     if smoke:
-        chosen = smoke_of(chosen, layout.read(teacher).layers)
-    preflight(chosen, teacher, data)
-    foretold = plan.make(chosen, teacher, data, here)
+        chosen = smoke_of(chosen, min(layout.read(path).layers for path in (teacher, *others.values())))
+    preflight(chosen, teacher, data, others)
+    foretold = plan.make(chosen, teacher, data, here, others)
     plan.refuse(foretold, here)
     untagged = TagsContext(current_tags=set())  # Prefect asks its server about each tag of a task: 0.7 s a stage
     with untagged, opened(chosen) as (shop, journal):
         planned.write(shop.directory, foretold)
-        found = chain(shop, chosen, teacher, data)
+        found = chain(shop, chosen, {"teacher": teacher, **others, "data": data})
         evaluated = obtain(shop, chosen.evaluate, "evaluation", found)
         evaluation = Evaluation.model_validate(shop.records[-1].measured)
         verdict = gate.judge(chosen.gate, evaluation)
@@ -78,9 +79,12 @@ def start(recipe: str, smoke: bool = False) -> dict[str, Any]:
         raise RuntimeError(explained(settings().home, error)) from error
 
 
-def chain(shop: Workshop, recipe: Recipe, teacher_source: Path, data_source: Path) -> dict[str, Path]:
-    """Run data, floor and the recipe's stages; returns the deployables by role (teacher, student, floor, data)."""
-    made = {TEACHER: teacher_source, DATA: data_source}
+def chain(shop: Workshop, recipe: Recipe, origins: dict[str, Path]) -> dict[str, Path]:
+    """Run data, floor and the recipe's stages; returns the deployables by role (teacher, student, floor, data).
+
+    `origins` are the directories of teachers and data by their names.
+    """
+    made = {source_of(what): path for what, path in origins.items()}
     steps, judged = steps_of(recipe)
     for step in steps:
         made[step.name] = obtain(shop, step.config, step.role, {role: made[at] for role, at in step.inputs.items()})

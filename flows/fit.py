@@ -39,6 +39,11 @@ def check(recipe: "Recipe") -> None:
                 f"{where}: stage {number} (label): second_teacher is {stage.second_teacher} but data.multi_label is "
                 "true: it works with one of two labels a row only, set it to 0."
             )
+        if several and isinstance(stage, LabelConfig) and len(stage.teachers) > 1:
+            raise ShrinkError(
+                f"{where}: stage {number} (label) names {len(stage.teachers)} teachers but data.multi_label is true: "
+                "they are mixed where a row has one label only, name one."
+            )
     if recipe.data.pair_column and recipe.data.max_length < SHORTEST_PAIR:
         raise ShrinkError(
             f"{where}: data.max_length is {recipe.data.max_length} but two texts need {SHORTEST_PAIR}: raise it."

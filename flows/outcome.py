@@ -147,8 +147,8 @@ def write_evidence(
         multi_label=bool(about.get("multi_label")),
         pairs=bool(about.get("pairs")),
         exports=tuple(f"{one['export']}: {units.compared(one)} ({one['runtime']})" for one in seen["exports"]),
-        sources={"teacher": recipe.teacher.uri, "data": recipe.data_source.uri},
-        licences={"teacher": recipe.teacher.licence, "data": recipe.data_source.licence},
+        sources={what: source.uri for what, source in recipe.origins.items()},
+        licences={what: source.licence for what, source in recipe.origins.items()},
         grams=seen["footprint"]["gco2e"],
         grams_range=report.carbon_text(facts),
     )
@@ -161,11 +161,8 @@ def write_evidence(
 
 
 def licences(recipe: Recipe) -> dict[str, str]:
-    """Licence and origin of teacher and data."""
-    return {
-        what: f"{source.licence} ({source.uri})"
-        for what, source in (("teacher", recipe.teacher), ("data", recipe.data_source))
-    }
+    """Licence and origin of teachers and data."""
+    return {what: f"{source.licence} ({source.uri})" for what, source in recipe.origins.items()}
 
 
 def about_model(recipe: Recipe) -> str:

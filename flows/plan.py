@@ -5,6 +5,7 @@ torch is not imported: sizes come from config.json and the rows, re-use from the
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from flows.planned import Plan, StagePlan
 from flows.recipe import Recipe, Source
 from flows.rules import Forecast, foretell
 from flows.settings import Settings
-from flows.steps import DATA, TEACHER, Step, name_of, steps_of
+from flows.steps import DATA, TEACHER, Step, name_of, source_of, steps_of
 from registry.records import Band, ShrinkError, StageRecord, digest_directory, sha256_file, sha256_json
 from tasks import layout, shape
 from tasks.reload import ReloadConfig
@@ -29,8 +30,8 @@ SPREAD = 1.25  # memory may be as much more or less than foretold
 HASHED = 4e8  # bytes a second of a re-used artifact that is hashed again
 
 
-def make(recipe: Recipe, teacher: Path, data: Path, here: Settings) -> Plan:
-    """The plan of a run of this recipe with these sources on this machine."""
+def make(recipe: Recipe, teacher: Path, data: Path, here: Settings, others: Mapping[str, Path] | None = None) -> Plan:
+    """The plan of a run of this recipe with these sources on this machine; `others`: further teachers by name."""
     folder = layout.find_model(teacher)
     counted = Counted(recipe, folder, data)
     source = Made(format="source", bytes=0, shape=shape.of_files(folder), tokenizer=counted.tokenizer_bytes)
@@ -39,8 +40,11 @@ def make(recipe: Recipe, teacher: Path, data: Path, here: Settings) -> Plan:
         Step(name_of(len(steps), recipe.evaluate), recipe.evaluate, "evaluation", judged),
         Step(name_of(len(steps) + 1, ReloadConfig()), ReloadConfig(), "reload", {}),
     ]
-    digests = sources_digests(recipe, teacher, data, here.home)
+    digests = sources_digests(recipe, teacher, data, here.home, others or {})
     made = {TEACHER: source, DATA: Made(format="source", bytes=0)}
+    for name, directory in (others or {}).items():
+        found = layout.find_model(directory)
+        made[source_of(name)] = Made(format="source", bytes=0, shape=shape.of_files(found), tokenizer=cut_by(found))
     speed, stages = pace(here.home, here.threads), []
     for step in (*steps, *last):
         forecast = foretell(step.config, {role: made[at] for role, at in step.inputs.items()}, counted)
@@ -78,11 +82,19 @@ def planned_stage(step: Step, forecast: Forecast, reused: bool, speed: Pace) -> 
     )
 
 
-def sources_digests(recipe: Recipe, teacher: Path, data: Path, home: Path) -> dict[str, str]:
+def cut_by(folder: Path) -> int:
+    """Bytes of a model folder's tokenizer."""
+    return (folder / "tokenizer.json").stat().st_size
+
+
+def sources_digests(
+    recipe: Recipe, teacher: Path, data: Path, home: Path, others: Mapping[str, Path]
+) -> dict[str, str]:
     """The digests that a run's keys begin with; none are needed where nothing was computed before."""
     if not any((home / "index").glob("*.json")) and not any((home / "index" / "unsent").glob("*.json")):
         return {}
-    return {TEACHER: digest_of(recipe.teacher, teacher), DATA: digest_of(recipe.data_source, data)}
+    more = {source_of(name): digest_of(recipe.teachers[name], path) for name, path in others.items()}
+    return {TEACHER: digest_of(recipe.teacher, teacher), DATA: digest_of(recipe.data_source, data), **more}
 
 
 def digest_of(source: Source, directory: Path) -> str:

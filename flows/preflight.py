@@ -4,15 +4,17 @@
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flows import lessons, roles
 from flows.recipe import Recipe
 from registry.records import ShrinkError
 from tasks import architectures, data, extras, layout, pairs, pieces
-from tasks.distill.answers import LessonConfig
+from tasks.distill.exits import DistillSelfConfig
+from tasks.distill.logits import DistillLogitsConfig
 from tasks.distill.quantized import DistillQuantizedConfig
-from tasks.distill.relations import DistillRelationsConfig
 from tasks.embed import adopt
 from tasks.embed.adopt import AdoptConfig
 from tasks.finetune import FinetuneConfig
@@ -25,14 +27,18 @@ from tasks.prune.vocabulary import KINDS, PruneVocabularyConfig
 from tasks.quantize.int4_weight_only import Int4WeightOnlyConfig
 from tasks.quantize.int8_dynamic import Int8DynamicConfig
 from tasks.quantize.int8_static import Int8StaticConfig
-from tasks.students import StudentConfig, StudentMobilebertConfig, architecture, check_padding
+from tasks.students import StudentConfig, StudentMethods, StudentMobilebertConfig, architecture, check_padding
+from tasks.teachers import MAIN
 
 SAMPLE = 2000  # texts that are cut into pieces, spread over the file
 
 
-def preflight(recipe: Recipe, teacher_directory: Path, data_directory: Path) -> None:
-    """Raise ShrinkError when the sources cannot go through the recipe's stages."""
+def preflight(
+    recipe: Recipe, teacher_directory: Path, data_directory: Path, others: Mapping[str, Path] | None = None
+) -> None:
+    """Raise ShrinkError when the sources cannot go through the recipe's stages; `others`: further teachers by name."""
     model = layout.read(teacher_directory)
+    more = {name: layout.read(directory) for name, directory in (others or {}).items()}
     rows, labels = data.labelled_rows(data_directory, recipe.data)
     splits = data.split_rows(rows, recipe.data.split)
     data.check_splits(splits, labels)
@@ -42,9 +48,10 @@ def preflight(recipe: Recipe, teacher_directory: Path, data_directory: Path) -> 
     check_calibration(recipe, len(splits["train"]))
     for file in recipe.data.transfer:
         data.require_file(data_directory, file, "transfer")
-    check_lengths(recipe, model)
-    check_texts(recipe, model, rows)
-    check_stages(recipe, model, labels)
+    for name, one in {MAIN: model, **more}.items():
+        check_lengths(recipe, one, name)
+        check_texts(recipe, one, rows, name)
+    check_stages(recipe, model, labels, more)
 
 
 def check_extras(recipe: Recipe) -> None:
@@ -77,15 +84,15 @@ def check_calibration(recipe: Recipe, texts: int) -> None:
             )
 
 
-def check_lengths(recipe: Recipe, model: layout.Layout) -> None:
+def check_lengths(recipe: Recipe, model: layout.Layout, name: str = MAIN) -> None:
     """The inputs' length against the model's positions."""
     if recipe.data.max_length > model.positions:
         raise ShrinkError(
-            f"data.max_length is {recipe.data.max_length} but the teacher reads {model.positions} tokens: lower it."
+            f"data.max_length is {recipe.data.max_length} but {called(name)} reads {model.positions} tokens: lower it."
         )
 
 
-def check_texts(recipe: Recipe, model: layout.Layout, rows: list[dict[str, Any]]) -> None:
+def check_texts(recipe: Recipe, model: layout.Layout, rows: list[dict[str, Any]], name: str = MAIN) -> None:
     """Most texts must hold a word piece that the teacher's tokenizer knows."""
     sample = rows[:: max(1, len(rows) // SAMPLE)]
     texts = [row["text"] for row in sample]
@@ -95,88 +102,121 @@ def check_texts(recipe: Recipe, model: layout.Layout, rows: list[dict[str, Any]]
     if 2 * len(lost) > len(sample):
         raise ShrinkError(
             f"{len(lost) / len(sample):.0%} of the texts in {recipe.data.file}, such as row {sample[lost[0]]['id']}, "
-            "have no piece that the teacher's tokenizer knows: take a teacher of their language, or drop them."
+            f"have no piece that {called(name)}'s tokenizer knows: take a teacher of their language, or drop them."
         )
 
 
-def check_stages(recipe: Recipe, model: layout.Layout, labels: list[str]) -> None:
-    """The sizes that stages ask for against those that the student has when they run."""
-    layers, ffn, heads, embedded = model.layers, model.ffn, model.heads, False
-    columns, factorised = model.columns, model.factorised
-    kind, width, head_size, pad = model.architecture, model.width, model.head_size, model.pad
-    taught = layers  # those of the teacher, which pruning leaves alone
+def called(name: str) -> str:
+    """A teacher in a sentence."""
+    return "the teacher" if name == MAIN else f"the teacher {name!r}"
+
+
+def check_stages(
+    recipe: Recipe, model: layout.Layout, labels: list[str], others: Mapping[str, layout.Layout] | None = None
+) -> None:
+    """The sizes that stages ask for against those that student and teachers have when they run."""
+    held, embedded = roles.first({MAIN: model, **(others or {})}, recipe.stages), False
     for number, stage in enumerate(recipe.stages, start=1):
-        where = f"stage {number} ({stage.kind})"
+        where, made = f"stage {number} ({stage.kind})", held["student"]
+        if isinstance(stage, FinetuneConfig):
+            made = held[stage.teacher]
         if (use := architectures.USES.get(f"{stage.kind}/{getattr(stage, 'method', '')}")) is not None:
-            architectures.check_use(kind, use, where)
-        if isinstance(stage, LessonConfig) and stage.hidden_weight and width != model.width:
-            raise ShrinkError(
-                f"{where}: hidden_weight is {stage.hidden_weight} but the student is {width} wide and the teacher "
-                f"{model.width}: set it to 0."
-            )
+            architectures.check_use(made.architecture, use, where)
         match stage:
             case AdoptConfig():
-                adopt.check_pooling(model.folder)
-                taught = layers = limited(where, "keep_layers", stage.keep_layers or layers, layers)
+                adopt.check_pooling(made.folder)
+                made = cropped(where, stage.keep_layers, made)
             case FinetuneConfig():
-                taught = layers = limited(where, "keep_layers", stage.keep_layers or layers, layers)
-                if kind == "albert" and stage.tuned_layers < layers:
+                made = cropped(where, stage.keep_layers, made)
+                if made.architecture == "albert" and stage.tuned_layers < made.layers:
                     raise ShrinkError(
-                        f"{where}: tuned_layers is {stage.tuned_layers} but {architectures.SHARED}: set it to {layers}."
+                        f"{where}: tuned_layers is {stage.tuned_layers} but {architectures.SHARED}: "
+                        f"set it to {made.layers}."
                     )
-            case LabelConfig() if stage.second_teacher and len(labels) != 2:
-                raise ShrinkError(
-                    f"{where}: second_teacher is {stage.second_teacher} but the data has {len(labels)} labels: "
-                    "it works with two only, set it to 0."
-                )
+            case LabelConfig():
+                made = held[stage.pooled_of]
+                if stage.second_teacher and len(labels) != 2:
+                    raise ShrinkError(
+                        f"{where}: second_teacher is {stage.second_teacher} but the data has {len(labels)} labels: "
+                        "it works with two only, set it to 0."
+                    )
             case PruneVocabularyConfig() if model.tokenizer not in KINDS:
                 raise ShrinkError(
                     f"{where}: the tokenizer is {model.tokenizer} but only {', '.join(KINDS)} can be pruned: "
                     "drop this stage."
                 )
             case PruneStructuredConfig():
-                if stage.layers is not None:
-                    wanted = list(stage.layers)
-                    if not wanted or sorted(set(wanted)) != wanted or wanted[0] < 0 or wanted[-1] >= layers:
-                        raise ShrinkError(
-                            f"{where}: layers is {wanted} but must be rising indices from 0 to {layers - 1}: "
-                            "correct the list."
-                        )
-                    if kind == "modernbert" and wanted[0] != 0:
-                        raise ShrinkError(f"{where}: layers is {wanted} but {architectures.FIRST}")
-                    layers = len(wanted)
-                for part in ("ffn", "heads"):
-                    if getattr(stage, part) is not None:
-                        architectures.check_use(kind, part, f"{where}: {part}")
-                ffn = limited(where, "ffn", stage.ffn or ffn, ffn)
-                heads = limited(where, "heads", stage.heads or heads, heads)
-                if stage.hidden is not None:
-                    widths.check(where, kind, stage.hidden, width, head_size, factorised)
-                    columns = width = stage.hidden
+                made = cut(where, stage, made)
             case PruneLowRankConfig():
-                if factorised:
+                if made.factorised:
                     raise ShrinkError(f"{where}: the embedding is factorised already: drop this stage.")
-                if stage.rank >= columns:
+                if stage.rank >= made.columns:
                     raise ShrinkError(
-                        f"{where}: rank is {stage.rank} but the embedding has {columns} columns: give less."
+                        f"{where}: rank is {stage.rank} but the embedding has {made.columns} columns: give less."
                     )
-                columns, factorised = stage.rank, True
+                made = made.model_copy(update={"columns": stage.rank, "factorised": True})
             case DistillQuantizedConfig():
-                check_columns(where, stage.target.embedding, columns)
+                check_columns(where, stage.target.embedding, made.columns)
+            case DistillLogitsConfig() if stage.afresh:
+                made = held["start"]
+            case DistillSelfConfig():
+                kept = limited(where, "keep", stage.keep or made.layers, made.layers)
+                made = made.model_copy(update={"layers": kept})
             case StudentConfig():
-                check_padding(stage, pad, where)
-                kind, layers, ffn, heads, width = architecture(stage), stage.layers, stage.ffn, stage.heads, stage.width
-                columns, factorised = stage.embedding if isinstance(stage, StudentMobilebertConfig) else width, False
-                head_size = (stage.bottleneck if isinstance(stage, StudentMobilebertConfig) else width) // heads
-            case DistillRelationsConfig():
-                architectures.check_use(model.architecture, "relations", f"{where}: the teacher")
-                features = {"teacher": model.heads * model.head_size, "student": heads * head_size}
-                check_relations(where, stage, taught, features)
+                check_padding(stage, made.pad, where)
+                made = fresh(stage, made)
             case Int8DynamicConfig() | Int8StaticConfig() | Int4WeightOnlyConfig() if stage.embedding != "none":
-                check_columns(where, stage.embedding, columns)
+                check_columns(where, stage.embedding, made.columns)
                 if embedded:
                     raise ShrinkError(f"{where}: the embedding is quantized already: set embedding to none here.")
                 embedded = True
+        lessons.check(where, stage, held)
+        roles.write(held, stage, made)
+
+
+def cropped(where: str, layers: int | None, source: layout.Layout) -> layout.Layout:
+    """The sizes of a teacher that is made of the bottom layers of a source."""
+    kept = limited(where, "keep_layers", layers or source.layers, source.layers)
+    return source.model_copy(update={"layers": kept})
+
+
+def fresh(stage: StudentMethods, teacher: layout.Layout) -> layout.Layout:
+    """The sizes of a student that is made anew with its teacher's tokenizer."""
+    inside = stage.bottleneck if isinstance(stage, StudentMobilebertConfig) else stage.width
+    sizes = {"layers": stage.layers, "ffn": stage.ffn, "heads": stage.heads, "width": stage.width}
+    sizes |= {"columns": stage.embedding if isinstance(stage, StudentMobilebertConfig) else stage.width}
+    return teacher.model_copy(
+        update={
+            **sizes,
+            "factorised": False,
+            "head_size": inside // stage.heads,
+            "architecture": architecture(stage),
+        }
+    )
+
+
+def cut(where: str, stage: PruneStructuredConfig, student: layout.Layout) -> layout.Layout:
+    """The sizes that are left of a student."""
+    layers = student.layers
+    if stage.layers is not None:
+        wanted = list(stage.layers)
+        if not wanted or sorted(set(wanted)) != wanted or wanted[0] < 0 or wanted[-1] >= layers:
+            raise ShrinkError(
+                f"{where}: layers is {wanted} but must be rising indices from 0 to {layers - 1}: correct the list."
+            )
+        if student.architecture == "modernbert" and wanted[0] != 0:
+            raise ShrinkError(f"{where}: layers is {wanted} but {architectures.FIRST}")
+        layers = len(wanted)
+    for part in ("ffn", "heads"):
+        if getattr(stage, part) is not None:
+            architectures.check_use(student.architecture, part, f"{where}: {part}")
+    ffn = limited(where, "ffn", stage.ffn or student.ffn, student.ffn)
+    heads = limited(where, "heads", stage.heads or student.heads, student.heads)
+    sizes = {"layers": layers, "ffn": ffn, "heads": heads}
+    if stage.hidden is not None:
+        widths.check(where, student.architecture, stage.hidden, student.width, student.head_size, student.factorised)
+        sizes |= {"columns": stage.hidden, "width": stage.hidden}
+    return student.model_copy(update=sizes)
 
 
 def check_columns(where: str, bits: str, columns: int) -> None:
@@ -185,20 +225,6 @@ def check_columns(where: str, bits: str, columns: int) -> None:
         raise ShrinkError(
             f"{where}: embedding is int4, which needs an even number of columns, but there are {columns}: set int8."
         )
-
-
-def check_relations(where: str, stage: DistillRelationsConfig, layers: int, features: dict[str, int]) -> None:
-    """The teacher must have the layer, and relation_heads divide the features of both sides' heads."""
-    if stage.teacher_layer is not None and stage.teacher_layer >= layers:
-        raise ShrinkError(
-            f"{where}: teacher_layer is {stage.teacher_layer} but the teacher's last is {layers - 1}: lower it."
-        )
-    for name, count in features.items():
-        if count % stage.relation_heads:
-            raise ShrinkError(
-                f"{where}: relation_heads is {stage.relation_heads}, which does not divide the {count} "
-                f"features of the {name}'s attention: give a number that does."
-            )
 
 
 def limited(where: str, field: str, wanted: int, present: int) -> int:

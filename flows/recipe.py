@@ -8,14 +8,17 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from flows import fit, recipe_file
+from flows import fit, recipe_file, roles
 from registry.gate import SMOKE, Gate
 from registry.records import STRICT, MeasureName, ShrinkError, Task, sha256_json
 from tasks.data import DataConfig
 from tasks.distill.embeddings import DistillEmbeddingsConfig
+from tasks.distill.exits import DistillSelfConfig
+from tasks.distill.hidden import DistillHiddenConfig
 from tasks.distill.logits import DistillLogitsConfig
 from tasks.distill.quantized import DistillQuantizedConfig, TargetMethods
 from tasks.distill.relations import DistillRelationsConfig
+from tasks.distill.triple import DistillTripleConfig
 from tasks.embed.adopt import AdoptConfig
 from tasks.evaluate import EvaluateConfig
 from tasks.finetune import FinetuneConfig
@@ -37,6 +40,7 @@ from tasks.prune.vocabulary import PruneVocabularyConfig
 from tasks.prune.wanda import PruneWandaConfig
 from tasks.quantize.int8_static import Int8StaticConfig
 from tasks.quantize.smooth import SmoothConfig
+from tasks.teachers import MAIN, Maker
 
 SHORT = reprlib.Repr()  # a repr that stays short whatever is nested
 SHORT.maxstring = 80
@@ -69,6 +73,9 @@ class Recipe(BaseModel):
     task: Task = Field(default="classify", description="what the model is for")
     seed: int = Field(default=0, ge=0, lt=2**32, description="of every random choice")
     teacher: Source
+    teachers: dict[Maker, Source] = Field(
+        default={}, description="further teachers by name; a finetune stage of that name starts there"
+    )
     data_source: Source
     data: DataConfig
     floor: AnyFloor = FloorConfig()
@@ -86,13 +93,18 @@ class Recipe(BaseModel):
         return raw | {part: {"task": "embed"} | one if isinstance(one, dict) else one for part, one in own.items()}
 
     @property
+    def origins(self) -> dict[str, Source]:
+        """Where everything comes from: teacher, further teachers by name, data."""
+        return {MAIN: self.teacher, **self.teachers, "data": self.data_source}
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the recipe's content; of a local source its last name alone, so that moving it changes nothing.
 
         What lies there counts by its own digest, in the key of every stage that reads it.
         """
         content = self.model_dump(mode="json")
-        for source in (content["teacher"], content["data_source"]):
+        for source in (content["teacher"], content["data_source"], *content["teachers"].values()):
             scheme, _, rest = source["uri"].partition(":")
             if scheme in LOCAL:
                 source["uri"] = f"{scheme}:{Path(rest).name}"
@@ -114,7 +126,11 @@ def anchored(recipe: Recipe, folder: Path) -> Recipe:
         return source.model_copy(update={"uri": uri}) if scheme in LOCAL else source
 
     return recipe.model_copy(
-        update={"teacher": anchor(recipe.teacher), "data_source": anchor(recipe.data_source)},
+        update={
+            "teacher": anchor(recipe.teacher),
+            "teachers": {name: anchor(source) for name, source in recipe.teachers.items()},
+            "data_source": anchor(recipe.data_source),
+        },
     )
 
 
@@ -242,7 +258,9 @@ def measures_of(recipe: Recipe) -> tuple[str, ...]:
 
 def check_order(recipe: Recipe) -> None:
     """Refuse a stage that reads what no earlier stage made; the student starts as the fine-tuned teacher."""
-    held = {"data": "rows", "teacher": "source", "student": "source", "floor": "floor"}
+    check_teachers(recipe)
+    origins = dict.fromkeys((MAIN, *recipe.teachers), "source")
+    held = roles.first({**origins, "data": "rows", "floor": "floor"}, recipe.stages)
     zeros = shaped = pieces = None
     for number, stage in enumerate(recipe.stages, start=1):
         name = f"{stage.kind}/{getattr(stage, 'method', None) or '-'}".removesuffix("/-")
@@ -253,7 +271,7 @@ def check_order(recipe: Recipe) -> None:
                     f"recipe '{recipe.name}': stage {number} ({name}) needs {role} as {wanted}, but it is "
                     f"{held.get(role) or 'not made yet'} there; move the stage or add the one that makes it."
                 )
-        if shaped and isinstance(stage, FinetuneConfig | AdoptConfig):
+        if shaped and isinstance(stage, FinetuneConfig | AdoptConfig) and roles.role_of(stage) == MAIN:
             raise ShrinkError(
                 f"recipe '{recipe.name}': stage {number} ({name}) makes the teacher anew and would discard what "
                 f"{shaped} made; put it before that one."
@@ -274,10 +292,7 @@ def check_order(recipe: Recipe) -> None:
             )
         if isinstance(stage, PruneZeros):
             zeros = f"stage {number} ({name})"
-        role, made = stage.writes
-        held["student" if role == "model" else role] = made
-        if role == "teacher":
-            held["student"] = made
+        roles.write(held, stage, stage.writes[1])
     if held["student"] != "onnx":
         raise ShrinkError(f"recipe '{recipe.name}': the stages end without a deployable; add kind: export.")
     check_grid(recipe)
@@ -329,10 +344,29 @@ def check_grid(recipe: Recipe) -> None:
         )
 
 
+def check_teachers(recipe: Recipe) -> None:
+    """Refuse a further teacher that no stage makes, or that is called as the one has its own key is."""
+    made = {stage.teacher for stage in recipe.stages if isinstance(stage, FinetuneConfig)}
+    for name in recipe.teachers:
+        if name == MAIN or name not in made:
+            remedy = (
+                "that is the one under its own key: give another name"
+                if name == MAIN
+                else f"no stage makes it: add {{kind: finetune, teacher: {name}}}"
+            )
+            raise ShrinkError(f"recipe '{recipe.name}': teachers names '{name}', but {remedy}, or remove it.")
+    for number, stage in enumerate(recipe.stages, start=1):
+        if recipe.task == "embed" and isinstance(stage, LabelConfig) and len(stage.teachers) > 1:
+            raise ShrinkError(
+                f"recipe '{recipe.name}': stage {number} (label) names {len(stage.teachers)} teachers, but vectors of "
+                "several cannot be mixed: name one."
+            )
+
+
 def smoke(recipe: Recipe, layers: int = 2) -> Recipe:
     """The same chain on a 2-layer clone and a few rows, with an open gate: shows in a minute that all of it runs.
 
-    `layers` is what the teacher has: one with a single layer stays so. Few rows need few folds of the floor.
+    `layers` is what the smallest teacher has: one with a single layer stays so. Few rows need few folds of the floor.
     """
     stages, count = [], min(2, layers)
     for stage in recipe.stages:
@@ -346,8 +380,14 @@ def smoke(recipe: Recipe, layers: int = 2) -> Recipe:
                 stage = stage.model_copy(update={"calibration_rows": min(stage.calibration_rows, 64)})
             case AdoptConfig():
                 stage = stage.model_copy(update={"keep_layers": count})
-            case DistillLogitsConfig() | DistillQuantizedConfig() | DistillEmbeddingsConfig() | DynamicConfig():
+            case DistillLogitsConfig() | DistillTripleConfig() | DistillQuantizedConfig() | DistillEmbeddingsConfig():
                 stage = stage.model_copy(update={"epochs": 1})
+            case DynamicConfig():
+                stage = stage.model_copy(update={"epochs": 1})
+            case DistillHiddenConfig():
+                stage = stage.model_copy(update={"epochs": 1, "layer_map": None})
+            case DistillSelfConfig():
+                stage = stage.model_copy(update={"epochs": 1, "keep": stage.keep and min(stage.keep, count)})
             case DistillRelationsConfig():
                 stage = stage.model_copy(update={"epochs": 1, "teacher_layer": None})
         stages.append(stage)

@@ -33,9 +33,12 @@ from tasks.compare import CompareConfig
 from tasks.data import DataConfig
 from tasks.distill.answers import LessonConfig
 from tasks.distill.embeddings import DistillEmbeddingsConfig
+from tasks.distill.exits import DistillSelfConfig
+from tasks.distill.hidden import DistillHiddenConfig
 from tasks.distill.logits import DistillLogitsConfig
 from tasks.distill.quantized import DistillQuantizedConfig
 from tasks.distill.relations import DistillRelationsConfig
+from tasks.distill.triple import DistillTripleConfig
 from tasks.embed.adopt import AdoptConfig
 from tasks.embed.evaluate import EmbedEvaluateConfig
 from tasks.embed.floor import EmbedFloorConfig
@@ -85,7 +88,7 @@ class Forecast(BaseModel):
 
 def foretell(config: AnyStageConfig, inputs: dict[str, Made], counted: Counted) -> Forecast:
     """The forecast of a stage with these inputs by role."""
-    student = next((inputs[role] for role in ("student", "model", "teacher") if role in inputs), None)
+    student = next((inputs[role] for role in ("student", "start", "model", "teacher") if role in inputs), None)
     match config:
         case DataConfig():
             rows = counted.of("train", "validation", "test", "transfer")[0]
@@ -96,11 +99,11 @@ def foretell(config: AnyStageConfig, inputs: dict[str, Made], counted: Counted) 
         case EmbedFloorConfig():
             return embed_floor(counted, config)
         case FinetuneConfig():
-            return finetune(config, inputs["teacher"], counted)
+            return finetune(config, inputs[config.teacher], counted)
         case AdoptConfig():
             return adopted(config, inputs["teacher"], counted)
         case LabelConfig():
-            return label(config, inputs["teacher"], counted)
+            return label(config, inputs, counted)
         case EvaluateConfig():
             return evaluate(config, inputs, counted)
         case EmbedEvaluateConfig():
@@ -126,8 +129,16 @@ def foretell(config: AnyStageConfig, inputs: dict[str, Made], counted: Counted) 
         case PruneLowRankConfig():
             shape = student.shape.cut(embedding_rank=config.rank)
             return Forecast(made=torch_made(shape, student.tokenizer), work=LOAD + 1, ram_mb=loaded(student.shape))
-        case DistillLogitsConfig() | DistillRelationsConfig() | DistillEmbeddingsConfig():
+        case (
+            DistillLogitsConfig()
+            | DistillEmbeddingsConfig()
+            | (DistillRelationsConfig() | DistillHiddenConfig() | DistillTripleConfig())
+        ):
             return taught(config, inputs, counted)
+        case DistillSelfConfig():
+            forecast, shape = taught(config, inputs, counted), student.shape
+            shape = shape.cut(num_hidden_layers=config.keep or shape.layers)
+            return forecast.model_copy(update={"made": torch_made(shape, student.tokenizer)})
         case DistillQuantizedConfig():
             forecast = taught(config, inputs, counted)
             return forecast.model_copy(update={"work": ROUNDING * forecast.work})
@@ -209,17 +220,21 @@ def embed_floor(counted: Counted, config: EmbedFloorConfig) -> Forecast:
     return Forecast(made=made, work=1.5 + 1e-4 * rows, ram_mb=SCIKIT + 2.4e-3 * features, parallel=False)
 
 
-def label(config: LabelConfig, teacher: Made, counted: Counted) -> Forecast:
-    """One pass of the teacher; its pooled vectors stay in half precision, its logits in full."""
-    assert teacher.shape is not None
+def label(config: LabelConfig, inputs: dict[str, Made], counted: Counted) -> Forecast:
+    """A pass of each teacher; one's pooled vectors stay in half precision, all logits and shares in full."""
+    asked = [shape for name in sorted(config.teachers) if (shape := inputs[name].shape) is not None]
+    kept = inputs[config.pooled_of].shape
+    assert kept is not None
     names = ["train", *(["transfer"] if config.transfer else [])]
-    names += [] if teacher.shape.labels else ["validation"]  # of embeddings to look at, not to learn from
+    names += [] if kept.labels else ["validation"]  # of embeddings to look at, not to learn from
     rows, tokens, squares = counted.of(*names)
-    size = rows * (2 * teacher.shape.width + 4 * teacher.shape.labels) + 300
-    held = read(rows, tokens) + 8e-6 * rows * teacher.shape.width + activations(teacher.shape, BATCH, counted)
-    work = LOAD + teacher.shape.macs(tokens, squares) / FORWARD
+    answers = len(asked) * kept.labels + (len(asked) if len(asked) > 1 else 0)
+    size = rows * (2 * kept.width + 4 * answers) + 300
+    largest = max(asked, key=lambda shape: shape.parameters)
+    held = read(rows, tokens) + 8e-6 * rows * kept.width + activations(largest, BATCH, counted)
+    work = sum(LOAD + shape.macs(tokens, squares) / FORWARD for shape in asked)
     made = Made(format="labels", bytes=size)
-    return Forecast(made=made, work=work, ram_mb=loaded(teacher.shape, held))
+    return Forecast(made=made, work=work, ram_mb=loaded(largest, held))
 
 
 def vocabulary_pruned(config: PruneVocabularyConfig, student: Made, counted: Counted) -> Forecast:
@@ -281,7 +296,7 @@ def calibrated(rows: int, student: Made, counted: Counted) -> Forecast:
 
 def taught(config: LessonConfig | Any, inputs: dict[str, Made], counted: Counted) -> Forecast:
     """A training on the teacher's answers; where the teacher runs along, its passes are added."""
-    student = next(one for role, one in inputs.items() if one.shape is not None and role != "teacher")
+    student = next(one for role, one in inputs.items() if one.shape is not None and role in {"student", "start"})
     shape = student.shape
     assert shape is not None
     names = ("train", "transfer") if getattr(config, "transfer", True) else ("train",)
@@ -293,7 +308,7 @@ def taught(config: LessonConfig | Any, inputs: dict[str, Made], counted: Counted
     answers = 4e-6 * rows * (1.5 * shape.width + len(counted.labels))
     held = read(rows, tokens) + answers + ADAM * shape.parameters
     held += activations(shape, batch, counted, trained=True)
-    beside = [one.shape for role, one in inputs.items() if role == "teacher" and one.shape is not None]
+    beside = [one.shape for role, one in inputs.items() if role not in {"student", "start"} and one.shape is not None]
     for teacher in beside:
         work += epochs * teacher.macs(tokens, squares) / FORWARD
         held += COPIES * 4e-6 * teacher.parameters + activations(teacher, batch, counted)

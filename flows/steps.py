@@ -5,12 +5,19 @@
 
 from typing import NamedTuple
 
+from flows import roles
 from flows.recipe import Recipe
 from tasks.compare import CompareConfig
 from tasks.export.onnx import OnnxConfig
 from tasks.kinds import AnyChainConfig, AnyStageConfig
 
-TEACHER, DATA = "teacher source", "data source"  # where a run begins; no step makes them
+
+def source_of(what: str) -> str:
+    """The name of where a teacher or the data comes from; no step makes it."""
+    return f"{what} source"
+
+
+TEACHER, DATA = source_of("teacher"), source_of("data")
 
 
 class Step(NamedTuple):
@@ -51,18 +58,20 @@ def steps_of(recipe: Recipe) -> Steps:
 
     data = add(recipe.data, "data", {"source": DATA})
     floor = add(recipe.floor, "floor", {"data": data})
+    others = {name: source_of(name) for name in recipe.teachers}
+    held = roles.first({"teacher": TEACHER, **others, "data": data, "floor": floor}, recipe.stages)
     quantized = False
-    held = {"data": data, "floor": floor, "teacher": TEACHER, "student": TEACHER}
     for stage in recipe.stages:
-        inputs = {role: held["student" if role == "model" else role] for role in stage.reads}
-        role = "student" if stage.writes[0] == "model" else stage.writes[0]
-        held[role] = add(stage, role, inputs)
-        if role == "teacher":
-            held["student"] = held["teacher"]
+        role, inputs = roles.role_of(stage), roles.read(held, stage)
+        made = add(stage, role, inputs)
+        roles.write(held, stage, made)
         quantized = quantized or stage.kind == "quantize"
         if stage.kind in {"export", "quantize"}:
-            compared = {"source": next(iter(inputs.values())), "export": held[role], "data": data}
-            add(comparison(stage, quantized), role, compared)
+            add(
+                comparison(stage, quantized),
+                role,
+                {"source": next(iter(inputs.values())), "export": made, "data": data},
+            )
     export = OnnxConfig()
     deployable = add(export, "teacher", {"model": held["teacher"]})
     compared = {"source": held["teacher"], "export": deployable, "data": data}

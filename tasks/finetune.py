@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 
 from registry.records import STRICT, ShrinkError, Task
 from tasks import architectures
+from tasks.teachers import MAIN, Maker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,10 +26,11 @@ class FinetuneConfig(BaseModel):
 
     model_config = STRICT
     kind: Literal["finetune"] = "finetune"
-    reads: ClassVar[dict[str, str]] = {"teacher": "torch|source", "data": "rows"}
-    writes: ClassVar[tuple[str, str]] = ("teacher", "torch")
     tasks: ClassVar[tuple[Task, ...]] = ("classify",)
-    keep_layers: int | None = Field(default=None, ge=1, description="Keep only the bottom layers (smoke runs).")
+    teacher: Maker = Field(
+        default=MAIN, description="Name of the teacher that is made; another one may join in `label` by its name."
+    )
+    keep_layers: int | None = Field(default=None, ge=1, description="Keep only the bottom layers.")
     tuned_layers: int = Field(default=3, ge=1, description="Layers tuned, counted from the top; the rest is frozen.")
     epochs: int = Field(default=2, ge=1, description="Passes over the train rows.")
     lr: float = Field(default=1.5e-4, gt=0, description="Highest learning rate.")
@@ -37,13 +39,23 @@ class FinetuneConfig(BaseModel):
         default="none", description="balanced: rare labels count as much as frequent ones."
     )
 
+    @property
+    def reads(self) -> dict[str, str]:
+        """The teacher as its source or an earlier stage leaves it, and data."""
+        return {self.teacher: "torch|source", "data": "rows"}
+
+    @property
+    def writes(self) -> tuple[str, str]:
+        """The teacher by its name."""
+        return (self.teacher, "torch")
+
 
 def run(inputs: dict[str, Path], config: FinetuneConfig, out: Path, seed: int) -> dict[str, Any]:
     """Write the tuned teacher; measured: losses of the epochs, validation accuracy, parameters."""
     from tasks import anatomy, data, encoders, models, train
 
     facts = data.read_facts(inputs["data"])
-    model, folder = _new_classifier(inputs["teacher"], config, len(facts["labels"]), seed)
+    model, folder = _new_classifier(inputs[config.teacher], config, len(facts["labels"]), seed)
     limit = encoders.positions(model.encoder)
     if facts["max_length"] > limit:
         raise ShrinkError(f"max_length is {facts['max_length']} but the teacher reads {limit} tokens: lower it.")

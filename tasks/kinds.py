@@ -12,9 +12,12 @@ from pydantic import BeforeValidator, Field, TypeAdapter
 from tasks.compare import CompareConfig
 from tasks.data import DataConfig
 from tasks.distill.embeddings import DistillEmbeddingsConfig
+from tasks.distill.exits import DistillSelfConfig
+from tasks.distill.hidden import DistillHiddenConfig
 from tasks.distill.logits import DistillLogitsConfig
 from tasks.distill.quantized import DistillQuantizedConfig
 from tasks.distill.relations import DistillRelationsConfig
+from tasks.distill.triple import DistillTripleConfig
 from tasks.embed.adopt import AdoptConfig
 from tasks.embed.evaluate import EmbedEvaluateConfig
 from tasks.embed.floor import EmbedFloorConfig
@@ -56,7 +59,10 @@ def as_classify(raw: Any) -> Any:
     return {"task": "classify"} | raw if isinstance(raw, dict) else raw
 
 
-DistillMethods = DistillLogitsConfig | DistillRelationsConfig | DistillQuantizedConfig | DistillEmbeddingsConfig
+DistillBeside = DistillRelationsConfig | DistillHiddenConfig | DistillTripleConfig  # a teacher runs along
+DistillMethods = (
+    DistillLogitsConfig | DistillBeside | DistillSelfConfig | DistillQuantizedConfig | DistillEmbeddingsConfig
+)
 PruneZeros = PruneMagnitudeConfig | PruneWandaConfig | PruneGradualConfig | PruneMovementConfig
 PruneMethods = PruneStructuredConfig | PruneVocabularyConfig | PruneLowRankConfig | PruneZeros
 ExportMethods = OnnxConfig | PackedConfig | OpenvinoConfig | ExecutorchConfig

@@ -82,3 +82,30 @@ def neighbour_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tens
         for one in (student, teacher)
     )
     return functional.kl_div(log_student, log_teacher, log_target=True, reduction="batchmean")
+
+
+def mixture_kd_loss(student: Tensor, teachers: Tensor, shares: Tensor, temperature: float) -> Tensor:
+    """Divergence of the softened student from the mixture of softened teachers, times temperature squared; a scalar.
+
+    student is [b, C], teachers [b, K, C], shares [b, K] sum to 1. Its gradient is that of the divergences from each
+    teacher weighted by the shares (CA-MKD; Zhang, Chen and Wang 2022, "Confidence-aware multi-teacher knowledge
+    distillation", arXiv 2201.00007), from which it differs by what does not depend on the student.
+    """
+    log_student = functional.log_softmax(student / temperature, dim=-1)
+    mixed = (shares[:, :, None] * functional.softmax(teachers / temperature, dim=-1)).sum(1)
+    return functional.kl_div(log_student, mixed, reduction="batchmean") * temperature**2
+
+
+def confidence(logits: Tensor, labels: Tensor) -> Tensor:
+    """How much to believe each of K >= 2 teachers in each row, [n, K] with sum 1, from logits [n, K, C] and labels [n].
+
+    (1 - softmax over the teachers of their cross-entropy with the true label) / (K - 1), the weights of CA-MKD: who is
+    right with confidence is believed most. Where the label is unknown (-1) the entropy of the teacher's answer stands
+    for the cross-entropy: it is what that teacher itself expects it to be.
+    """
+    logs = functional.log_softmax(logits, dim=-1)
+    entropy = -(logs.exp() * logs).sum(-1)
+    places = labels.clamp(min=0)[:, None, None].expand(-1, logits.shape[1], 1)
+    doubt = logs.gather(-1, places).squeeze(-1).neg()
+    doubt = doubt.where(labels[:, None] >= 0, entropy)
+    return (1 - functional.softmax(doubt, dim=-1)) / (logits.shape[1] - 1)

@@ -11,10 +11,10 @@ from pydantic import BaseModel, Field
 from registry.records import STRICT, ShrinkError, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tokenizers import Tokenizer
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from tasks.models import Classifier, Head
     from tasks.pairs import Text
@@ -48,7 +48,11 @@ class AnswersConfig(LessonConfig):
 
 
 class Lesson(NamedTuple):
-    """A student and, row by row, what it learns: its token ids, the teacher's answers, the label (-1: unknown)."""
+    """A student and, row by row, what it learns: its token ids, the teachers' answers, the label (-1: unknown).
+
+    logits are [n, C]; of several teachers [n, K, C], and shares [n, K] says how much each is believed. hidden [n, d]
+    are the pooled vectors of one of them. They are empty where a method reads no answers.
+    """
 
     model: "Classifier"
     tokenizer: "Tokenizer"
@@ -59,6 +63,13 @@ class Lesson(NamedTuple):
     hidden: "Tensor"
     labels: "Tensor"
     weights: "Tensor | None" = None  # of the classes, in the labels' part
+    shares: "Tensor | None" = None
+
+
+def some(**weights: float) -> None:
+    """ValueError when all weights of a config are 0: there is nothing to learn from."""
+    if not any(weights.values()):
+        raise ValueError(f"{' and '.join(weights)} are all 0, so nothing is learnt: give one of them a weight above 0")
 
 
 def read(inputs: dict[str, Path], config: LessonConfig) -> Lesson:
@@ -71,14 +82,18 @@ def read(inputs: dict[str, Path], config: LessonConfig) -> Lesson:
     rows = data.read_rows(inputs["data"], "train")
     extra = data.read_rows(inputs["data"], "transfer") if config.transfer else []
     texts = [row["text"] for row in (*rows, *extra)]
+    unknown = [-1] * len(head.labels) if head.multi_label else -1
+    labels = torch.as_tensor([row["label"] for row in rows] + [unknown] * len(extra))
+    weights = losses.class_weights(labels, len(head.labels)) if config.class_weights == "balanced" else None
+    sequences = train.tokenize(tokenizer, texts)
+    if "labels" not in inputs:
+        return Lesson(model, tokenizer, head, texts, sequences, torch.empty(0), torch.empty(0), labels, weights)
     counts = {"train": len(rows), "transfer": len(extra)}
     logits, hidden = (stored(inputs["labels"] / f"{name}.safetensors", counts) for name in ("logits", "hidden"))
     if config.hidden_weight and hidden.shape[1] != model.head.in_features:
         raise ShrinkError(f"hidden_weight needs equal widths, but the teacher's is {hidden.shape[1]}: set it to 0.")
-    unknown = [-1] * len(head.labels) if head.multi_label else -1
-    labels = torch.as_tensor([row["label"] for row in rows] + [unknown] * len(extra))
-    weights = losses.class_weights(labels, len(head.labels)) if config.class_weights == "balanced" else None
-    return Lesson(model, tokenizer, head, texts, train.tokenize(tokenizer, texts), logits, hidden, labels, weights)
+    shares = stored(inputs["labels"] / "shares.safetensors", counts) if logits.ndim == 3 else None
+    return Lesson(model, tokenizer, head, texts, sequences, logits, hidden, labels, weights, shares)
 
 
 def stored(path: Path, counts: dict[str, int]) -> "Tensor":
@@ -106,8 +121,13 @@ def loss(lesson: Lesson, config: LessonConfig, rows: list[int], pooled: "Tensor"
     from tasks import losses
 
     logits = lesson.model.classify(pooled)
-    apart = losses.binary_kd_loss if lesson.head.multi_label else losses.kd_loss
-    total = config.logits_weight * apart(logits, lesson.logits[rows], config.temperature)
+    if lesson.shares is not None:
+        apart = losses.mixture_kd_loss(logits, lesson.logits[rows], lesson.shares[rows], config.temperature)
+    elif lesson.head.multi_label:
+        apart = losses.binary_kd_loss(logits, lesson.logits[rows], config.temperature)
+    else:
+        apart = losses.kd_loss(logits, lesson.logits[rows], config.temperature)
+    total = config.logits_weight * apart
     if config.hidden_weight:
         total = total + config.hidden_weight * losses.pooled_cosine_loss(pooled, lesson.hidden[rows])
     if config.labels_weight:
@@ -123,22 +143,49 @@ def teach(
     out: Path,
     seed: int,
     companion: "Companion | None" = None,
+    along: "Sequence[nn.Module]" = (),
 ) -> dict[str, Any]:
-    """Train and write the student; measured: losses of the epochs, validation accuracy before and after, parameters."""
-    from tasks import data, models, train
+    """Train and write the student; measured: losses of the epochs, validation accuracy before and after, parameters.
 
-    held = data.read_rows(inputs["data"], "validation")
-    ids, labels = train.tokenize(lesson.tokenizer, [row["text"] for row in held]), [row["label"] for row in held]
-    before = train.accuracy(train.predict(lesson.model, ids)[0], labels)
+    `along` are modules that are trained with it, kept in its checkpoints and then thrown away.
+    """
+    from tasks import models
+
+    before = score(lesson, inputs["data"])
+    curve = fit(lesson, config, loss_of, seed, companion, along)
+    models.save(out, lesson.model, lesson.tokenizer, lesson.head)
+    scores = {"validation_accuracy_before": before, "validation_accuracy": score(lesson, inputs["data"])}
+    return {"loss": curve, **scores, "parameters": models.count_parameters(lesson.model)}
+
+
+def fit(
+    lesson: Lesson,
+    config: LessonConfig,
+    loss_of: "Callable[[list[int]], Tensor]",
+    seed: int,
+    companion: "Companion | None" = None,
+    along: "Sequence[nn.Module]" = (),
+) -> list[float]:
+    """Train a student, and what is trained along with it; the losses of the epochs."""
+    from torch import nn
+
+    from tasks import train
+
     schedule = train.Schedule(
         epochs=config.epochs,
         lr=config.lr,
         batch_size=config.batch_size,
         seed=seed if config.seed is None else config.seed,
     )
+    trained = nn.ModuleList([lesson.model, *along]) if along else lesson.model
     lengths = [len(sequence) for sequence in lesson.sequences]
-    curve = train.fit(lesson.model, lengths, loss_of, schedule, companion or train.ALONE)
-    models.save(out, lesson.model, lesson.tokenizer, lesson.head)
-    after = train.accuracy(train.predict(lesson.model, ids)[0], labels)
-    scores = {"validation_accuracy_before": before, "validation_accuracy": after}
-    return {"loss": curve, **scores, "parameters": models.count_parameters(lesson.model)}
+    return train.fit(trained, lengths, loss_of, schedule, companion or train.ALONE)
+
+
+def score(lesson: Lesson, rows: Path) -> float:
+    """The student's accuracy on the validation rows."""
+    from tasks import data, train
+
+    held = data.read_rows(rows, "validation")
+    ids = train.tokenize(lesson.tokenizer, [row["text"] for row in held])
+    return train.accuracy(train.predict(lesson.model, ids)[0], [row["label"] for row in held])

@@ -6,23 +6,21 @@ one teacher layer and of the student's last layer are each split anew into `rela
 widths nor heads need to agree; a relation is the softmax of the scaled products between tokens, and the student learns
 the teacher's by their divergence.
 
-Relations are too large to keep, so the teacher runs in every step. It reads the student's own word pieces by its own
-numbers: a student whose vocabulary was pruned spells rare words in smaller pieces, and tokens must stand side by side.
+Relations are too large to keep, so the teacher runs in every step.
 """
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from registry.records import ShrinkError
-from tasks import architectures
-from tasks.distill import answers
+from tasks import architectures, teachers
+from tasks.distill import alongside, answers
 from tasks.distill.answers import AnswersConfig
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
     from torch import Tensor
 
     from tasks.models import Classifier
@@ -32,41 +30,44 @@ class DistillRelationsConfig(AnswersConfig):
     """How long and by which losses the student learns, the teacher's attention relations among them."""
 
     method: Literal["relations"] = "relations"
-    reads: ClassVar[dict[str, str]] = {"student": "torch", "teacher": "torch", "labels": "labels", "data": "rows"}
+    teacher: teachers.Maker = Field(default=teachers.MAIN, description="Which teacher runs along, by its name.")
     relations_weight: float = Field(default=1.0, gt=0, description="Weight of the divergence of the relations.")
     relation_heads: int = Field(default=16, ge=1, description="Parts of queries, keys and values; divides both widths.")
     teacher_layer: int | None = Field(
         default=None, ge=0, description="Teacher's layer to learn from, counted from 0; none: its last."
     )
 
+    @property
+    def reads(self) -> dict[str, str]:
+        """Student, the teacher that runs along, labels and data."""
+        return {"student": "torch", self.teacher: "torch", "labels": "labels", "data": "rows"}
+
 
 def run(inputs: dict[str, Path], config: DistillRelationsConfig, out: Path, seed: int) -> dict[str, Any]:
     """Write the taught student; measured: as distill/logits, and respelled_rows, which the teacher cuts otherwise."""
     import torch
 
-    from tasks import models, train
+    from tasks import models
 
     lesson = answers.read(inputs, config)
-    student, (teacher, tokenizer, _) = lesson.model, models.load(inputs["teacher"])
+    guide = alongside.load(inputs[config.teacher], lesson)
+    student, teacher = lesson.model, guide.model
     check(config, student, teacher)
     top = student.depth - 1
     layer = teacher.depth - 1 if config.teacher_layer is None else config.teacher_layer
-    numbers = teacher_numbers(lesson.tokenizer, tokenizer)
 
     def loss_of(rows: list[int]) -> "Tensor":
         ids, mask = answers.batch(lesson, rows)
         below = student.encode(student.embed(ids), mask, last=top)
         with torch.no_grad():  # what inference_mode makes cannot stand in a loss
-            seen = teacher.encode(teacher.embed(numbers[ids]), mask, last=layer)
+            seen = teacher.encode(teacher.embed(guide.numbers[ids]), mask, last=layer)
             wanted = relations(teacher, layer, seen, mask, config.relation_heads)
         found = relations(student, top, below, mask, config.relation_heads)
         apart = sum(divergence(mine, theirs, mask) for mine, theirs in zip(found, wanted, strict=True))
         pooled = models.mean_pool(student.encode(below, mask, first=top), mask)
         return answers.loss(lesson, config, rows, pooled) + config.relations_weight * apart
 
-    own = train.tokenize(tokenizer, lesson.texts)
-    respelled = sum(numbers[mine].tolist() != theirs for mine, theirs in zip(lesson.sequences, own, strict=True))
-    return answers.teach(lesson, config, loss_of, inputs, out, seed) | {"respelled_rows": respelled}
+    return answers.teach(lesson, config, loss_of, inputs, out, seed) | {"respelled_rows": guide.respelled}
 
 
 def check(config: DistillRelationsConfig, student: "Classifier", teacher: "Classifier") -> None:
@@ -85,20 +86,6 @@ def check(config: DistillRelationsConfig, student: "Classifier", teacher: "Class
                 f"relation_heads is {config.relation_heads}, which does not divide the {width} features of the "
                 f"{name}'s attention: give a number that does."
             )
-
-
-def teacher_numbers(student: "Tokenizer", teacher: "Tokenizer") -> "Tensor":
-    """The teacher's number of each of the student's word pieces [pieces]; ShrinkError when the teacher lacks one."""
-    import torch
-
-    own, known = student.get_vocab(), teacher.get_vocab()
-    lacking = sorted(own.keys() - known.keys())
-    if lacking:
-        raise ShrinkError(f"the teacher's tokenizer lacks the student's piece {lacking[0]!r}: use distill/logits.")
-    numbers = torch.zeros(max(own.values()) + 1, dtype=torch.long)
-    for piece, number in own.items():
-        numbers[number] = known[piece]
-    return numbers
 
 
 def relations(model: "Classifier", layer: int, hidden: "Tensor", mask: "Tensor", heads: int) -> "list[Tensor]":

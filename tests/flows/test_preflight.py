@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models
 
 from flows import init, sources
 from flows.preflight import check_texts, preflight
-from flows.recipe import Source, check_order, smoke
+from flows.recipe import Recipe, Source, check_order, smoke
 from registry.records import ShrinkError, has_text
 from tasks import data, extras, layout, pieces
 from tasks.kinds import EveryStage
@@ -254,3 +254,53 @@ def test_a_package_is_named_with_version_and_hash_alone(tmp_path: Path, uri: str
     with pytest.raises(ShrinkError, match=r"must be dir:PATH, file:PATH, or pypi:NAME==VERSION with its sha256"):
         sources.resolve(Source(uri=uri, sha256=sha256), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def teaching(recipe: Recipe, *stages: dict[str, Any]) -> Recipe:
+    """The recipe with these stages in place of its distillation."""
+    made = tuple(EveryStage.validate_python(stage) for stage in stages)
+    place = next(number for number, stage in enumerate(recipe.stages) if stage.kind == "distill")
+    return recipe.model_copy(update={"stages": (*recipe.stages[:place], *made, *recipe.stages[place + 1 :])})
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ({"method": "hidden", "layer_map": {3: 5}}, r"layer_map names the student's layer 3 but its last is 2"),
+        ({"method": "hidden", "layer_map": {0: 6}}, r"layer_map names the teacher's layer 6 but its last is 5"),
+        ({"method": "self", "keep": 4}, r"keep is 4 but the model has only 3 there: give at most that"),
+    ],
+)
+def test_layers_that_are_not_there_are_refused_before_training(
+    tmp_path: Path, stage: dict[str, Any], message: str
+) -> None:
+    recipe, model, rows = make_recipe(tmp_path)
+    asking = teaching(recipe, {"kind": "distill", **stage})
+    number = next(place for place, one in enumerate(asking.stages, start=1) if one.kind == "distill")
+    with pytest.raises(ShrinkError, match=rf"stage {number} \(distill\): {message}"):
+        preflight(asking, model, rows)
+    preflight(smoke(asking), model, rows)
+
+
+def test_a_teacher_of_another_source_must_fit_what_is_asked_of_it(tmp_path: Path) -> None:
+    recipe, model, rows = make_recipe(tmp_path)
+    wide, foreign = make_model(tmp_path / "wide", hidden_size=16), make_model(tmp_path / "foreign")
+    other_pieces(foreign, without("w7"))
+    big: dict[str, Any] = {"kind": "finetune", "teacher": "big"}
+
+    def check(other: Path, *stages: dict[str, Any]) -> None:
+        preflight(teaching(recipe, big, *stages), model, rows, {"big": other})
+
+    labels: dict[str, Any] = {"kind": "label", "teachers": {"big": 1.0}}
+    along: dict[str, Any] = {"kind": "distill", "method": "hidden", "teacher": "big"}
+    check(wide, along)
+    check(foreign, labels, {"kind": "distill"})
+    with pytest.raises(ShrinkError, match=r"big runs along and must know the student's word pieces, but lacks 'w7'"):
+        check(foreign, along)
+    with pytest.raises(ShrinkError, match=r"the student has 8 and the teacher 16: use distill/hidden"):
+        check(wide, along | {"method": "triple"})
+    with pytest.raises(ShrinkError, match=r"hidden_weight is 1.0 but the student is 8 wide and the teacher 16"):
+        check(wide, labels, {"kind": "distill"})
+    check(wide, labels, {"kind": "distill", "hidden_weight": 0})
+    with pytest.raises(ShrinkError, match=r"data.max_length is 16 but the teacher 'big' reads 8 tokens"):
+        check(make_model(tmp_path / "short", max_position_embeddings=8), labels, {"kind": "distill"})

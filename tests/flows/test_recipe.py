@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from flows import recipe, recipe_file
+from flows.steps import steps_of
 from registry.records import ShrinkError
 
 
@@ -255,3 +256,73 @@ def test_what_is_no_file_is_no_recipe(name: str, message: str) -> None:
     with pytest.raises(ShrinkError, match=message) as caught:
         recipe.load(name)
     assert len(str(caught.value)) < 400
+
+
+SMALL = {"kind": "finetune", "teacher": "small", "keep_layers": 3}
+ELSEWHERE = {"uri": "dir:models/small"}
+
+
+def several(label: dict[str, Any], *made: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """The shipped content with these stages behind its teacher's, another label stage, and other keys."""
+    content = shipped_content() | more
+    first, old, *rest = content["stages"]
+    content["stages"] = [first, *made, old | label, *rest]
+    return content
+
+
+def test_further_teachers_start_at_the_main_source_or_their_own() -> None:
+    both = {"teachers": {"teacher": 1.0, "small": 0.5}, "confidence": True}
+    plain = recipe.parse(several(both, SMALL), "mine.yaml")
+    assert [dict(step.inputs) for step in steps_of(plain).steps[2:5]] == [
+        {"teacher": "teacher source", "data": "00-data"},
+        {"small": "teacher source", "data": "00-data"},
+        {"small": "03-finetune", "teacher": "02-finetune", "data": "00-data", "floor": "01-floor"},
+    ]
+    own = recipe.parse(several(both, SMALL, teachers={"small": ELSEWHERE}), "mine.yaml")
+    assert steps_of(own).steps[3].inputs["small"] == "small source"
+    assert steps_of(own).judged == steps_of(plain).judged and own.digest != plain.digest
+    assert set(own.origins) == {"teacher", "small", "data"}
+    moved = recipe.anchored(own, Path("/there"))
+    assert moved.teachers["small"].uri == "dir:/there/models/small" and moved.digest == own.digest
+    assert recipe.smoke(own).stages[1].keep_layers == 2  # type: ignore[union-attr]
+
+
+def test_a_next_generation_begins_where_the_first_one_did() -> None:
+    content = shipped_content()
+    taught, deployed = content["stages"][:5], content["stages"][5:]
+    again = [{"kind": "label", "teachers": {"student": 1}}, {"kind": "distill", "afresh": True}]
+    born = recipe.parse(content | {"stages": [*taught, *again, *deployed]}, "mine.yaml")
+    steps = {step.name: step for step in steps_of(born).steps}
+    assert steps["07-label"].inputs["student"] == "06-distill-logits"
+    assert set(steps["08-distill-logits"].inputs) == {"start", "labels", "data"}
+    assert steps["08-distill-logits"].inputs["start"] == "05-prune-structured"
+    assert steps["08-distill-logits"].inputs["labels"] == "07-label"
+    assert steps["09-export-onnx"].inputs == {"model": "08-distill-logits"}
+    for wrong in ([*taught[:4], again[1]], [*taught, {"kind": "prune", "method": "structured", "ffn": 64}, again[1]]):
+        with pytest.raises(ShrinkError, match=r"\(distill/logits\) needs start as torch, but it is not made yet there"):
+            recipe.parse(content | {"stages": [*wrong, *deployed]}, "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("label", "made", "more", "message"),
+    [
+        ({"teachers": {"small": 1}}, [], {}, r"stage 2 \(label\) needs small as torch, but it is not made yet"),
+        (
+            {},
+            [],
+            {"teachers": {"small": ELSEWHERE}},
+            r"teachers names 'small', but no stage makes it: add \{kind",
+        ),
+        ({}, [], {"teachers": {"teacher": ELSEWHERE}}, r"teachers names 'teacher', but that is the one under its own"),
+        ({}, [], {"teachers": {"labels": ELSEWHERE}}, r"labels is not free for a teacher"),
+        ({}, [SMALL | {"teacher": "student"}], {}, r"the student is no teacher that can be made"),
+        ({"teachers": {"teacher": 0}}, [], {}, r"'stage 2 \(label\)' = .* needs weights of 0 or more, one above 0"),
+        ({"confidence": True}, [], {}, r"'stage 2 \(label\)' = .* but teachers names one: name another"),
+    ],
+)
+def test_teachers_that_do_not_go_together_are_refused_when_read(
+    label: dict[str, Any], made: list[dict[str, Any]], more: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ShrinkError, match=message) as caught:
+        recipe.parse(several(label, *made, **more), "mine.yaml")
+    assert "\n" not in str(caught.value)

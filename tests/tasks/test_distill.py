@@ -14,34 +14,13 @@ from torch import Tensor
 
 from flows.recipe import check_order, load
 from registry.records import ShrinkError, digest_directory
-from tasks import checkpoint, data, finetune, label, models, train
-from tasks.distill import logits, relations
-from tasks.prune import structured, vocabulary
-from tests.tasks.test_torch_stages import make_model, make_texts, make_tokenizer
+from tasks import checkpoint, data, models, train
+from tasks.distill import alongside, logits, relations
+from tasks.prune import vocabulary
+from tests.tasks.test_torch_stages import make_tokenizer
 
 Array = np.ndarray[Any, Any]
 QUICK: dict[str, Any] = {"epochs": 4, "lr": 3e-3, "batch_size": 8}
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Data, a tuned teacher, its labels, and a student with one layer, half the heads and few pieces less."""
-    names = ("source", "data", "start", "teacher", "labels", "cut", "student")
-    at = {name: tmp_path_factory.mktemp(name) for name in names}
-    for file, count, seed in (("rated.txt", 240, 1), ("more.txt", 30, 2)):
-        lines = [f"{number}\t{mean}\t{text}" for number, (text, mean) in enumerate(make_texts(count, seed), start=1)]
-        (at["source"] / file).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    split = data.DataConfig(file="rated.txt", format="rated", transfer=("more.txt",), max_length=32)
-    data.run({"source": at["source"]}, split, at["data"], 0)
-    models.save(at["start"], make_model(), make_tokenizer(), models.Head(labels=("a", "b"), max_length=32))
-    tuned = finetune.FinetuneConfig(tuned_layers=2, epochs=4, lr=5e-3, batch_size=8)
-    finetune.run({"teacher": at["start"], "data": at["data"]}, tuned, at["teacher"], 0)
-    label.run({"teacher": at["teacher"], "data": at["data"], "floor": at["data"]}, label.LabelConfig(), at["labels"], 0)
-    cut = structured.PruneStructuredConfig(layers=(0, 2), heads=2, ffn=24)
-    structured.run({"student": at["teacher"], "data": at["data"]}, cut, at["cut"], 0)
-    rare = vocabulary.PruneVocabularyConfig(min_count=75)
-    vocabulary.run({"student": at["cut"], "data": at["data"]}, rare, at["student"], 0)
-    return at
 
 
 def by_loops(student: Array, taught: Array, lengths: list[int], heads: int) -> float:
@@ -98,13 +77,13 @@ def test_the_teacher_reads_the_students_pieces_by_its_own_numbers() -> None:
     kept = [number for piece, number in big.get_vocab().items() if piece not in ("film", "unused")]
     description, new = vocabulary.reindex(json.loads(big.to_str()), sorted(kept))
     small = Tokenizer.from_str(json.dumps(description))
-    numbers = relations.teacher_numbers(small, big)
+    numbers = alongside.teacher_numbers(small, big)
     assert [int(numbers[new[old]]) for old in sorted(kept)] == sorted(kept)
     cut = small.encode("a good film")
     assert [big.id_to_token(int(number)) for number in numbers[cut.ids]] == cut.tokens
     assert len(cut.tokens) > len(big.encode("a good film").tokens)
     with pytest.raises(ShrinkError, match="lacks the student's piece 'film': use distill/logits"):
-        relations.teacher_numbers(big, small)
+        alongside.teacher_numbers(big, small)
 
 
 def distance(made: dict[str, Path], student: Path, heads: int = 8) -> float:
@@ -114,7 +93,7 @@ def distance(made: dict[str, Path], student: Path, heads: int = 8) -> float:
     ids, mask = train.pad(train.tokenize(cutter, texts), train.pad_of(model))
     with torch.no_grad():
         sides = []
-        for one, given in ((model, ids), (teacher, relations.teacher_numbers(cutter, big)[ids])):
+        for one, given in ((model, ids), (teacher, alongside.teacher_numbers(cutter, big)[ids])):
             last = len(one.layers) - 1
             sides.append(relations.relations(one, last, one.encode(one.embed(given), mask, last=last), mask, heads))
         return sum(float(relations.divergence(a, b, mask)) for a, b in zip(*sides, strict=True))
