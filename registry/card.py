@@ -160,8 +160,6 @@ def _answers(story: Story, recipe: Mapping[str, Any]) -> str:
 def _use(name: str, task: Task, story: Story) -> str:
     path = {"classify": "predict", "embed": "embed"}[task]
     words = '"a text" --pair "another text"' if story.pairs else '"a text"'
-    choose, pair = SEVERAL_LABELS if story.multi_label else ONE_LABEL, ', "another text"' if story.pairs else ""
-    ask = ASK[task] % {"pair": pair, "choose": choose} if task == "classify" else ASK[task]
     return "\n".join(
         [
             "## Use it",
@@ -174,10 +172,17 @@ def _use(name: str, task: Task, story: Story) -> str:
             "Without this project, with MLFLOW_TRACKING_URI set (no torch needed, nothing is unpickled):",
             "",
             "```python",
-            *(SNIPPET % name + ask).strip().splitlines(),
+            *code(name, task, story.pairs, story.multi_label).splitlines(),
             "```",
         ]
     )
+
+
+def code(name: str, task: Task, pairs: bool = False, multi_label: bool = False) -> str:
+    """Python lines that ask a registered model with MLflow and ONNX Runtime alone."""
+    choose, pair = SEVERAL_LABELS if multi_label else ONE_LABEL, ', "another text"' if pairs else ""
+    ask = ASK[task] % {"pair": pair, "choose": choose} if task == "classify" else ASK[task]
+    return (SNIPPET % name + ask).strip()
 
 
 def _summary(seen: Evaluation, verdict: Verdict, gate: str) -> str:

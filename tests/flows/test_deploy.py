@@ -165,12 +165,12 @@ def test_a_port_that_is_taken_is_one_sentence() -> None:
 
 
 def test_the_code_on_the_card_runs_and_agrees_with_ours(client: Any, tmp_path: Path) -> None:
-    from registry.card import ASK, SNIPPET
+    from registry.card import code
 
     client.set_registered_model_alias("documented", "champion", put(client, "documented", tmp_path, 1.0))
     for text, label in (("good film", "positive"), ("bad film", "negative")):
         seen: dict[str, Any] = {}
-        exec((SNIPPET % "documented" + ASK["classify"]).replace("a text", text), seen)
+        exec(code("documented", "classify").replace("a text", text), seen)
         ours = runtime.predict(tmp_path / "model", [text])[0]
         assert seen["label"] == label and np.allclose(seen["logits"], ours)
 
