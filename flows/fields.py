@@ -13,7 +13,14 @@ from tasks.floor import FloorConfig
 from tasks.kinds import AnyChainConfig
 
 KEYS: dict[str, type[BaseModel]] = {"data": DataConfig, "floor": FloorConfig, "evaluate": EvaluateConfig, "gate": Gate}
-NAMES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false", "null": "null"}
+NAMES = {
+    "integer": "whole number",
+    "number": "number",
+    "string": "text",
+    "boolean": "true or false",
+    "null": "null",
+    "object": "map",
+}
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
 

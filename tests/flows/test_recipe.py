@@ -326,3 +326,17 @@ def test_teachers_that_do_not_go_together_are_refused_when_read(
     with pytest.raises(ShrinkError, match=message) as caught:
         recipe.parse(several(label, *made, **more), "mine.yaml")
     assert "\n" not in str(caught.value)
+
+
+def test_vectors_and_several_labels_a_row_have_one_teacher() -> None:
+    embedder: dict[str, Any] = yaml.safe_load((recipe_file.SHIPPED / "embedder.yaml").read_text())
+    place = next(number for number, stage in enumerate(embedder["stages"]) if stage["kind"] == "label")
+    embedder["stages"][place]["teachers"] = {"teacher": 1, "student": 1}
+    with pytest.raises(
+        ShrinkError, match=rf"stage {place + 1} \(label\) names 2 teachers, but vectors of several cannot"
+    ):
+        recipe.parse(embedder, "mine.yaml")
+    several_labels = {"kind": "data", "file": "rows.jsonl", "format": "jsonl", "multi_label": True}
+    content = several({"teachers": {"teacher": 1, "small": 1}, "second_teacher": 0}, SMALL, data=several_labels)
+    with pytest.raises(ShrinkError, match=r"stage 3 \(label\) names 2 teachers but data.multi_label is true"):
+        recipe.parse(content, "mine.yaml")
