@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import chain
-from flows import sources
-from flows.recipe import Recipe, check_order, load
+from flows import order, sources
+from flows.recipe import Recipe, load
 from tasks import metrics, runtime
 from tasks.data import read_rows
 from tasks.distill.logits import DistillLogitsConfig
@@ -81,7 +81,7 @@ def changed(recipe: Recipe, changes: Changes, seed: int) -> Recipe:
                 fields = fields | {"seed": seed}
             stages.append(EveryStage.validate_python(fields))
     found = recipe.model_copy(update={"stages": tuple(stages)})
-    check_order(found)
+    order.check(found)
     return found
 
 

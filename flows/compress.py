@@ -21,8 +21,8 @@ from flows import outcome, pictures, plan, planned, reconcile, servers, sources
 from flows.obtain import Workshop, obtain
 from flows.preflight import preflight
 from flows.recipe import Recipe, load
-from flows.recipe import smoke as smoke_of
 from flows.settings import settings
+from flows.smoke import smoke as smoke_of
 from flows.steps import source_of, steps_of
 from flows.trouble import explained
 from registry import gate, store

@@ -10,8 +10,9 @@ import pytest
 from flows import journal as journals
 from flows import reconcile
 from flows.preflight import check_folds, check_stages
-from flows.recipe import Recipe, load, smoke
+from flows.recipe import Recipe, load
 from flows.settings import apply, settings
+from flows.smoke import smoke
 from infra import services
 from registry.records import ShrinkError
 from tasks import data, layout

@@ -8,7 +8,8 @@ import pytest
 import yaml
 from fastapi.testclient import TestClient
 
-from flows import deploy, init, recipe, recipe_file
+from flows import deploy, init, order, recipe, recipe_file
+from flows.smoke import smoke
 from infra.addresses import Services
 from registry import gate
 from registry.records import Evaluation, Interval, Measure, ShrinkError
@@ -91,7 +92,7 @@ def check_served(version: Path) -> None:
 def test_floor_and_evaluation_follow_the_task_and_the_smoke_walk_keeps_them() -> None:
     loaded = recipe.parse(shipped(), "mine.yaml")
     assert loaded.floor.task == loaded.evaluate.task == "embed"
-    walk = recipe.smoke(loaded)
+    walk = smoke(loaded)
     assert walk.floor.task == "embed" and getattr(walk.stages[0], "keep_layers", None) == 2
     again = recipe.parse(json.loads(walk.model_dump_json()), "recipe.json")
     assert again.digest == walk.digest
@@ -164,7 +165,7 @@ def test_what_init_writes_for_embeddings_passes_every_check(tmp_path: Path, colu
     assert loaded.task == loaded.floor.task == "embed" and loaded.data.label_column == column
     assert [stage.kind for stage in loaded.stages][:2] == ["adopt", "label"] and not found["head_replaced"]
     assert found["labels"] == ([] if column is None else ["no", "yes"])
-    assert recipe.measures_of(loaded)[-1] == ("spearman" if column is None else "probe_accuracy")
+    assert order.measures_of(loaded)[-1] == ("spearman" if column is None else "probe_accuracy")
 
 
 def measured(retention: float, low: float, win: float) -> Measure:

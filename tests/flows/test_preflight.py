@@ -11,9 +11,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, models
 
-from flows import init, sources
+from flows import init, order, sources
 from flows.preflight import check_texts, preflight
-from flows.recipe import Recipe, Source, check_order, smoke
+from flows.recipe import Recipe, Source
+from flows.smoke import smoke
 from registry.records import ShrinkError, has_text
 from tasks import data, extras, layout, pieces
 from tasks.kinds import EveryStage
@@ -174,7 +175,7 @@ def test_a_stage_whose_library_is_not_installed_is_refused_before_it_starts(
     recipe, model, rows = make_recipe(tmp_path)
     extra = EveryStage.validate_python({"kind": "export", "method": "openvino"})
     asking = recipe.model_copy(update={"stages": (*recipe.stages, extra)})
-    check_order(asking)
+    order.check(asking)
     monkeypatch.setattr(extras, "find_spec", lambda name: None)
     preflight(recipe, model, rows)
     with pytest.raises(
@@ -182,7 +183,7 @@ def test_a_stage_whose_library_is_not_installed_is_refused_before_it_starts(
     ):
         preflight(asking, model, rows)
     with pytest.raises(ShrinkError, match=r"stage 1 \(export/openvino\) needs student as onnx, but it is source there"):
-        check_order(recipe.model_copy(update={"stages": (extra, *recipe.stages)}))
+        order.check(recipe.model_copy(update={"stages": (extra, *recipe.stages)}))
 
 
 @pytest.mark.parametrize("method", ["distill/logits", "prune/gradual", "prune/movement"])

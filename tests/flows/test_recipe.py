@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from flows import recipe, recipe_file
+from flows.smoke import smoke
 from flows.steps import steps_of
 from registry.records import ShrinkError
 
@@ -20,7 +21,7 @@ def shipped_content() -> dict[str, Any]:
 def test_every_shipped_recipe_loads_and_has_a_smoke(name: str) -> None:
     loaded = recipe.load(name)
     assert loaded.name == name
-    assert recipe.smoke(loaded).digest != loaded.digest
+    assert smoke(loaded).digest != loaded.digest
     assert recipe.load(name).digest == loaded.digest
 
 
@@ -95,7 +96,7 @@ def test_relative_folders_start_at_the_recipe_and_moving_them_keeps_the_digest(t
 
 
 def test_a_runs_own_recipe_json_gives_the_same_recipe(tmp_path: Path) -> None:
-    for one in (recipe.load("sentiment"), recipe.smoke(recipe.load("sentiment"))):
+    for one in (recipe.load("sentiment"), smoke(recipe.load("sentiment"))):
         (tmp_path / "recipe.json").write_text(one.model_dump_json(indent=1))
         assert recipe.load(str(tmp_path / "recipe.json")).digest == one.digest
 
@@ -157,7 +158,7 @@ def test_what_is_quantized_is_what_was_trained_for() -> None:
     assert aware("int8_dynamic", {"method": "int8_dynamic"}).stages[4].kind == "distill"
     four = {"method": "int4_weight_only", "block_size": 64, "embedding": "int4"}
     packed = {"kind": "export", "method": "packed"}
-    assert recipe.smoke(aware(four, four, packed)).stages[4].epochs == 1  # type: ignore[union-attr]
+    assert smoke(aware(four, four, packed)).stages[4].epochs == 1  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -206,7 +207,7 @@ def test_smoothing_stands_before_a_quantization() -> None:
     content, smoothing = shipped_content(), {"kind": "quantize", "method": "smooth", "calibration_rows": 100}
     stages = content["stages"]
     content["stages"] = [*stages[:-1], smoothing, stages[-1]]
-    assert recipe.smoke(recipe.parse(content, "mine.yaml")).stages[-2].calibration_rows == 64  # type: ignore[union-attr]
+    assert smoke(recipe.parse(content, "mine.yaml")).stages[-2].calibration_rows == 64  # type: ignore[union-attr]
     content["stages"] = [*stages, smoothing]
     with pytest.raises(ShrinkError, match=r"stage 8 \(quantize/smooth\) smooths what stage 7 .* has quantized; put it"):
         recipe.parse(content, "mine.yaml")
@@ -284,7 +285,7 @@ def test_further_teachers_start_at_the_main_source_or_their_own() -> None:
     assert set(own.origins) == {"teacher", "small", "data"}
     moved = recipe.anchored(own, Path("/there"))
     assert moved.teachers["small"].uri == "dir:/there/models/small" and moved.digest == own.digest
-    assert recipe.smoke(own).stages[1].keep_layers == 2  # type: ignore[union-attr]
+    assert smoke(own).stages[1].keep_layers == 2  # type: ignore[union-attr]
 
 
 def test_a_next_generation_begins_where_the_first_one_did() -> None:

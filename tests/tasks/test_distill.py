@@ -12,7 +12,8 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from flows.recipe import check_order, load
+from flows import order
+from flows.recipe import load
 from registry.records import ShrinkError, digest_directory
 from tasks import checkpoint, data, models, train
 from tasks.distill import alongside, logits, relations
@@ -165,7 +166,7 @@ def test_a_student_of_another_width_and_other_heads_learns_the_relations(made: d
 
 def test_without_pruning_the_teacher_teaches_a_student_of_its_own_shape(made: dict[str, Path], tmp_path: Path) -> None:
     shipped = load("sentiment")
-    check_order(shipped.model_copy(update={"stages": tuple(one for one in shipped.stages if one.kind != "prune")}))
+    order.check(shipped.model_copy(update={"stages": tuple(one for one in shipped.stages if one.kind != "prune")}))
     assert distance(made, made["teacher"]) == pytest.approx(0, abs=1e-6)
     inputs = {**made, "student": made["teacher"]}
     measured = logits.run(inputs, logits.DistillLogitsConfig(**QUICK), tmp_path, 0)

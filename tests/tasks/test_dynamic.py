@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from safetensors.numpy import load_file
 from torch import Tensor, nn
 
-from flows.recipe import load, smoke
+from flows.recipe import load
+from flows.smoke import smoke
 from registry.records import digest_directory
 from tasks import anatomy, checkpoint, data, finetune, label, models, train
 from tasks.export import packed

@@ -1,0 +1,163 @@
+"""Whether a recipe's stages fit together: its task, the order of its stages, what a stage needs behind it.
+
+`flows/recipe.py` asks here when a recipe is read; everything is refused in one sentence that names the stages.
+"""
+
+from typing import TYPE_CHECKING, get_args
+
+from flows import roles
+from registry.records import MeasureName, ShrinkError, Task
+from tasks.distill.quantized import DistillQuantizedConfig
+from tasks.embed.adopt import AdoptConfig
+from tasks.finetune import FinetuneConfig
+from tasks.kinds import PruneZeros
+from tasks.label import LabelConfig
+from tasks.prune.dynamic import DynamicConfig
+from tasks.prune.structured import PruneStructuredConfig
+from tasks.prune.vocabulary import PruneVocabularyConfig
+from tasks.quantize.smooth import SmoothConfig
+from tasks.teachers import MAIN
+
+if TYPE_CHECKING:
+    from flows.recipe import Recipe
+
+INSTEAD: dict[Task, str] = {
+    "embed": "adopt makes the teacher, distill/embeddings teaches.",
+    "classify": "finetune makes the teacher, distill/logits teaches.",
+}
+
+
+def check_task(recipe: "Recipe") -> None:
+    """Refuse stages, floor, evaluation, data and gate of another task than the recipe's."""
+    said, task = f"recipe '{recipe.name}'", recipe.task
+    for number, stage in enumerate(recipe.stages, start=1):
+        name = f"{stage.kind}/{getattr(stage, 'method', None) or '-'}".removesuffix("/-")
+        fitting: tuple[Task, ...] = getattr(stage, "tasks", get_args(Task))
+        if task not in fitting:
+            raise ShrinkError(f"{said}: stage {number} ({name}) is for task {fitting[0]}, not {task}: {INSTEAD[task]}")
+        if task == "embed" and isinstance(stage, LabelConfig) and stage.second_teacher:
+            raise ShrinkError(f"{said}: stage {number} (label) has a second_teacher, which needs labels: set it to 0.")
+    for part in ("floor", "evaluate"):
+        if (other := getattr(recipe, part).task) != task:
+            raise ShrinkError(f"{said}: {part}.task is {other} but the recipe's is {task}: leave it out.")
+    if task == "classify" and recipe.data.label_column is None:
+        raise ShrinkError(f"{said}: data.label_column is null but a classifier needs labels: name the column.")
+    for field in ("retention_min_of", "beat_floor_of"):
+        if unknown := sorted(set(getattr(recipe.gate, field) or ()) - set(measures_of(recipe))):
+            known = ", ".join(measures_of(recipe)) or "none, the task has one score alone"
+            raise ShrinkError(f"{said}: gate.{field} names {unknown[0]}, which is not measured; known are: {known}.")
+
+
+def measures_of(recipe: "Recipe") -> tuple[str, ...]:
+    """The measures that the recipe's evaluation takes: of embeddings several, the probe's where there are labels."""
+    if recipe.task == "classify":
+        return ()
+    labelled = recipe.data.format == "rated" or recipe.data.label_column is not None
+    return tuple(name for name in get_args(MeasureName) if labelled or name != "probe_accuracy")
+
+
+def check(recipe: "Recipe") -> None:
+    """Refuse a stage that reads what no earlier stage made; the student starts as the fine-tuned teacher."""
+    check_teachers(recipe)
+    origins = dict.fromkeys((MAIN, *recipe.teachers), "source")
+    held = roles.first({**origins, "data": "rows", "floor": "floor"}, recipe.stages)
+    zeros = shaped = pieces = None
+    for number, stage in enumerate(recipe.stages, start=1):
+        name = f"{stage.kind}/{getattr(stage, 'method', None) or '-'}".removesuffix("/-")
+        for role, wanted in stage.reads.items():
+            role = "student" if role == "model" else role
+            if held.get(role) not in wanted.split("|"):
+                raise ShrinkError(
+                    f"recipe '{recipe.name}': stage {number} ({name}) needs {role} as {wanted}, but it is "
+                    f"{held.get(role) or 'not made yet'} there; move the stage or add the one that makes it."
+                )
+        if shaped and isinstance(stage, FinetuneConfig | AdoptConfig) and roles.role_of(stage) == MAIN:
+            raise ShrinkError(
+                f"recipe '{recipe.name}': stage {number} ({name}) makes the teacher anew and would discard what "
+                f"{shaped} made; put it before that one."
+            )
+        if shaped and stage.kind == "student" and shaped != pieces:
+            raise ShrinkError(
+                f"recipe '{recipe.name}': stage {number} ({name}) makes the student anew and would discard what "
+                f"{shaped} made; put it before that one."
+            )
+        if isinstance(stage, PruneVocabularyConfig) and not shaped:
+            pieces = f"stage {number} ({name})"  # a student that is made anew has these pieces too
+        if stage.kind in {"prune", "distill", "student"}:
+            shaped = f"stage {number} ({name})"
+        if zeros and (stage.kind == "distill" or isinstance(stage, DynamicConfig | PruneStructuredConfig)):
+            raise ShrinkError(
+                f"recipe '{recipe.name}': stage {number} ({name}) changes the weights that {zeros} has set to zero; "
+                "put it before that one."
+            )
+        if isinstance(stage, PruneZeros):
+            zeros = f"stage {number} ({name})"
+        roles.write(held, stage, stage.writes[1])
+    if held["student"] != "onnx":
+        raise ShrinkError(f"recipe '{recipe.name}': the stages end without a deployable; add kind: export.")
+    check_grid(recipe)
+    check_smooth(recipe)
+
+
+def check_smooth(recipe: "Recipe") -> None:
+    """Refuse a smoothing behind the quantisation that it is there for, or without one."""
+    rounded = waiting = None  # the stage that quantized last, and the smoothing that none has followed yet
+    for number, stage in enumerate(recipe.stages, start=1):
+        name = f"stage {number} ({stage.kind}/{getattr(stage, 'method', '')})"
+        if isinstance(stage, SmoothConfig) and rounded:
+            raise ShrinkError(f"recipe '{recipe.name}': {name} smooths what {rounded} has quantized; put it before.")
+        if isinstance(stage, SmoothConfig):
+            waiting = name
+        elif stage.kind == "quantize":
+            rounded, waiting = name, None
+        elif stage.writes == ("model", "onnx"):
+            rounded = None
+    if waiting:
+        raise ShrinkError(f"recipe '{recipe.name}': {waiting} changes nothing by itself; add a quantize stage behind.")
+
+
+def check_grid(recipe: "Recipe") -> None:
+    """Refuse what would round a student of distill/quantized to another grid than the one that it was trained on."""
+    trained: DistillQuantizedConfig | None = None
+    at = 0
+    for number, stage in enumerate(recipe.stages, start=1):
+        said = f"recipe '{recipe.name}': stage {number} ({stage.kind}/{getattr(stage, 'method', '')})"
+        if isinstance(stage, DistillQuantizedConfig):
+            trained, at = stage, number
+        elif trained is not None and stage.kind in {"prune", "distill"}:
+            raise ShrinkError(
+                f"{said} changes what stage {at} (distill/quantized) has trained; put it before that one."
+            )
+        elif trained is not None and stage.kind == "quantize":
+            wanted = trained.target.model_dump()
+            for name, value in stage.model_dump().items():
+                if value != wanted.get(name):
+                    raise ShrinkError(
+                        f"{said} has {name} {value!r} but stage {at} (distill/quantized) has trained for "
+                        f"{wanted.get(name)!r}; let the two say the same."
+                    )
+            trained = None
+    if trained is not None:
+        raise ShrinkError(
+            f"recipe '{recipe.name}': stage {at} (distill/quantized) trains for a quantize stage that is not there; "
+            f"add {{kind: quantize, method: {trained.target.method}}} behind the export."
+        )
+
+
+def check_teachers(recipe: "Recipe") -> None:
+    """Refuse a further teacher that no stage makes, or that is called as the one has its own key is."""
+    made = {stage.teacher for stage in recipe.stages if isinstance(stage, FinetuneConfig)}
+    for name in recipe.teachers:
+        if name == MAIN or name not in made:
+            remedy = (
+                "that is the one under its own key: give another name"
+                if name == MAIN
+                else f"no stage makes it: add {{kind: finetune, teacher: {name}}}"
+            )
+            raise ShrinkError(f"recipe '{recipe.name}': teachers names '{name}', but {remedy}, or remove it.")
+    for number, stage in enumerate(recipe.stages, start=1):
+        if recipe.task == "embed" and isinstance(stage, LabelConfig) and len(stage.teachers) > 1:
+            raise ShrinkError(
+                f"recipe '{recipe.name}': stage {number} (label) names {len(stage.teachers)} teachers, but vectors of "
+                "several cannot be mixed: name one."
+            )

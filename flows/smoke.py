@@ -1,0 +1,59 @@
+"""The smoke walk of a recipe: the same chain, made small enough to show in a minute that all of it runs."""
+
+from flows.recipe import Recipe
+from registry.gate import SMOKE, Gate
+from tasks.distill.embeddings import DistillEmbeddingsConfig
+from tasks.distill.exits import DistillSelfConfig
+from tasks.distill.hidden import DistillHiddenConfig
+from tasks.distill.logits import DistillLogitsConfig
+from tasks.distill.quantized import DistillQuantizedConfig
+from tasks.distill.relations import DistillRelationsConfig
+from tasks.distill.triple import DistillTripleConfig
+from tasks.embed.adopt import AdoptConfig
+from tasks.finetune import FinetuneConfig
+from tasks.floor import FloorConfig
+from tasks.prune.dynamic import DynamicConfig
+from tasks.prune.structured import PruneStructuredConfig
+from tasks.prune.wanda import PruneWandaConfig
+from tasks.quantize.int8_static import Int8StaticConfig
+from tasks.quantize.smooth import SmoothConfig
+
+
+def smoke(recipe: Recipe, layers: int = 2) -> Recipe:
+    """The same chain on a 2-layer clone and a few rows, with an open gate: shows in a minute that all of it runs.
+
+    `layers` is what the smallest teacher has: one with a single layer stays so. Few rows need few folds of the floor.
+    """
+    stages, count = [], min(2, layers)
+    for stage in recipe.stages:
+        match stage:
+            case FinetuneConfig():
+                tuned = count if stage.tuned_layers >= layers else 1  # all, where layers share their weights
+                stage = stage.model_copy(update={"keep_layers": count, "epochs": 1, "tuned_layers": tuned})
+            case PruneStructuredConfig() if stage.layers:
+                stage = stage.model_copy(update={"layers": tuple(range(count))})
+            case PruneWandaConfig() | Int8StaticConfig() | SmoothConfig():
+                stage = stage.model_copy(update={"calibration_rows": min(stage.calibration_rows, 64)})
+            case AdoptConfig():
+                stage = stage.model_copy(update={"keep_layers": count})
+            case DistillLogitsConfig() | DistillTripleConfig() | DistillQuantizedConfig() | DistillEmbeddingsConfig():
+                stage = stage.model_copy(update={"epochs": 1})
+            case DynamicConfig():
+                stage = stage.model_copy(update={"epochs": 1})
+            case DistillHiddenConfig():
+                stage = stage.model_copy(update={"epochs": 1, "layer_map": None})
+            case DistillSelfConfig():
+                stage = stage.model_copy(update={"epochs": 1, "keep": stage.keep and min(stage.keep, count)})
+            case DistillRelationsConfig():
+                stage = stage.model_copy(update={"epochs": 1, "teacher_layer": None})
+        stages.append(stage)
+    data = recipe.data.model_copy(update={"limit": 300, "transfer": recipe.data.transfer[:1]})
+    return recipe.model_copy(
+        update={
+            "name": f"{recipe.name}{SMOKE}",
+            "stages": tuple(stages),
+            "data": data,
+            "floor": recipe.floor.model_copy(update={"folds": 2} if isinstance(recipe.floor, FloorConfig) else {}),
+            "gate": Gate(beat_floor=False, bytes_ratio_min=1.0),
+        }
+    )
