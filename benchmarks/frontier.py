@@ -2,8 +2,9 @@
 
 Run: python -m benchmarks.frontier RUN [--threads 1] [--work .shrink/frontier] [--only NAME …] [--make-only]
 RUN is a finished run of the recipe, a folder in .shrink/runs: its data, teacher, labels and students are taken up where
-a variant begins the same way. What is computed besides lies in --work and is taken up by the next go: empty it after
-the code of a stage has changed. A line a variant, then the table, and a picture of bytes and latency beside retention.
+a variant (benchmarks/variants.py) begins the same way. What is computed besides lies in --work and is taken up by the
+next go: empty it after the code of a stage has changed. A line a variant, then the table, and a picture of bytes and
+latency beside retention.
 
 Every model answers the same sentences (validation and test together), text in and logits out, with one thread; the
 teacher in full precision is what all are compared with. Latency is the processor's time for one text, all models taking
@@ -20,66 +21,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from benchmarks import rivals
 from benchmarks.frontier_shown import below, picture, table
+from benchmarks.variants import VARIANTS, Variant
+from flows import roles, sources
 from flows.recipe import Recipe, load
 from flows.settings import worker_environment
 from registry.records import StageRecord, digest_directory, directory_bytes, sha256_json
 from tasks import bench, metrics
 from tasks.data import read_rows
-from tasks.kinds import AnyStageConfig, EveryStage
+from tasks.kinds import AnyChainConfig, AnyStageConfig, ChainStage, EveryStage
 from tasks.stage import StageCall, run_stage
 
 WH_A_SECOND = 0.0037  # of the processor: what the meter gave for finetune, label and distil on the idle machine
 ROUNDS = 400  # timed texts a model
-
-
-class Variant(NamedTuple):
-    """A way to a smaller model: stages from the fine-tuned teacher on, then perhaps another library's quantiser."""
-
-    name: str
-    ours: bool
-    stages: tuple[dict[str, Any], ...]
-    rival: str = ""  # a function of benchmarks/rivals.py that makes the deployable of the ONNX model so far
-
-
-ONNX = {"kind": "export", "method": "onnx"}
-INT8 = {"kind": "quantize", "method": "int8_dynamic", "embedding": "int4"}
-INT8_ROWS = {"kind": "quantize", "method": "int8_dynamic", "embedding": "int8"}
-STATIC = {"kind": "quantize", "method": "int8_static", "embedding": "int4"}
-INT4 = {"kind": "quantize", "method": "int4_weight_only", "embedding": "int4"}
-INT4_ALONE = {"kind": "quantize", "method": "int4_weight_only", "embedding": "none"}
-PIECES = {"kind": "prune", "method": "vocabulary", "min_count": 2}
-PIECES_FEW = {"kind": "prune", "method": "vocabulary", "min_count": 4}
-CUT = {"kind": "prune", "method": "structured", "layers": [0, 2, 5], "ffn": 768}
-CUT_HARD = {"kind": "prune", "method": "structured", "layers": [0, 5], "ffn": 512}
-CUT_POSITIONS = {"kind": "prune", "method": "structured"}
-HALF = {"kind": "prune", "method": "structured", "layers": [0, 2, 4], "positions": False}
-TAUGHT = {"kind": "distill", "method": "logits", "epochs": 3}
-WANDA = {"kind": "prune", "method": "wanda"}
-STUDENT = (PIECES, CUT, TAUGHT)
-
-VARIANTS = (
-    Variant("teacher", False, (ONNX,)),
-    Variant("quantize_dynamic by default", False, (ONNX,), "default_dynamic"),
-    Variant("careful int8", False, (ONNX, INT8_ROWS)),
-    Variant("OpenVINO, NNCF int8", False, (ONNX,), "nncf_int8"),
-    Variant("4-bit MatMulNBits", False, (ONNX, INT4_ALONE)),
-    Variant("half the layers, KD", False, (HALF, TAUGHT, ONNX)),
-    Variant("half the layers, KD, careful int8", False, (HALF, TAUGHT, ONNX, INT8_ROWS)),
-    Variant("half the layers, KD, OpenVINO int8", False, (HALF, TAUGHT, ONNX), "nncf_int8"),
-    Variant("pieces, int8", True, (PIECES, CUT_POSITIONS, ONNX, INT8)),
-    Variant("pieces, 4-bit", True, (PIECES, CUT_POSITIONS, ONNX, INT4)),
-    Variant("recipe, full precision", True, (*STUDENT, ONNX)),
-    Variant("recipe", True, (*STUDENT, ONNX, INT8)),
-    Variant("recipe, static int8", True, (*STUDENT, ONNX, STATIC)),
-    Variant("recipe, 4-bit", True, (*STUDENT, ONNX, INT4)),
-    Variant("recipe, Wanda 50 %", True, (*STUDENT, WANDA, ONNX, INT8)),
-    Variant("2 layers, 4-bit", True, (PIECES_FEW, CUT_HARD, TAUGHT, ONNX, INT4)),
-    Variant("6 layers taught, int8", True, (PIECES, CUT_POSITIONS, TAUGHT, ONNX, INT8)),
-    Variant("6 layers taught, 4-bit", True, (PIECES, CUT_POSITIONS, TAUGHT, ONNX, INT4)),
-)
+Chain: TypeAdapter[AnyChainConfig] = TypeAdapter(ChainStage)
 
 
 class Kept(NamedTuple):
@@ -94,6 +52,7 @@ class Shop(NamedTuple):
 
     records: list[tuple[StageRecord, Path]]
     recipe: Recipe
+    home: Path
     work: Path
     threads: int
 
@@ -104,7 +63,7 @@ def opened(run: Path, work: Path, threads: int) -> Shop:
         (StageRecord.model_validate_json(path.read_text(encoding="utf-8")), path.parent / "out")
         for path in sorted(run.glob("*/record.json"))
     ]
-    return Shop(found, load(str(run / "recipe.json")), work.absolute(), threads)
+    return Shop(found, load(str(run / "recipe.json")), run.absolute().parent.parent, work.absolute(), threads)
 
 
 def made(shop: Shop, config: AnyStageConfig, inputs: dict[str, Path]) -> Kept:
@@ -112,7 +71,7 @@ def made(shop: Shop, config: AnyStageConfig, inputs: dict[str, Path]) -> Kept:
     content = config.model_dump(mode="json")
     digests = {role: digest_directory(path) for role, path in sorted(inputs.items())}
     for record, out in shop.records:
-        if record.config == content and {role: record.inputs.get(role) for role in digests} == digests:
+        if as_read_now(record.config) == content and {role: record.inputs.get(role) for role in digests} == digests:
             return Kept(out.resolve(), record.cpu_seconds)
     key = sha256_json([content, digests, shop.recipe.seed, shop.threads])[:16]
     directory = shop.work / f"{config.kind}-{key}"
@@ -132,32 +91,45 @@ def made(shop: Shop, config: AnyStageConfig, inputs: dict[str, Path]) -> Kept:
     return Kept(directory / "out", seconds)
 
 
+def as_read_now(content: dict[str, Any]) -> dict[str, Any]:
+    """A record's config with the defaults of fields that came since."""
+    return EveryStage.validate_python(content).model_dump(mode="json")
+
+
 def walk(shop: Shop, variant: Variant) -> Kept:
     """A variant's deployable, and what making it took beyond the fine-tuned teacher (labels, where it learns)."""
-    held = {record.kind: out.resolve() for record, out in shop.records if record.kind in {"data", "floor"}}
-    teacher = next(out.resolve() for record, out in shop.records if record.kind == "finetune")
-    labels, labelled = next(
-        (out.resolve(), record.cpu_seconds) for record, out in shop.records if record.kind == "label"
-    )
-    held |= {"teacher": teacher, "student": teacher, "labels": labels}
-    spent = labelled if any(stage["kind"] == "distill" for stage in variant.stages) else 0.0
-    for raw in variant.stages:
-        config = EveryStage.validate_python(raw)
-        inputs = {role: held["student" if role == "model" else role] for role in config.reads}
-        kept = made(shop, config, inputs)
-        held["student"], spent = kept.path, spent + kept.seconds
-    if variant.rival:
-        out = shop.work / f"{variant.rival}-{digest_directory(held['student'])[:16]}"
-        if not out.is_dir():
-            partial = out.with_suffix(".partial")
-            partial.mkdir(parents=True, exist_ok=True)
-            began = time.process_time()
-            texts = [row["text"] for row in read_rows(held["data"], "train")[:300]]
-            getattr(rivals, variant.rival)(held["student"], partial, texts)
-            (partial.with_suffix(".seconds")).write_text(str(time.process_time() - began))
-            partial.rename(out)
-        held["student"], spent = out, spent + float(out.with_suffix(".seconds").read_text())
-    return Kept(held["student"], spent)
+    source = sources.resolve(shop.recipe.teacher, shop.home)
+    given = {record.kind: out.resolve() for record, out in shop.records if record.kind in {"data", "floor"}}
+    stages = [Chain.validate_python(raw) for raw in (*begun(shop, variant), *variant.stages)]
+    held = roles.first({"teacher": source, **given}, stages)
+    spent = 0.0
+    for stage in stages:
+        kept = made(shop, stage, roles.read(held, stage))
+        roles.write(held, stage, kept.path)
+        spent += kept.seconds if roles.role_of(stage) != "teacher" else 0.0
+    return Kept(held["student"], spent) if not variant.rival else by_rival(shop, variant.rival, held, spent)
+
+
+def begun(shop: Shop, variant: Variant) -> list[dict[str, Any]]:
+    """The run's own first stages: its teacher, and its labels where a variant learns and makes none itself."""
+    kinds = [stage["kind"] for stage in variant.stages]
+    learns = any("epochs" in stage and stage["kind"] != "finetune" for stage in variant.stages)
+    wanted = {"finetune", "label"} if learns and "label" not in kinds[:2] else {"finetune"}
+    return [stage.model_dump() for stage in shop.recipe.stages if stage.kind in wanted]
+
+
+def by_rival(shop: Shop, name: str, held: dict[str, Path], spent: float) -> Kept:
+    """What another library's quantiser makes of the ONNX model so far."""
+    out = shop.work / f"{name}-{digest_directory(held['student'])[:16]}"
+    if not out.is_dir():
+        partial = out.with_suffix(".partial")
+        partial.mkdir(parents=True, exist_ok=True)
+        began = time.process_time()
+        texts = [row["text"] for row in read_rows(held["data"], "train")[:300]]
+        getattr(rivals, name)(held["student"], partial, texts)
+        (partial.with_suffix(".seconds")).write_text(str(time.process_time() - began))
+        partial.rename(out)
+    return Kept(out, spent + float(out.with_suffix(".seconds").read_text()))
 
 
 def answered(work: Path, kept: Path, texts: list[str]) -> NDArray[np.int64]:

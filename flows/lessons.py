@@ -7,7 +7,7 @@ from tasks.distill.answers import LessonConfig
 from tasks.distill.hidden import DistillHiddenConfig
 from tasks.distill.logits import DistillLogitsConfig
 from tasks.distill.relations import DistillRelationsConfig
-from tasks.distill.triple import DistillTripleConfig, check_widths
+from tasks.distill.triple import DistillTripleConfig, check_widths, mask_piece
 from tasks.kinds import AnyChainConfig, DistillBeside
 from tasks.teachers import MAIN
 
@@ -33,6 +33,8 @@ def check_beside(stage: DistillBeside, student: layout.Layout, teacher: layout.L
             hidden.pairs(stage.layer_map, student.layers, teacher.layers)
         case DistillTripleConfig():
             check_widths(student.width, teacher.width)
+            if stage.masked_weight:
+                mask_piece(pieces.opened(student.folder / "tokenizer.json"))
         case DistillRelationsConfig():
             architectures.check_use(teacher.architecture, "relations", "the teacher")
             check_relations(stage, student, teacher)

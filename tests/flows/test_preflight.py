@@ -305,3 +305,19 @@ def test_a_teacher_of_another_source_must_fit_what_is_asked_of_it(tmp_path: Path
     check(wide, labels, {"kind": "distill", "hidden_weight": 0})
     with pytest.raises(ShrinkError, match=r"data.max_length is 16 but the teacher 'big' reads 8 tokens"):
         check(make_model(tmp_path / "short", max_position_embeddings=8), labels, {"kind": "distill"})
+
+
+def test_hidden_pieces_need_a_mask_piece(tmp_path: Path) -> None:
+    recipe, model, rows = make_recipe(tmp_path)
+    asking = teaching(recipe, {"kind": "distill", "method": "triple", "masked_weight": 1})
+    with pytest.raises(
+        ShrinkError, match=r"\(distill\): masked_weight needs a tokenizer with a piece \[MASK\] or <mask>"
+    ):
+        preflight(asking, model, rows)
+
+    def with_one(description: dict[str, Any]) -> None:
+        vocabulary = description["model"]["vocab"]
+        vocabulary["[MASK]"] = vocabulary.pop("w7")
+
+    other_pieces(model, with_one)
+    preflight(asking, model, rows)

@@ -112,6 +112,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "hidden": {"method": "hidden"},
     "hidden, wider teacher": {"method": "hidden", "hidden_weight": 0.0, "normalised": True, "layer_map": {1: 2}},
     "triple": {"method": "triple"},
+    "triple, masked": {"method": "triple", "masked_weight": 2.0},
     "self": {"method": "self", "keep": 1, "epochs": 6},
 }
 
