@@ -90,6 +90,11 @@ def _limits_quality(facts: dict[str, Any]) -> list[str]:
         )
     if won["low"] <= 0.0:
         lines.append("The student is not shown to be better than the simple floor: its interval includes 0.")
+    if shared := shared_texts(facts):
+        lines.append(
+            f"{shared:,} of the held-out pairs have a text that a training pair has too: they could not all be kept "
+            "apart, so new texts may be answered less well."
+        )
     if evaluation["flips_to_wrong"]:
         lines.append(
             f"{evaluation['flips_to_wrong']:,} examples that the teacher had right are wrong now "
@@ -98,6 +103,12 @@ def _limits_quality(facts: dict[str, Any]) -> list[str]:
     if facts["verdict"] is None:
         lines.append("No gate has judged this student.")
     return lines
+
+
+def shared_texts(facts: dict[str, Any]) -> int:
+    """Held-out pairs of the judged run that share a text with a training pair."""
+    own = [row["measured"] for row in facts["stages"] if row["run_id"] == facts["run_id"] and row["kind"] == "data"]
+    return sum(int(measured.get("rows_sharing_a_text", 0)) for measured in own)
 
 
 def _limits_sparsity(facts: dict[str, Any]) -> list[str]:

@@ -261,6 +261,15 @@ def test_zeros_are_said_to_make_nothing_faster() -> None:
     assert not any("zeros" in one for one in dense["limits"])
 
 
+def test_held_out_pairs_whose_text_was_trained_on_are_counted() -> None:
+    def said(shared: int) -> list[str]:
+        rows = stage("data", 1.0) | {"measured": {"rows_sharing_a_text": shared}}
+        facts = report.build([run(rows, stage("evaluate", 1.0))])
+        return [line for line in facts["limits"] if "held-out pairs" in line]
+
+    assert said(0) == [] and said(12)[0].startswith("12 of the held-out pairs have a text that a training pair has too")
+
+
 def test_a_smoke_walk_has_no_verdict_worth_the_name() -> None:
     smoke = {**run(stage("evaluate", 1.0)), "recipe": "tiny-smoke"}
     facts = report.build([smoke])

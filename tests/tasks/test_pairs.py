@@ -1,5 +1,6 @@
 """Pairs of texts: token types in the model as the tokenizer has them, groups that a split keeps whole, every stage."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,21 @@ def test_rows_keep_both_texts_and_splits_do_not_leak(rows: Path) -> None:
     assert not (keys[0] & keys[1] or keys[0] & keys[2] or keys[1] & keys[2])
     turned = tuple(reversed(parts["train"][0]["text"]))
     assert data.normalise(turned) in keys[0]
+
+
+def test_held_out_pairs_that_share_a_text_with_train_are_counted(tmp_path: Path) -> None:
+    sentences = [f"sentence number {number}" for number in range(400)]
+    lines = [
+        json.dumps({"text": one, "pair": other, "label": place % 2})
+        for place, (one, other) in enumerate(itertools.pairwise(sentences))
+    ]
+    (tmp_path / "chain.jsonl").write_text("\n".join(lines))
+    (tmp_path / "out").mkdir()
+    config = data.DataConfig(file="chain.jsonl", format="jsonl", pair_column="pair")
+    measured = data.run({"source": tmp_path}, config, tmp_path / "out", 0)
+    seen = {text for row in data.read_rows(tmp_path / "out", "train") for text in row["text"]}
+    held = [row for name in ("validation", "test") for row in data.read_rows(tmp_path / "out", name)]
+    assert measured["rows_sharing_a_text"] == sum(any(text in seen for text in row["text"]) for row in held) > 50
 
 
 @pytest.mark.parametrize(
