@@ -16,13 +16,12 @@ def check(recipe: "Recipe") -> None:
     """ShrinkError naming the key that does not go with the data's labels (multi_label) or texts (pair_column)."""
     where = f"recipe '{recipe.name}'"
     try:
+        if recipe.task == "embed":
+            check_embed(recipe.data)
         data.check_config(recipe.data)
     except ShrinkError as error:
         raise ShrinkError(f"{where}: data.{error}") from None
     several = recipe.data.multi_label
-    if recipe.task == "embed" and (several or recipe.data.pair_column):
-        key = "multi_label" if several else "pair_column"
-        raise ShrinkError(f"{where}: data.{key} is for task classify, not embed: remove it.")
     metric = getattr(recipe.evaluate, "metric", None)
     if several and metric == "mcc":
         raise ShrinkError(
@@ -48,3 +47,10 @@ def check(recipe: "Recipe") -> None:
         raise ShrinkError(
             f"{where}: data.max_length is {recipe.data.max_length} but two texts need {SHORTEST_PAIR}: raise it."
         )
+
+
+def check_embed(config: data.DataConfig) -> None:
+    """ShrinkError for pairs and for several labels a row, of which embeddings make nothing."""
+    for key in ("pair_column", "multi_label"):
+        if getattr(config, key):
+            raise ShrinkError(f"{key} is for task classify, not embed: leave it out.")

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from flows import init_embed
+from flows import fit, init_embed
 from flows.preflight import preflight
 from flows.recipe import anchored, parse
 from flows.recipe_file import shipped
@@ -80,6 +80,8 @@ def write(
         raise ShrinkError(f"model is '{model}' but there is no such folder; name one with config.json.")
     found = layout.read(model)
     config = data_config(data_file, columns, kinds or {})
+    if task == "embed":
+        fit.check_embed(config)
     rows, labels = data.labelled_rows(data_file.parent, config)
     splits = data.split_rows(rows, config.split)
     data.check_splits(splits, labels)

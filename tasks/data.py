@@ -23,6 +23,11 @@ from tasks.pairs import Row as Row
 from tasks.pairs import Text
 
 SPLITS = ("train", "validation", "test")
+ONE_VALUE = {  # by field: the remedy where a list stands in the place of a text
+    "text_column": "give one text, and a second one, if there is one, under a key of its own (pair_column)",
+    "pair_column": "give one text",
+    "label_column": "give one label, or set multi_label where rows have several",
+}
 RARE = 10  # rows of each label that a limit leaves, so that every label still reaches the train split
 
 
@@ -318,7 +323,10 @@ def _jsonl_records(text: str, file: str, wanted: set[str]) -> Iterator[Row]:
 
 def _cell(record: Row, column: str, field: str, number: int, file: str) -> str:
     value = record.get(column)
-    absent = value is None or isinstance(value, list | dict) or value != value  # NaN is what a table says for nothing
+    if isinstance(value, list | dict):
+        what = "a list" if isinstance(value, list) else "an object"
+        raise ShrinkError(f"Row {number} of {file} has {what} under {column!r} ({field}): {ONE_VALUE[field]}.")
+    absent = value is None or value != value  # NaN is what a table says for nothing
     text = "" if absent else str(value).strip()
     if not is_unicode(text):
         raise ShrinkError(f"Row {number} of {file} has half a surrogate pair in {column!r} ({field}): mend that text.")

@@ -46,14 +46,18 @@ def check_cells(rows: Sequence[dict[str, Any]], file: str, separator: str | None
     near = next((mark for mark in SEPARATORS if mark != separator and any(mark in cell for cell in cells)), None)
     if separator is not None and near is not None:
         raise ShrinkError(f"label_separator is {separator!r} but no label of {file} has it: did you mean {near!r}?")
-    raise ShrinkError(f"multi_label is true but no row of {file} has two labels: set it to false.")
+    if not cells:
+        raise ShrinkError(f"multi_label is true but no row of {file} has any label: give labels.")
+    raise ShrinkError(
+        f"multi_label is true but no row of {file} has two labels: leave it out and give every row one label, as text."
+    )
 
 
 def numbered(rows: Sequence[dict[str, Any]], order: Callable[[str], Any]) -> tuple[list[dict[str, Any]], list[str]]:
     """Rows whose label names became a list of 0 and 1, and the names in the order of its places."""
     names = sorted({name for row in rows for name in row["label"]}, key=order)
     if len(names) < 2:
-        raise ShrinkError(f"multi_label is true but the rows have {len(names)} label(s) in all: set it to false.")
+        raise ShrinkError(f"multi_label is true but the rows have {len(names)} label(s) in all: give two or more.")
     return [{**row, "label": [int(name in row["label"]) for name in names]} for row in rows], names
 
 

@@ -91,6 +91,9 @@ def test_init_of_pairs_and_of_several_labels_and_of_a_rare_one(tmp_path: Path) -
     several: Any = load(str(tmp_path / "sets.yaml"))
     assert found["labels"] == ["a", "b"] and several.evaluate.metric == "micro_f1"
     assert several.stages[1].second_teacher == 0 and several.data.label_separator == "|"
+    for kinds, key in ((PAIRS, "pair_column"), (SEVERAL, "multi_label")):
+        with pytest.raises(ShrinkError, match=f"{key} is for task classify, not embed: leave it out"):
+            init.write("vectors", tmp_path / "pairs.csv", model, folder=tmp_path, task="embed", kinds=kinds)
     rare = make_csv(tmp_path / "rare.csv", ("no", *["yes"] * 9), 600)
     init.write("rare", rare, model, folder=tmp_path)
     weighted: Any = load(str(tmp_path / "rare.yaml"))
@@ -171,10 +174,18 @@ def test_the_whole_loop_of_pairs(servers: Services, servers_home: Path, tmp_path
     for body, problem in (
         ({"texts": ["good film"]}, "this version answers pairs alone"),
         ({"pairs": [["good film"]]}, "at least 2 items"),
+        ({"pairs": [["good film", "bad plot", "fine"]]}, "at most 2 items"),
+        ({"pairs": [["good film", ""]]}, "at least 1 character"),
+        ({"pairs": ["good film", "bad plot"]}, "valid array"),
+        ({"pairs": []}, "at least 1 item"),
+        ({"pair": [["good", "bad"]]}, "not permitted"),
         ({"pairs": [["good", "bad"]], "texts": ["x"]}, "either texts or pairs"),
     ):
         wrong = http.post("/predict", json=body)
         assert wrong.status_code == 422 and problem in wrong.text
+    page = shrink(servers_home, "bundle", "tiny-pairs@champion", "--browser", str(tmp_path / "page"), check=2)
+    assert "the model answers pairs of texts, which the page cannot ask for" in page.stderr
+    assert page.stderr.count("shrink:") == 1 and "Traceback" not in page.stderr and not (tmp_path / "page").exists()
     card = (version / "evidence" / "README.md").read_text()
     assert "two texts, read together, cut after 16 tokens" in card and '"a text" --pair "another text"' in card
     seen: dict[str, Any] = {}
@@ -201,7 +212,11 @@ def test_the_whole_loop_of_several_labels(servers: Services, servers_home: Path,
     assert all(one["labels"] == [n for n in one["labels"] if one["scores"][n] > 0.5] for one in found)
     assert len({len(one["labels"]) for one in found}) > 1 and all(len(one["scores"]) == 3 for one in found)
     assert len(shrink(servers_home, "predict", "tiny-several@champion", *texts).stdout.splitlines()) == 12
+    alone = shrink(servers_home, "predict", "tiny-several@champion", texts[0], "--pair", texts[1], check=2)
+    assert "answers single texts: drop --pair" in alone.stderr
     http, version = served(servers_home, "tiny-several")
+    wrong = http.post("/predict", json={"pairs": [texts[:2]]})
+    assert wrong.status_code == 422 and "this version answers texts alone; give those" in wrong.text
     answers = http.post("/predict", json={"texts": texts}).json()["predictions"]
     assert [one["labels"] for one in answers] == [one["labels"] for one in found]
     card = (version / "evidence" / "README.md").read_text()

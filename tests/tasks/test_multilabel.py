@@ -70,7 +70,8 @@ def test_lists_and_cells_are_read_alike_and_a_row_may_have_no_label(tmp_path: Pa
     ("name", "content", "settings", "message"),
     [
         ("a.csv", "text,label\nx,a|b\n", {"label_separator": ";"}, r"label_separator is ';' .* did you mean '\|'\?"),
-        ("a.csv", "text,label\nx,a\ny,b\n", {"label_separator": ";"}, "no row of a.csv has two labels"),
+        ("a.csv", "text,label\nx,a\ny,b\n", {"label_separator": ";"}, "no row of a.csv has two labels: leave it out"),
+        ("a.jsonl", '{"text": "x", "label": []}', {}, "no row of a.jsonl has any label"),
         ("a.csv", "text,label\nx,a\n", {}, "label_separator is missing: say what stands between two labels"),
         ("a.jsonl", '{"text": "x", "label": "a"}', {}, r"Row 1 of a.jsonl has 'a' under 'label' .* a JSON list"),
         ("a.jsonl", '{"text": "x", "label": ["a", ["b"]]}', {}, "Row 1 of a.jsonl has"),

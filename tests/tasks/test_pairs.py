@@ -151,6 +151,22 @@ def test_held_out_pairs_that_share_a_text_with_train_are_counted(tmp_path: Path)
         ({"a": "x", "b": " ", "label": 1}, {"pair_column": "b"}, r"Row 1 of p.jsonl has no 'b' \(pair_column\)"),
         ({"a": "x", "b": "y", "label": 1}, {"pair_column": "bb"}, r"pair_column is 'bb' but row 1 .* did you mean 'b'"),
         ({"a": "x", "b": "y", "label": 1}, {"pair_column": "a"}, "pair_column is 'a' and so is text_column"),
+        (
+            {"a": ["x", "y"], "label": 1},
+            {},
+            r"has a list under 'a' \(text_column\): give one text, and a",
+        ),
+        (
+            {"a": "x", "b": ["y"], "label": 1},
+            {"pair_column": "b"},
+            r"has a list under 'b' \(pair_column\): give one",
+        ),
+        (
+            {"a": "x", "label": ["l"]},
+            {},
+            r"has a list under 'label' .* or set multi_label",
+        ),
+        ({"a": {}, "label": 1}, {}, r"has an object under 'a' \(text_column\)"),
         ({"a": "x", "b": "y", "label": 1}, {"format": "rated", "pair_column": "b"}, "format is 'rated'"),
     ],
 )
