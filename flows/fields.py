@@ -8,11 +8,14 @@ from flows.recipe import instead
 from registry.gate import Gate
 from registry.records import ShrinkError
 from tasks.data import DataConfig
-from tasks.evaluate import EvaluateConfig
-from tasks.floor import FloorConfig
-from tasks.kinds import AnyChainConfig
+from tasks.kinds import AnyChainConfig, EvaluateTasks, FloorTasks
 
-KEYS: dict[str, type[BaseModel]] = {"data": DataConfig, "floor": FloorConfig, "evaluate": EvaluateConfig, "gate": Gate}
+KEYS: dict[str, tuple[type[BaseModel], ...]] = {  # floor and evaluate: one of each task
+    "data": (DataConfig,),
+    "floor": get_args(FloorTasks),
+    "evaluate": get_args(EvaluateTasks),
+    "gate": (Gate,),
+}
 NAMES = {
     "integer": "whole number",
     "number": "number",
@@ -25,7 +28,7 @@ BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiv
 
 
 def describe(wanted: str) -> list[dict[str, Any]]:
-    """The parts that KIND or KIND/METHOD names, each with its fields; raises ShrinkError with the nearest name."""
+    """The parts that KIND, KIND/METHOD or KIND/TASK names, each with its fields; ShrinkError with the nearest name."""
     known = parts()
     found = [one for name, one in known.items() if wanted in (name, one["kind"])]
     if not found:
@@ -35,22 +38,29 @@ def describe(wanted: str) -> list[dict[str, Any]]:
 
 
 def parts() -> dict[str, dict[str, Any]]:
-    """All parts that `stages` may list, by KIND or KIND/METHOD, then the recipe's other keys."""
+    """All parts that `stages` may list, by KIND or KIND/METHOD, then the recipe's other keys, by KIND or KIND/TASK."""
     found = {}
     configs: tuple[type[BaseModel], ...] = get_args(AnyChainConfig)
     for config in configs:
         kind, method = (word(config, name) for name in ("kind", "method"))
         found["/".join(part for part in (kind, method) if part)] = part_of(config, str(kind), method)
-    return found | {key: part_of(config, key, None) for key, config in KEYS.items()}
+    for key, others in KEYS.items():
+        for config in others:
+            task = word(config, "task") if len(others) > 1 else None
+            found["/".join(part for part in (key, task) if part)] = part_of(config, key, None, task)
+    return found
 
 
 def word(config: type[BaseModel], field: str) -> str | None:
-    """The one value that `kind` or `method` may have."""
+    """The one value that `kind`, `method` or `task` may have."""
     return str(get_args(config.model_fields[field].annotation)[0]) if field in config.model_fields else None
 
 
-def part_of(config: type[BaseModel], kind: str, method: str | None) -> dict[str, Any]:
-    """A config's purpose and fields; `default` is null, too, where `required` is true."""
+def part_of(config: type[BaseModel], kind: str, method: str | None, task: str | None = None) -> dict[str, Any]:
+    """A config's purpose and fields; `default` is null, too, where `required` is true.
+
+    `task` is of a recipe's key that has other fields for another task, else null.
+    """
     schema = config.model_json_schema()
     fields = [
         {
@@ -61,10 +71,10 @@ def part_of(config: type[BaseModel], kind: str, method: str | None) -> dict[str,
             "description": one.get("description", ""),
         }
         for name, one in schema["properties"].items()
-        if "const" not in one  # kind and method: they are the part's name
+        if "const" not in one  # kind, method and task: they are the part's name
     ]
     about = (config.__doc__ or "").strip().splitlines()[0]
-    return {"kind": kind, "method": method, "about": about, "fields": fields}
+    return {"kind": kind, "method": method, "task": task, "about": about, "fields": fields}
 
 
 def kind_of(schema: dict[str, Any], known: dict[str, Any]) -> str:
@@ -88,7 +98,7 @@ def kind_of(schema: dict[str, Any], known: dict[str, Any]) -> str:
 
 def text(part: dict[str, Any]) -> str:
     """A part as lines to read: its purpose, then a field a paragraph."""
-    name = "/".join(piece for piece in (part["kind"], part["method"]) if piece)
+    name = "/".join(piece for piece in (part["kind"], part["method"], part["task"]) if piece)
     lines = [f"{name}: {part['about']}"]
     for field in part["fields"]:
         default = "required" if field["required"] else f"default {plain(field['default'])}"

@@ -205,9 +205,10 @@ def test_stages_names_every_field(shrink: Shrink) -> None:
     for kind, names in json.loads(shrink("stages", "--json")[1]).items():
         parts += (found := json.loads(shrink("stages", kind, "--json")[1]))
         assert [part["method"] for part in found] == (names or [None])
-    for kind in fields.KEYS:
-        parts += json.loads(shrink("stages", kind, "--json")[1])
-    assert len(parts) == len(get_args(AnyChainConfig)) + len(fields.KEYS)
+    for kind, configs in fields.KEYS.items():
+        parts += (found := json.loads(shrink("stages", kind, "--json")[1]))
+        assert len(found) == len(configs)
+    assert len(parts) == len(get_args(AnyChainConfig)) + len(fields.KEYS) + 2  # floor and evaluate: of two tasks
     for field in (field for part in parts for field in part["fields"]):
         assert field["type"] and field["description"], field
     (part,) = json.loads(shrink("stages", "quantize/int8_dynamic", "--json")[1])
@@ -216,6 +217,10 @@ def test_stages_names_every_field(shrink: Shrink) -> None:
     lines = shrink("stages", "data")[1]
     assert "  file (text; required)" in lines and "split (list: whole number; default [70, 85])" in lines
     assert "prune/vocabulary" in shrink("stages", "prune")[1]
+    both = shrink("stages", "evaluate")[1]
+    assert "evaluate/classify: " in both and "  metric (" in both and "evaluate/embed: " in both and "  texts (" in both
+    (part,) = json.loads(shrink("stages", "floor/embed", "--json")[1])
+    assert (part["task"], [field["name"] for field in part["fields"]][:2]) == ("embed", ["ngrams", "min_df"])
 
 
 def a_run(home: Path, name: str, **more: Any) -> Path:
