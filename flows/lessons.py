@@ -2,8 +2,9 @@
 
 from registry.records import ShrinkError
 from tasks import architectures, layout, pieces
-from tasks.distill import hidden
+from tasks.distill import embeddings, hidden
 from tasks.distill.answers import LessonConfig
+from tasks.distill.embeddings import DistillEmbeddingsConfig
 from tasks.distill.hidden import DistillHiddenConfig
 from tasks.distill.logits import DistillLogitsConfig
 from tasks.distill.relations import DistillRelationsConfig
@@ -19,6 +20,8 @@ def check(where: str, stage: AnyChainConfig, held: dict[str, layout.Layout]) -> 
             afresh = isinstance(stage, DistillLogitsConfig) and stage.afresh
             student, answered = held["start" if afresh else "student"], held.get("labels", held[MAIN])
             check_pooled(stage.hidden_weight, student.width, answered.width)
+        if isinstance(stage, DistillEmbeddingsConfig):
+            embeddings.check(stage, held["student"].width, held.get("labels", held[MAIN]).width)
         if isinstance(stage, DistillHiddenConfig | DistillTripleConfig | DistillRelationsConfig):
             check_beside(stage, held["student"], held[stage.teacher])
     except ShrinkError as error:
