@@ -39,7 +39,9 @@ def done(work: Path, config: AnyStageConfig, inputs: dict[str, Path], seed: int,
 def walk(recipe: Recipe, data: Path, work: Path, threads: int) -> dict[str, Path]:
     """Run floor and stages; the directories of the last stage of each role (and `measured`, of the last distil)."""
     source = sources.resolve(recipe.teacher, work)
-    floor = done(work, recipe.floor, {"data": data}, recipe.seed, threads) / "out"
+    given = {"data": data, "teacher": source}
+    read = {role: given[role] for role in recipe.floor.reads}
+    floor = done(work, recipe.floor, read, recipe.seed, threads) / "out"
     others = {name: sources.resolve(source, work) for name, source in recipe.teachers.items()}
     held = roles.first({"teacher": source, **others, "data": data, "floor": floor}, recipe.stages)
     for stage in recipe.stages:

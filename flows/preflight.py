@@ -15,7 +15,7 @@ from tasks import architectures, data, extras, layout, pairs, pieces
 from tasks.distill.exits import DistillSelfConfig
 from tasks.distill.logits import DistillLogitsConfig
 from tasks.distill.quantized import DistillQuantizedConfig
-from tasks.embed import adopt
+from tasks.embed import adopt, static
 from tasks.embed.adopt import AdoptConfig
 from tasks.finetune import FinetuneConfig
 from tasks.floor import FloorConfig
@@ -59,6 +59,8 @@ def check_extras(recipe: Recipe) -> None:
     for number, stage in enumerate(recipe.stages, start=1):
         for library in getattr(stage, "needs", ()):
             extras.require(library, f"stage {number} ({stage.kind}/{getattr(stage, 'method', '')}): ")
+    for library in getattr(recipe.floor, "needs", ()):
+        extras.require(library, "floor: ", extra="model2vec", instead=static.INSTEAD)
 
 
 def check_folds(recipe: Recipe, train: list[dict[str, Any]], labels: list[str]) -> None:

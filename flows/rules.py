@@ -97,7 +97,7 @@ def foretell(config: AnyStageConfig, inputs: dict[str, Made], counted: Counted) 
         case FloorConfig():
             return floor(config, counted)
         case EmbedFloorConfig():
-            return embed_floor(counted, config)
+            return embed_floor(config, inputs, counted)
         case FinetuneConfig():
             return finetune(config, inputs[config.teacher], counted)
         case AdoptConfig():
@@ -212,8 +212,16 @@ def adopted(config: AdoptConfig, source: Made, counted: Counted) -> Forecast:
     return Forecast(made=made, work=LOAD, ram_mb=loaded(source.shape))
 
 
-def embed_floor(counted: Counted, config: EmbedFloorConfig) -> Forecast:
-    """TF-IDF vectors: about as many features as a vocabulary of words and pairs has."""
+def embed_floor(config: EmbedFloorConfig, inputs: dict[str, Made], counted: Counted) -> Forecast:
+    """TF-IDF vectors: about as many features as a vocabulary of words and pairs has. Static ones: a vector a piece."""
+    if config.vectors == "model2vec":
+        shape = inputs["teacher"].shape
+        assert shape is not None
+        pieces, tokens = shape.rows[0], 3  # with what stands around a text
+        made = Made(format="floor", bytes=2 * min(256, shape.width) * pieces + counted.tokenizer_bytes + 800)
+        work = LOAD + 4 + shape.macs(tokens * pieces, tokens**2 * pieces) / FORWARD
+        held = 16e-6 * pieces * shape.width
+        return Forecast(made=made, work=work, ram_mb=loaded(shape, held))
     rows = counted.of("train", "transfer")[0]
     features = 0.72 * (1 + 2.2 * (config.ngrams - 1)) * rows  # as on the sentences of the shipped recipe
     made = Made(format="floor", bytes=round(17 * features + 300))

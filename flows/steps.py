@@ -57,7 +57,8 @@ def steps_of(recipe: Recipe) -> Steps:
         return steps[-1].name
 
     data = add(recipe.data, "data", {"source": DATA})
-    floor = add(recipe.floor, "floor", {"data": data})
+    sources = {"data": data, "teacher": TEACHER}
+    floor = add(recipe.floor, "floor", {role: sources[role] for role in recipe.floor.reads})
     others = {name: source_of(name) for name in recipe.teachers}
     held = roles.first({"teacher": TEACHER, **others, "data": data, "floor": floor}, recipe.stages)
     quantized = False

@@ -244,7 +244,7 @@ def _scores(seen: Evaluation) -> str:
     names = (*own, "MB", "parameters", "MACs", "p50 ms", "p95 ms", "texts/s", "peak RSS MB")
     head, rule = f"| | {' | '.join(names)} |", "|---|" + "---:|" * len(names)
     rows = [row("teacher", seen.teacher), row("student", seen.student), row("floor", seen.floor)]
-    floor = "a linear model" if seen.task == "classify" else "TF-IDF"
+    floor = "a linear model" if seen.task == "classify" else "TF-IDF, or static vectors where the recipe says so"
     note = f"MB is 10^6 bytes of all files needed to predict; latency at one thread; the floor is {floor}."
     if several:
         note += " Accuracy is the share of texts whose whole set of labels is right."

@@ -26,7 +26,11 @@ def caller(directory: Path, threads: int = 1) -> Call:
     """A function from texts to logits for an ONNX artifact or a floor; loading happens here, not in the call."""
     if not (directory / "model.onnx").is_file():
         from tasks import floor
+        from tasks.embed import static
 
+        if static.is_one(directory):
+            model = static.load(directory)
+            return lambda texts: static.vectors(model, [str(text) for text in texts])
         weights = floor.load(directory)
         one = floor.score if "coef" in weights[1] else floor.entries  # an embedding recipe's floor has vectors alone
         return lambda texts: [one(weights, text) for text in texts]
@@ -102,7 +106,8 @@ def parameters(directory: Path) -> int:
     if not (directory / "model.onnx").is_file():
         from safetensors.numpy import load_file
 
-        return sum(int(value.size) for value in load_file(directory / "weights.safetensors").values())
+        files = [directory / name for name in ("weights.safetensors", "model.safetensors")]
+        return sum(int(value.size) for file in files if file.is_file() for value in load_file(file).values())
     import onnx
 
     graph = onnx.load(directory / "model.onnx").graph

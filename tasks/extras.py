@@ -5,9 +5,11 @@ from importlib.util import find_spec
 from registry.records import ShrinkError
 
 
-def require(library: str, where: str = "") -> None:
-    """Raise ShrinkError when an extra is not installed; `where` names the stage that asks for it."""
+def require(library: str, where: str = "", extra: str | None = None, instead: str = "drop the stage") -> None:
+    """Raise ShrinkError when a library is not installed; `where` names the stage that asks for it.
+
+    `extra` is the name of ours that it comes with, where that is another one; `instead` what else helps.
+    """
     if find_spec(library) is None:
-        raise ShrinkError(
-            f"{where}{library} is not installed: `pip install 'shrinking-frontier[{library}]'`, or drop the stage."
-        )
+        named = f"shrinking-frontier[{extra or library}]"
+        raise ShrinkError(f"{where}{library} is not installed: `pip install '{named}'`, or {instead}.")

@@ -1,4 +1,4 @@
-"""Judge an embedding student beside its teacher and the TF-IDF floor on held-out texts, from exported files alone.
+"""Judge an embedding student beside its teacher and the floor on held-out texts, from exported files alone.
 
 How much of the teacher's similarities is kept (neighbours, ranks) needs no labels; where the data has some, a linear
 probe on the frozen vectors says what they are worth for a task that nobody trained them for.
@@ -68,8 +68,8 @@ def run(inputs: dict[str, Path], config: EmbedEvaluateConfig, out: Path, seed: i
 
 
 def vectors(inputs: dict[str, Path], texts: list[str], batch: int, what: str) -> dict[str, Any]:
-    """Each role's vectors of the texts: [texts, width], sparse those of the floor."""
-    found = {"floor": embed_floor.vectors(floor.load(inputs["floor"]), texts)}
+    """Each role's vectors of the texts: [texts, width], sparse those of TF-IDF."""
+    found = {"floor": embed_floor.caller(inputs["floor"])(texts)}
     for role in ("teacher", "student"):
         progress.report(len(found), 5, f"{what}: {role}")
         found[role] = runtime.predict(inputs[role], texts, batch)
@@ -80,8 +80,10 @@ def vectors(inputs: dict[str, Path], texts: list[str], batch: int, what: str) ->
 
 def alike(held: dict[str, Any]) -> "dict[MeasureName, dict[str, NDArray[np.float64]]]":
     """{measure: {role: a value for each text}} of every role's similarities beside the teacher's."""
+    from scipy.sparse import issparse
+
     seen = {role: one @ one.T for role, one in held.items()}
-    seen["floor"] = seen["floor"].toarray()
+    seen = {role: one.toarray() if issparse(one) else one for role, one in seen.items()}
     return {
         "overlap_at_10": {role: measures.overlap(seen["teacher"], seen[role], NEAREST) for role in ROLES},
         "spearman": {role: measures.rank_correlation(seen["teacher"], seen[role]) for role in ROLES},

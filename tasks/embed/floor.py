@@ -1,10 +1,11 @@
 """The honest floor of an embedding recipe: TF-IDF vectors, compared by their cosine; no network, no labels.
 
 Words are weighted by the training and transfer texts. Stored as JSON and safetensors, read back without scikit-learn.
+Or, as an extra, static vectors of the teacher's own word pieces (tasks/embed/static.py).
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -13,22 +14,37 @@ from pydantic import BaseModel, Field
 
 from registry.records import STRICT, ShrinkError
 from tasks import floor
+from tasks.embed import static
 
 
 class EmbedFloorConfig(BaseModel):
-    """Settings of the TF-IDF vectors."""
+    """Settings of the floor's vectors."""
 
     model_config = STRICT
-    reads: ClassVar[dict[str, str]] = {"data": "rows"}
     writes: ClassVar[tuple[str, str]] = ("floor", "floor")
     kind: Literal["floor"] = Field("floor", description="The stage's kind.")
     task: Literal["embed"] = Field("embed", description="What the recipe's models are for.")
     ngrams: int = Field(2, ge=1, le=3, description="Longest run of words that is one feature.")
     min_df: int = Field(2, ge=1, description="Texts a feature must occur in.")
+    vectors: Literal["tfidf", "model2vec"] = Field(
+        "tfidf", description="tfidf: weighted words; model2vec: static vectors of the teacher's word pieces, an extra."
+    )
+
+    @property
+    def reads(self) -> dict[str, str]:
+        """The data, or the teacher's source alone."""
+        return {"data": "rows"} if self.vectors == "tfidf" else {"teacher": "source"}
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Libraries of the extra."""
+        return () if self.vectors == "tfidf" else static.NEEDS
 
 
 def run(inputs: dict[str, Path], config: EmbedFloorConfig, out: Path, seed: int) -> dict[str, Any]:
-    """Weigh the words of the training and transfer texts; measured: features and texts."""
+    """Weigh the words of the training and transfer texts; measured: features and texts. Or as tasks/embed/static.py."""
+    if config.vectors == "model2vec":
+        return static.distil(inputs["teacher"], out)
     from safetensors.numpy import save_file
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -44,6 +60,15 @@ def run(inputs: dict[str, Path], config: EmbedFloorConfig, out: Path, seed: int)
     (out / "vocabulary.json").write_text(json.dumps(terms, ensure_ascii=False) + "\n", encoding="utf-8")
     save_file({"idf": np.ascontiguousarray(vectorizer.idf_, dtype=np.float32)}, out / "weights.safetensors")
     return {"features": len(terms), "texts": len(rows)}
+
+
+def caller(directory: Path) -> Callable[[Sequence[str]], Any]:
+    """A function from texts to a stored floor's vectors [texts, width]; loading happens here, not in the call."""
+    if static.is_one(directory):
+        model = static.load(directory)
+        return lambda texts: static.vectors(model, texts)
+    weights = floor.load(directory)
+    return lambda texts: vectors(weights, texts)
 
 
 def vectors(weights: floor.Weights, texts: Sequence[str]) -> Any:

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models
 
 from flows import init, order, sources
 from flows.preflight import check_texts, preflight
-from flows.recipe import Recipe, Source
+from flows.recipe import Recipe, Source, load
 from flows.smoke import smoke
 from registry.records import ShrinkError, has_text
 from tasks import data, extras, layout, pieces
@@ -321,3 +321,39 @@ def test_hidden_pieces_need_a_mask_piece(tmp_path: Path) -> None:
 
     other_pieces(model, with_one)
     preflight(asking, model, rows)
+
+
+def test_a_narrower_embedding_student_is_refused_before_training_unless_it_learns_relations(tmp_path: Path) -> None:
+    rows, model = make_csv(tmp_path / "rows.csv"), make_model(tmp_path / "bert")
+    written = init.write("mine", rows, model, ("text", None), folder=tmp_path, task="embed")
+    recipe = load(written["recipe"])
+    stages: list[Any] = list(recipe.stages)
+    number = next(place for place, stage in enumerate(stages) if stage.kind == "distill")
+    stages.insert(number, EveryStage.validate_python({"kind": "prune", "method": "structured", "hidden": 4}))
+
+    def check(**weights: float) -> None:
+        changed = stages[number + 1].model_copy(update=weights)
+        parts = (*stages[: number + 1], changed, *stages[number + 2 :])
+        preflight(recipe.model_copy(update={"stages": parts}), model, rows.parent)
+
+    zero = {"cosine_weight": 0.0, "tokens_weight": 0.0, "relations_weight": 0.0}
+    where = rf"stage {number + 2} \(distill\)"
+    for name in ("cosine_weight", "tokens_weight"):
+        with pytest.raises(ShrinkError, match=rf"{where}: {name} is 1.0 but the student is 4 wide and the teacher 8"):
+            check(**zero | {name: 1.0})
+    with pytest.raises(ShrinkError, match=rf"{where}: .* are all 0: set one of them above 0"):
+        check(**zero)
+    check(**zero | {"relations_weight": 1.0})
+
+
+def test_a_floor_of_model2vec_is_refused_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, model = make_csv(tmp_path / "rows.csv"), make_model(tmp_path / "bert")
+    recipe = load(init.write("mine", rows, model, ("text", None), folder=tmp_path, task="embed")["recipe"])
+    static = recipe.model_copy(update={"floor": recipe.floor.model_copy(update={"vectors": "model2vec"})})
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    preflight(recipe, model, rows.parent)
+    wanted = (
+        r"floor: model2vec is not installed: `pip install 'shrinking-frontier\[model2vec\]'`, or take vectors: tfidf"
+    )
+    with pytest.raises(ShrinkError, match=wanted):
+        preflight(static, model, rows.parent)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import torch
 from safetensors.torch import load_file
 from scipy.stats import spearmanr
 from sklearn.feature_extraction.text import TfidfVectorizer
+from tokenizers import Tokenizer
 
 from registry.records import Evaluation, ShrinkError, digest_directory
-from tasks import data, floor, label, losses, metrics, models, reload, runtime
-from tasks.distill import embeddings
-from tasks.embed import adopt, evaluate, measures
+from tasks import bench, checkpoint, data, extras, floor, label, losses, metrics, models, reload, runtime, train
+from tasks.distill import alongside, embeddings, states
+from tasks.embed import adopt, evaluate, measures, static
 from tasks.embed import floor as embed_floor
 from tasks.export import onnx
 from tasks.prune import importance, structured, vocabulary
@@ -260,10 +262,124 @@ def test_distillation_refuses_nothing_to_learn_and_other_widths(source: Path, ro
     label.run({"teacher": teacher, "data": rows}, label.LabelConfig(transfer=False), labels, 0)
     inputs = {"student": teacher, "labels": labels, "data": rows}
     nothing = embeddings.DistillEmbeddingsConfig(cosine_weight=0, relations_weight=0, transfer=False)
-    with pytest.raises(ShrinkError, match="both 0"):
+    with pytest.raises(ShrinkError, match="cosine_weight, tokens_weight and relations_weight are all 0"):
         embeddings.run(inputs, nothing, folder("a"), 0)
     with pytest.raises(ShrinkError, match="labels hold 0 transfer rows"):
         embeddings.run(inputs, embeddings.DistillEmbeddingsConfig(), folder("b"), 0)
-    with pytest.raises(ShrinkError, match="student's is 32 and the teacher's 7"):
-        model = models.load(teacher)[0]
-        embeddings.check(embeddings.DistillEmbeddingsConfig(), model, torch.zeros(3, 7))
+    narrow = folder("narrow")
+    structured.run({"student": teacher, "data": rows}, structured.PruneStructuredConfig(hidden=16), narrow, 0)
+    for weights, name in (({}, "cosine_weight"), ({"cosine_weight": 0, "tokens_weight": 0.5}, "tokens_weight")):
+        lesson = embeddings.DistillEmbeddingsConfig(transfer=False, **weights)
+        with pytest.raises(ShrinkError, match=rf"{name} is .* but the student is 16 wide and the teacher 32: set it"):
+            embeddings.run(inputs | {"student": narrow}, lesson, folder(f"wide {name}"), 0)
+    relations = embeddings.DistillEmbeddingsConfig(cosine_weight=0, relations_weight=1, transfer=False, epochs=1)
+    assert embeddings.run(inputs | {"student": narrow}, relations, folder("c"), 0)["loss"]
+
+
+def test_the_distance_of_tokens_equals_numpy_over_the_mapped_layers() -> None:
+    rng = np.random.default_rng(5)
+    lengths = [4, 2]
+    mask = torch.tensor([[1] * length + [0] * (4 - length) for length in lengths])
+    student, teacher = ([rng.normal(size=(2, 4, 6)) for _ in range(count)] for count in (3, 5))
+    wanted = []
+    for mine, theirs in ((1, 2), (2, 4)):  # two layers learn from the second and the fourth of four
+        for row, length in enumerate(lengths):
+            for place in range(length):
+                one, other = student[mine][row, place], teacher[theirs][row, place]
+                wanted.append(1 - one @ other / np.linalg.norm(one) / np.linalg.norm(other))
+    seen, taught = ([torch.tensor(one) for one in many] for many in (student, teacher))
+    found = embeddings.tokens_apart(seen, taught, mask)
+    assert float(found) == pytest.approx(np.mean(wanted), rel=1e-9)
+
+
+@pytest.fixture
+def pupil(source: Path, rows: Path, folder: Folder) -> dict[str, Path]:
+    """A teacher, its labels, a student with fewer layers and pieces, and the data."""
+    made = {"data": rows, **{name: folder(name) for name in ("teacher", "labels", "pruned", "student")}}
+    adopt.run({"teacher": source, "data": rows}, adopt.AdoptConfig(), made["teacher"], 0)
+    label.run({"teacher": made["teacher"], "data": rows}, label.LabelConfig(), made["labels"], 0)
+    rare = vocabulary.PruneVocabularyConfig(min_count=120, transfer=True)
+    vocabulary.run({"student": made["teacher"], "data": rows}, rare, made["pruned"], 0)
+    shape = structured.PruneStructuredConfig(layers=(0, 2), ffn=24)
+    structured.run({"student": made["pruned"], "data": rows}, shape, made["student"], 0)
+    return made
+
+
+METHODS: dict[str, dict[str, float]] = {
+    "vectors": {},
+    "tokens": {"tokens_weight": 2.0},
+    "all three": {"tokens_weight": 1.0, "relations_weight": 0.1},
+}
+
+
+@pytest.mark.parametrize("case", METHODS)
+def test_a_killed_distillation_goes_on_to_the_same_digest(
+    pupil: dict[str, Path], folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    config = embeddings.DistillEmbeddingsConfig(epochs=3, lr=4e-3, batch_size=16, **METHODS[case])
+    inputs = {role: pupil[role] for role in config.reads}
+    assert ("teacher" in inputs) == ("tokens_weight" in METHODS[case])
+    measured = embeddings.run(inputs, config, folder("one"), 0)
+    assert measured["loss"][-1] < 0.9 * measured["loss"][0]
+    assert measured.get("respelled_rows", 1) > 0  # the teacher reads the pieces that the student has left
+    steps, step_once = iter(range(1000)), train.step_once
+
+    def cut(*arguments: Any) -> float:
+        if next(steps) == 8:
+            raise KeyboardInterrupt
+        return step_once(*arguments)
+
+    monkeypatch.setattr(checkpoint, "place", (tmp_path, "key"))
+    monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
+    monkeypatch.setattr(train, "step_once", cut)
+    with pytest.raises(KeyboardInterrupt):
+        embeddings.run(inputs, config, folder("two"), 0)
+    assert (tmp_path / checkpoint.FILE).exists()
+    assert embeddings.run(inputs, config, folder("three"), 0) == measured
+    texts = sum(len(data.read_rows(pupil["data"], name)) for name in ("train", "transfer"))
+    assert next(steps) < 8 + 3 * -(-texts // 16)  # the first 8 steps were not made again
+    assert digest_directory(tmp_path / "three") == digest_directory(tmp_path / "one")
+
+
+def test_tokens_come_nearer_than_by_vectors_alone(pupil: dict[str, Path], folder: Folder) -> None:
+    texts = [row["text"] for row in data.read_rows(pupil["data"], "validation")]
+
+    def apart(student: Path) -> float:
+        model, tokenizer, _ = models.load(student)
+        guide, own, _ = models.load(pupil["teacher"])
+        numbers = alongside.teacher_numbers(tokenizer, own)
+        ids, mask = train.pad(train.tokenize(tokenizer, texts))
+        with torch.no_grad():
+            seen = states.states(model, ids, mask), states.states(guide, numbers[ids], mask)
+        return float(embeddings.tokens_apart(*seen, mask))
+
+    found = []
+    for weight in (0.0, 2.0):
+        config, out = embeddings.DistillEmbeddingsConfig(epochs=6, lr=4e-3, tokens_weight=weight), folder(f"{weight}")
+        embeddings.run({role: pupil[role] for role in config.reads}, config, out, 0)
+        found.append(apart(out))
+    assert found[1] < 0.7 * found[0], found
+
+
+@pytest.mark.skipif(find_spec("model2vec") is None, reason="the extra model2vec is not installed")
+def test_static_vectors_are_a_floor_that_is_the_same_each_time(source: Path, rows: Path, folder: Folder) -> None:
+    config, outs = embed_floor.EmbedFloorConfig(vectors="model2vec"), [folder("one"), folder("two")]
+    assert (config.reads, config.needs) == ({"teacher": "source"}, static.NEEDS)
+    measured = [embed_floor.run({"teacher": source}, config, out, 0) for out in outs]
+    assert digest_directory(outs[0]) == digest_directory(outs[1]) and measured[0]["width"] <= 32
+    assert str(source) not in (outs[0] / "config.json").read_text()
+    found = embed_floor.caller(outs[0])(["good film", "good good film", "film good", ""])
+    held = load_file(outs[0] / "model.safetensors")["embeddings"].double().numpy()
+    pieces = Tokenizer.from_file(str(outs[0] / "tokenizer.json"))
+    mean = held[pieces.encode("good good film", add_special_tokens=False).ids].mean(0)
+    assert np.allclose(found[1], mean / np.linalg.norm(mean), atol=1e-3)
+    assert np.allclose(found[0], found[2]) and (found[3] == 0).all()
+    assert bench.parameters(outs[0]) == held.size and len(bench.caller(outs[0])(["good film"])) == 1
+
+
+def test_static_vectors_ask_for_their_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    with pytest.raises(
+        ShrinkError, match=r"model2vec is not installed: `pip install 'shrinking-frontier\[model2vec\]'`"
+    ):
+        embed_floor.run({"teacher": tmp_path}, embed_floor.EmbedFloorConfig(vectors="model2vec"), tmp_path, 0)
