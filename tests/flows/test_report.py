@@ -243,13 +243,12 @@ def test_both_exports_have_names_of_their_own() -> None:
     assert [row["name"] for row in facts["stages"]] == [bar["name"] for bar in facts["bars"]] == names
 
 
-def test_zeros_are_said_to_make_nothing_faster() -> None:
-    zeros = stage("prune", 1.0) | {"method": "wanda", "measured": {"sparsity": 0.5}}
+@pytest.mark.parametrize("method", ["wanda", "gradual", "movement"])
+def test_zeros_are_said_to_make_nothing_faster(method: str) -> None:
+    zeros = stage("prune", 1.0) | {"method": method, "measured": {"sparsity": 0.5}}
     sizes = {"dense_bytes": 30_000_000, "packed_bytes": 24_100_000}
     packed = stage("export", 1.0) | {"method": "packed", "role": "packed", "measured": sizes}
-    line = (
-        "50.0 % of the weights of the encoder's linear layers are zero (prune/wanda). On a CPU that makes the student "
-    )
+    line = f"50.0 % of the weights of the encoder's linear layers are zero (prune/{method}). On a CPU that makes the"
     for stages, end in (
         ((zeros,), "(its recipe has none, so nothing is gained)."),
         ((packed, zeros), "(its recipe has none, so nothing is gained)."),  # that one was made of the dense student
