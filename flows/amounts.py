@@ -1,6 +1,8 @@
-"""Bytes of artifacts and megabytes of memory, from a model's shape: the arithmetic behind flows/rules.py.
+"""Bytes of artifacts, megabytes of memory and speed, from a model's shape: the arithmetic behind flows/rules.py.
 
-Constants were fitted to the stages of `sentiment` and of its smoke walk; benchmarks/README.md says how near they come.
+Seconds are those of the reference: one idle thread of the machine that benchmarks/README.md describes; flows/pace.py
+makes them this machine's. Constants were fitted to the stages of `sentiment` and of its smoke walk; that README says
+how near they come.
 """
 
 import math
@@ -22,6 +24,12 @@ ROW = 1e-3  # a row's text and its identifiers as Python objects
 ADAM = 12e-6  # gradient and both moments of a trained weight
 BATCH = 64  # texts that are predicted together
 
+# The reference's speed, multiply-adds a second of one thread, padding included
+FORWARD, TRAINING, GRAPH = 52e9, 45e9, 30e9
+BACKWARD = 2.0  # multiply-adds of the way back, in those of the way there
+OPTIMIZER = 4e-9  # seconds a trained weight and step: AdamW moves memory
+LOAD = 0.7  # seconds to fork, load and save
+
 # Bytes of what is not weights
 TENSOR, SIDECARS, GRAPH_LAYER, GRAPH_REST, QUANTISED = 110, 820, 5_800, 6_500, 600
 
@@ -38,6 +46,17 @@ class Made(BaseModel):
     tokenizer: int = 0  # bytes of its tokenizer.json
     products: Bits = "fp32"  # what an ONNX graph keeps the weights of its products in
     table: str = "none"  # and its word embedding
+
+
+class Forecast(BaseModel):
+    """What a step leaves and what it takes; `known` is false where there is no rule for its kind."""
+
+    model_config = STRICT
+    made: Made
+    work: float  # seconds of the reference, in one thread
+    ram_mb: float
+    parallel: bool = True  # whether more threads make it faster
+    known: bool = True
 
 
 def torch_made(shape: Shape, tokenizer: int) -> Made:
@@ -82,3 +101,14 @@ def activations(shape: Shape, batch: int, counted: Counted, trained: bool = Fals
     longest = max(max(part.lengths, default=1) for part in counted.splits.values() if part.rows)
     layer = 4e-6 * batch * longest * ((12 if trained else 6) * shape.width + 2 * shape.ffn)
     return layer * (max(1, shape.layers) if trained else 1)
+
+
+def calibrated(rows: int, student: Made, counted: Counted) -> Forecast:
+    """A pass of the model over so many training texts; the shape stays."""
+    assert student.shape is not None
+    have, tokens, squares = counted.of("train")
+    part = rows / max(1, have)
+    work = LOAD + part * student.shape.macs(tokens, squares) / FORWARD
+    held = 8e-6 * part * tokens * student.shape.width + activations(student.shape, BATCH, counted)
+    made = torch_made(student.shape, student.tokenizer)
+    return Forecast(made=made, work=work, ram_mb=loaded(student.shape, held + read(rows, part * tokens)))

@@ -12,12 +12,12 @@ from typing import Any
 import psutil
 
 from flows import cache, units
-from flows.amounts import Made
+from flows.amounts import Forecast, Made
 from flows.counted import Counted
 from flows.pace import Pace, pace
 from flows.planned import Plan, StagePlan
 from flows.recipe import Recipe, Source
-from flows.rules import Forecast, foretell
+from flows.rules import foretell
 from flows.settings import Settings
 from flows.steps import DATA, TEACHER, Step, name_of, source_of, steps_of
 from registry.records import Band, ShrinkError, StageRecord, digest_directory, sha256_file, sha256_json
