@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from flows.preflight import check_stages
 from flows.recipe import parse
+from flows.sizes import check_stages
 from registry.records import ShrinkError
 from tasks import architectures, data, layout, models, runtime, train
 from tasks.kinds import EveryStage, function_of

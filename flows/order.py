@@ -5,7 +5,7 @@
 
 from typing import TYPE_CHECKING, get_args
 
-from flows import roles
+from flows import roles, units
 from registry.records import MeasureName, ShrinkError, Task
 from tasks.distill.quantized import DistillQuantizedConfig
 from tasks.embed.adopt import AdoptConfig
@@ -31,12 +31,12 @@ def check_task(recipe: "Recipe") -> None:
     """Refuse stages, floor, evaluation, data and gate of another task than the recipe's."""
     said, task = f"recipe '{recipe.name}'", recipe.task
     for number, stage in enumerate(recipe.stages, start=1):
-        name = f"{stage.kind}/{getattr(stage, 'method', None) or '-'}".removesuffix("/-")
+        where = f"{said}: {units.numbered(number, stage)}"
         fitting: tuple[Task, ...] = getattr(stage, "tasks", get_args(Task))
         if task not in fitting:
-            raise ShrinkError(f"{said}: stage {number} ({name}) is for task {fitting[0]}, not {task}: {INSTEAD[task]}")
+            raise ShrinkError(f"{where} is for task {fitting[0]}, not {task}: {INSTEAD[task]}")
         if task == "embed" and isinstance(stage, LabelConfig) and stage.second_teacher:
-            raise ShrinkError(f"{said}: stage {number} (label) has a second_teacher, which needs labels: set it to 0.")
+            raise ShrinkError(f"{where} has a second_teacher, which needs labels: set it to 0.")
     for part in ("floor", "evaluate"):
         if (other := getattr(recipe, part).task) != task:
             raise ShrinkError(f"{said}: {part}.task is {other} but the recipe's is {task}: leave it out.")
@@ -61,49 +61,51 @@ def check(recipe: "Recipe") -> None:
     check_teachers(recipe)
     origins = dict.fromkeys((MAIN, *recipe.teachers), "source")
     held = roles.first({**origins, "data": "rows", "floor": "floor"}, recipe.stages)
-    zeros = shaped = pieces = None
     for number, stage in enumerate(recipe.stages, start=1):
-        name = f"{stage.kind}/{getattr(stage, 'method', None) or '-'}".removesuffix("/-")
         for role, wanted in stage.reads.items():
             role = "student" if role == "model" else role
             if held.get(role) not in wanted.split("|"):
                 raise ShrinkError(
-                    f"recipe '{recipe.name}': stage {number} ({name}) needs {role} as {wanted}, but it is "
+                    f"recipe '{recipe.name}': {units.numbered(number, stage)} needs {role} as {wanted}, but it is "
                     f"{held.get(role) or 'not made yet'} there; move the stage or add the one that makes it."
                 )
-        if shaped and isinstance(stage, FinetuneConfig | AdoptConfig) and roles.role_of(stage) == MAIN:
-            raise ShrinkError(
-                f"recipe '{recipe.name}': stage {number} ({name}) makes the teacher anew and would discard what "
-                f"{shaped} made; put it before that one."
-            )
-        if shaped and stage.kind == "student" and shaped != pieces:
-            raise ShrinkError(
-                f"recipe '{recipe.name}': stage {number} ({name}) makes the student anew and would discard what "
-                f"{shaped} made; put it before that one."
-            )
-        if isinstance(stage, PruneVocabularyConfig) and not shaped:
-            pieces = f"stage {number} ({name})"  # a student that is made anew has these pieces too
-        if stage.kind in {"prune", "distill", "student"}:
-            shaped = f"stage {number} ({name})"
-        if zeros and (stage.kind == "distill" or isinstance(stage, DynamicConfig | PruneStructuredConfig)):
-            raise ShrinkError(
-                f"recipe '{recipe.name}': stage {number} ({name}) changes the weights that {zeros} has set to zero; "
-                "put it before that one."
-            )
-        if isinstance(stage, PruneZeros):
-            zeros = f"stage {number} ({name})"
         roles.write(held, stage, stage.writes[1])
+    check_lost(recipe)
     if held["student"] != "onnx":
         raise ShrinkError(f"recipe '{recipe.name}': the stages end without a deployable; add kind: export.")
     check_grid(recipe)
     check_smooth(recipe)
 
 
+def check_lost(recipe: "Recipe") -> None:
+    """Refuse a stage that would discard what an earlier one made of the student, or undo it."""
+    zeros = shaped = pieces = None
+    for number, stage in enumerate(recipe.stages, start=1):
+        where = units.numbered(number, stage)
+        anew = "student" if stage.kind == "student" and shaped != pieces else None
+        if isinstance(stage, FinetuneConfig | AdoptConfig) and roles.role_of(stage) == MAIN:
+            anew = "teacher"
+        if shaped and anew:
+            raise ShrinkError(
+                f"recipe '{recipe.name}': {where} makes the {anew} anew and would discard what {shaped} made; put it "
+                "before that one."
+            )
+        if zeros and (stage.kind == "distill" or isinstance(stage, DynamicConfig | PruneStructuredConfig)):
+            raise ShrinkError(
+                f"recipe '{recipe.name}': {where} changes the weights that {zeros} has set to zero; put it before that "
+                "one."
+            )
+        if isinstance(stage, PruneVocabularyConfig) and not shaped:
+            pieces = where  # a student that is made anew has these pieces too
+        shaped = where if stage.kind in {"prune", "distill", "student"} else shaped
+        zeros = where if isinstance(stage, PruneZeros) else zeros
+
+
 def check_smooth(recipe: "Recipe") -> None:
     """Refuse a smoothing behind the quantisation that it is there for, or without one."""
     rounded = waiting = None  # the stage that quantized last, and the smoothing that none has followed yet
     for number, stage in enumerate(recipe.stages, start=1):
-        name = f"stage {number} ({stage.kind}/{getattr(stage, 'method', '')})"
+        name = units.numbered(number, stage)
         if isinstance(stage, SmoothConfig) and rounded:
             raise ShrinkError(f"recipe '{recipe.name}': {name} smooths what {rounded} has quantized; put it before.")
         if isinstance(stage, SmoothConfig):
@@ -121,7 +123,7 @@ def check_grid(recipe: "Recipe") -> None:
     trained: DistillQuantizedConfig | None = None
     at = 0
     for number, stage in enumerate(recipe.stages, start=1):
-        said = f"recipe '{recipe.name}': stage {number} ({stage.kind}/{getattr(stage, 'method', '')})"
+        said = f"recipe '{recipe.name}': {units.numbered(number, stage)}"
         if isinstance(stage, DistillQuantizedConfig):
             trained, at = stage, number
         elif trained is not None and stage.kind in {"prune", "distill"}:
@@ -158,6 +160,6 @@ def check_teachers(recipe: "Recipe") -> None:
     for number, stage in enumerate(recipe.stages, start=1):
         if recipe.task == "embed" and isinstance(stage, LabelConfig) and len(stage.teachers) > 1:
             raise ShrinkError(
-                f"recipe '{recipe.name}': stage {number} (label) names {len(stage.teachers)} teachers, but vectors of "
-                "several cannot be mixed: name one."
+                f"recipe '{recipe.name}': {units.numbered(number, stage)} names {len(stage.teachers)} teachers, but "
+                "vectors of several cannot be mixed: name one."
             )

@@ -10,6 +10,11 @@ def stage_name(kind: str, method: str | None, role: str) -> str:
     return f"{name} (teacher)" if kind in {"export", "compare"} and role == "teacher" else name
 
 
+def numbered(number: int, stage: Any) -> str:
+    """A recipe's stage in a sentence, counted from 1: stage 3 (prune/structured)."""
+    return f"stage {number} ({stage_name(stage.kind, getattr(stage, 'method', None), '')})"
+
+
 def ratio(above: float | None, below: float | None) -> float | None:
     """above / below, or None where that has no meaning."""
     return above / below if above is not None and below else None

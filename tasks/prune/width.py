@@ -22,7 +22,8 @@ def check(where: str, architecture: str, wanted: int, present: int, head_size: i
     """ShrinkError when an encoder of this width cannot be cut to the wanted one."""
     if architecture not in ARCHITECTURES:
         raise ShrinkError(
-            f"{where}: hidden is {wanted} but a {architecture!r} encoder cannot be cut in width: cut layers or ffn."
+            f"{where}: hidden is {wanted} but the width of {architecture!r} encoders cannot be cut, of "
+            f"{', '.join(ARCHITECTURES[:-1])} and {ARCHITECTURES[-1]} alone: leave hidden out."
         )
     if factorised:
         raise ShrinkError(f"{where}: hidden is {wanted} but the embedding is factorised: put prune/low_rank behind.")

@@ -202,9 +202,12 @@ def test_bad_names_and_files(tmp_path: Path, name: str, file: str, message: str)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"layers": (0, 6)}, r"stage 4 \(prune\): layers is \[0, 6\] but must be rising indices from 0 to 5"),
-        ({"ffn": 33}, r"stage 4 \(prune\): ffn is 33 but the model has only 32"),
-        ({"heads": 3}, r"stage 4 \(prune\): heads is 3 but the model has only 2"),
+        (
+            {"layers": (0, 6)},
+            r"stage 4 \(prune/structured\): layers is \[0, 6\] but must be rising indices from 0",
+        ),
+        ({"ffn": 33}, r"stage 4 \(prune/structured\): ffn is 33 but the model has only 32"),
+        ({"heads": 3}, r"stage 4 \(prune/structured\): heads is 3 but the model has only 2"),
     ],
 )
 def test_stages_that_ask_for_more_than_the_model_has(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -202,12 +202,16 @@ def test_a_width_that_cannot_be_cut_or_compared_is_refused_before_it_starts(tmp_
     run(4, 0.0)
     at = cut + 3
     with pytest.raises(
-        ShrinkError, match=rf"stage {at} \({kind}\): hidden_weight is 1.0 but the student is 4 wide and the"
+        ShrinkError, match=rf"stage {at} \({method}\): hidden_weight is 1.0 but the student is 4 wide and the"
     ):
         run(4, 1.0)
-    with pytest.raises(ShrinkError, match=rf"stage {at - 1} \(prune\): hidden is 5 but an attention head has 4 feat"):
+    with pytest.raises(
+        ShrinkError, match=rf"stage {at - 1} \(prune/structured\): hidden is 5 but an attention head has"
+    ):
         run(5, 0.0)
-    with pytest.raises(ShrinkError, match=rf"stage {at - 1} \(prune\): hidden is 12 but the model has only 8 there"):
+    with pytest.raises(
+        ShrinkError, match=rf"stage {at - 1} \(prune/structured\): hidden is 12 but the model has only 8"
+    ):
         run(12, 0.0)
 
 
@@ -278,7 +282,7 @@ def test_layers_that_are_not_there_are_refused_before_training(
     recipe, model, rows = make_recipe(tmp_path)
     asking = teaching(recipe, {"kind": "distill", **stage})
     number = next(place for place, one in enumerate(asking.stages, start=1) if one.kind == "distill")
-    with pytest.raises(ShrinkError, match=rf"stage {number} \(distill\): {message}"):
+    with pytest.raises(ShrinkError, match=rf"stage {number} \(distill/{stage['method']}\): {message}"):
         preflight(asking, model, rows)
     preflight(smoke(asking), model, rows)
 
@@ -311,7 +315,7 @@ def test_hidden_pieces_need_a_mask_piece(tmp_path: Path) -> None:
     recipe, model, rows = make_recipe(tmp_path)
     asking = teaching(recipe, {"kind": "distill", "method": "triple", "masked_weight": 1})
     with pytest.raises(
-        ShrinkError, match=r"\(distill\): masked_weight needs a tokenizer with a piece \[MASK\] or <mask>"
+        ShrinkError, match=r"\(distill/triple\): masked_weight needs a tokenizer with a piece \[MASK\] or <mask>"
     ):
         preflight(asking, model, rows)
 
@@ -337,7 +341,7 @@ def test_a_narrower_embedding_student_is_refused_before_training_unless_it_learn
         preflight(recipe.model_copy(update={"stages": parts}), model, rows.parent)
 
     zero = {"cosine_weight": 0.0, "tokens_weight": 0.0, "relations_weight": 0.0}
-    where = rf"stage {number + 2} \(distill\)"
+    where = rf"stage {number + 2} \(distill/embeddings\)"
     for name in ("cosine_weight", "tokens_weight"):
         with pytest.raises(ShrinkError, match=rf"{where}: {name} is 1.0 but the student is 4 wide and the teacher 8"):
             check(**zero | {name: 1.0})
