@@ -165,7 +165,7 @@ def test_a_port_that_is_taken_is_one_sentence() -> None:
 
 
 def test_the_code_on_the_card_runs_and_agrees_with_ours(client: Any, tmp_path: Path) -> None:
-    from registry.card import code
+    from registry.card_code import code
 
     client.set_registered_model_alias("documented", "champion", put(client, "documented", tmp_path, 1.0))
     for text, label in (("good film", "positive"), ("bad film", "negative")):

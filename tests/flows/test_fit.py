@@ -13,7 +13,7 @@ from flows.preflight import preflight
 from flows.recipe import load
 from flows.recipe_file import SHIPPED
 from infra.addresses import Services
-from registry.card import code
+from registry.card_code import code
 from registry.records import ShrinkError
 from tasks import runtime
 from tests.flows.test_compress import shrink

@@ -1,0 +1,62 @@
+"""How a registered model is asked: by this project's commands, and in Python with MLflow and ONNX Runtime alone."""
+
+from registry.records import Task
+
+SNIPPET = """
+import json
+
+import mlflow
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+folder = mlflow.artifacts.download_artifacts("models:/%s@champion") + "/model"
+with open(folder + "/config.json") as stream:
+    config = json.load(stream)
+tokenizer = Tokenizer.from_file(folder + "/tokenizer.json")
+tokenizer.no_padding()
+tokenizer.enable_truncation(config["max_length"])
+session = onnxruntime.InferenceSession(folder + "/model.onnx", providers=["CPUExecutionProvider"])
+"""
+ASK: dict[Task, str] = {
+    "classify": """ids = np.array([tokenizer.encode("a text"%(pair)s).ids])
+logits = session.run(["logits"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0][0]
+%(choose)s
+""",
+    "embed": """def embed(text):
+    ids = np.array([tokenizer.encode(text).ids])
+    return session.run(["sentence_embedding"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0][0]
+similarity = float(embed("a text") @ embed("another text"))
+""",
+}
+ONE_LABEL = 'label = config["labels"][int(logits.argmax())]'
+SEVERAL_LABELS = 'labels = [name for name, logit in zip(config["labels"], logits) if logit > 0]'
+
+
+def use(name: str, task: Task, pairs: bool, multi_label: bool) -> str:
+    """The section of a card that says how the model is used."""
+    path = {"classify": "predict", "embed": "embed"}[task]
+    words = '"a text" --pair "another text"' if pairs else '"a text"'
+    return "\n".join(
+        [
+            "## Use it",
+            "",
+            "```",
+            f"shrink predict {name}@champion {words}     # fetched from the registry, verified against its digest",
+            f"shrink deploy {name}                        # /{path} and /healthz on loopback, follows the alias",
+            "```",
+            "",
+            "Without this project, with MLFLOW_TRACKING_URI set (no torch needed, nothing is unpickled):",
+            "",
+            "```python",
+            *code(name, task, pairs, multi_label).splitlines(),
+            "```",
+        ]
+    )
+
+
+def code(name: str, task: Task, pairs: bool = False, multi_label: bool = False) -> str:
+    """Python lines that ask a registered model with MLflow and ONNX Runtime alone."""
+    choose, pair = SEVERAL_LABELS if multi_label else ONE_LABEL, ', "another text"' if pairs else ""
+    ask = ASK[task] % {"pair": pair, "choose": choose} if task == "classify" else ASK[task]
+    return (SNIPPET % name + ask).strip()
