@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from flows import deploy, outcome
+from flows import api, deploy, outcome, serving
 from flows.servers import s3_config
 from infra import addresses, services
 from registry import promotion, runs, store, versions
@@ -88,21 +88,21 @@ def client(servers: services.Services, servers_home: Path, monkeypatch: pytest.M
 def ready(tmp_path: Path) -> TestClient:
     model = make_model(tmp_path / "model", 1.0)
     golden = make_golden(tmp_path / "evidence", model) / "golden.json"
-    slot = deploy.Slot(name="tiny", alias="champion", serving=deploy.opened(model, golden, "1"))
-    return TestClient(deploy.application(slot))
+    slot = serving.Slot(name="tiny", alias="champion", serving=serving.opened(model, golden, "1"))
+    return TestClient(api.application(slot))
 
 
 def test_the_alias_is_followed_and_a_rollback_is_too(client: Any, tmp_path: Path) -> None:
-    slot = deploy.Slot(name="followed", alias="champion")
-    http = TestClient(deploy.application(slot))
-    deploy.reconcile(client, slot, tmp_path / "cache")
+    slot = serving.Slot(name="followed", alias="champion")
+    http = TestClient(api.application(slot))
+    serving.reconcile(client, slot, tmp_path / "cache")
     assert http.get("/healthz").status_code == 503
     assert http.post("/predict", json={"texts": ["good"]}).status_code == 503
     first, second = put(client, "followed", tmp_path / "1", 1.0), put(client, "followed", tmp_path / "2", 3.0)
     scores = []
     for version in (first, second, first):
         client.set_registered_model_alias("followed", "champion", version)
-        deploy.reconcile(client, slot, tmp_path / "cache")
+        serving.reconcile(client, slot, tmp_path / "cache")
         health = http.get("/healthz").json()
         assert (health["status"], health["version"], health["trouble"]) == ("serving", version, None)
         scores.append(http.post("/predict", json={"texts": ["good"]}).json()["predictions"][0]["score"])
@@ -114,19 +114,19 @@ def test_a_version_that_fails_its_golden_check_is_refused_and_the_old_one_stays(
     good = put(client, name, tmp_path / "1", 1.0)
     wrong = put(client, name, tmp_path / "2", 2.0, shift=0.5)
     bare = put(client, name, tmp_path / "3", 3.0, evidence=False)
-    slot = deploy.Slot(name=name, alias="champion")
+    slot = serving.Slot(name=name, alias="champion")
     client.set_registered_model_alias(name, "champion", good)
-    deploy.reconcile(client, slot, cache)
+    serving.reconcile(client, slot, cache)
     for version, why in ((wrong, "golden logits by 0.5"), (bare, "golden.json")):
         client.set_registered_model_alias(name, "champion", version)
-        deploy.reconcile(client, slot, cache)
+        serving.reconcile(client, slot, cache)
         assert slot.serving is not None and slot.serving.version == good
         assert slot.refused is not None and slot.refused.version == version and why in slot.refused.why
         refusal = slot.refused
-        deploy.reconcile(client, slot, cache)
+        serving.reconcile(client, slot, cache)
         assert slot.refused is refusal, "a refused version is not fetched and tried at every poll"
     client.set_registered_model_alias(name, "champion", good)
-    deploy.reconcile(client, slot, cache)
+    serving.reconcile(client, slot, cache)
     assert slot.refused is None
 
 
@@ -134,22 +134,22 @@ def test_after_a_start_with_a_bad_champion_the_previous_one_is_served(client: An
     name, cache = "restarted", tmp_path / "cache"
     good, wrong = put(client, name, tmp_path / "1", 1.0), put(client, name, tmp_path / "2", 2.0, shift=0.5)
     client.set_registered_model_alias(name, "champion", wrong)
-    slot = deploy.Slot(name=name, alias="champion")
-    deploy.reconcile(client, slot, cache)
+    slot = serving.Slot(name=name, alias="champion")
+    serving.reconcile(client, slot, cache)
     assert slot.serving is None and slot.refused is not None, "there is nothing to go back to yet"
     client.set_registered_model_alias(name, "previous", good)
-    slot = deploy.Slot(name=name, alias="champion")
-    deploy.reconcile(client, slot, cache)
-    health = TestClient(deploy.application(slot)).get("/healthz").json()
+    slot = serving.Slot(name=name, alias="champion")
+    serving.reconcile(client, slot, cache)
+    health = TestClient(api.application(slot)).get("/healthz").json()
     assert (health["status"], health["version"], health["refused"]["version"]) == ("serving", good, wrong)
     assert slot.refused is not None
     slot.refused = slot.refused.model_copy(update={"until": 0.0})
-    deploy.reconcile(client, slot, cache)
+    serving.reconcile(client, slot, cache)
     assert slot.serving is not None and slot.serving.version == good
     assert slot.refused.until > 0.0, "once its time is over the refused version was tried again"
     third = put(client, name, tmp_path / "3", 3.0)
     client.set_registered_model_alias(name, "champion", third)
-    deploy.reconcile(client, slot, cache)
+    serving.reconcile(client, slot, cache)
     assert slot.serving.version == third and slot.refused is None
 
 
@@ -184,18 +184,18 @@ def test_changed_bytes_are_never_loaded(client: Any, servers_home: Path, tmp_pat
     original = stored.read_bytes()
     changed = make_model(tmp_path / "other", 9.0) / "model.onnx"
     stored.write_bytes(changed.read_bytes())
-    slot = deploy.Slot(name=name, alias="champion")
-    deploy.reconcile(client, slot, cache)
+    slot = serving.Slot(name=name, alias="champion")
+    serving.reconcile(client, slot, cache)
     assert slot.serving is None
     assert slot.refused is not None and "digest" in slot.refused.why
     stored.write_bytes(original)
-    slot = deploy.Slot(name=name, alias="champion")
-    deploy.reconcile(client, slot, cache)
+    slot = serving.Slot(name=name, alias="champion")
+    serving.reconcile(client, slot, cache)
     assert slot.serving is not None
     kept = cache / f"{name}-{version}" / "model" / "model.onnx"
     kept.write_bytes(changed.read_bytes())
-    slot = deploy.Slot(name=name, alias="champion")
-    deploy.reconcile(client, slot, cache)
+    slot = serving.Slot(name=name, alias="champion")
+    serving.reconcile(client, slot, cache)
     assert slot.serving is not None, "a damaged copy of ours is fetched again"
     assert kept.read_bytes() == original
 
@@ -223,8 +223,8 @@ def test_artifacts_and_tag_that_were_changed_together_do_not_outvote_the_ledger(
         promotion.promote(*where, first, "me", "again")
     promotion.rollback(*where, "me", "back")
     assert promotion.digest_of(s3, servers.bucket, name, first) == judged, "the rollback did not note the forged tag"
-    slot = deploy.Slot(name=name, alias="champion")
-    deploy.reconcile(client, slot, tmp_path / "cache")
+    slot = serving.Slot(name=name, alias="champion")
+    serving.reconcile(client, slot, tmp_path / "cache")
     assert slot.serving is None and slot.refused is not None and "another digest" in slot.refused.why
     with pytest.raises(versions.CorruptVersion, match="another digest"):
         outcome.predictions(name, ["good film"], tmp_path)
@@ -236,11 +236,11 @@ def test_a_registry_that_is_away_does_not_stop_serving(ready: TestClient, tmp_pa
         away = runs.connect("http://127.0.0.1:9")  # both addresses, whatever the environment says
         model = make_model(tmp_path / "served", 1.0)
         golden = make_golden(tmp_path / "known", model) / "golden.json"
-        slot = deploy.Slot(name="tiny", alias="champion", serving=deploy.opened(model, golden, "1"))
-        deploy.reconcile(away, slot, tmp_path / "cache")
+        slot = serving.Slot(name="tiny", alias="champion", serving=serving.opened(model, golden, "1"))
+        serving.reconcile(away, slot, tmp_path / "cache")
     assert slot.serving is not None and slot.serving.version == "1"
     assert slot.trouble is not None
-    health = TestClient(deploy.application(slot)).get("/healthz")
+    health = TestClient(api.application(slot)).get("/healthz")
     assert (health.status_code, health.json()["status"]) == (200, "serving")
 
 
@@ -268,9 +268,9 @@ def test_predictions_have_labels_and_scores_in_the_order_asked(ready: TestClient
         (b'{"texts": ["good"], "alias": "x"}', 422, "alias"),
         (b'{"texts": ["\\ud800"]}', 422, "body"),
         (b'{"texts": ["\xff"]}', 422, "body"),
-        (json.dumps({"texts": ["a" * (deploy.MAX_CHARACTERS + 1)]}).encode(), 422, "texts.0"),
-        (json.dumps({"texts": ["a"] * (deploy.MAX_TEXTS + 1)}).encode(), 422, "texts"),
-        (b" " * (deploy.MAX_BYTES + 1), 413, "body"),
+        (json.dumps({"texts": ["a" * (api.MAX_CHARACTERS + 1)]}).encode(), 422, "texts.0"),
+        (json.dumps({"texts": ["a"] * (api.MAX_TEXTS + 1)}).encode(), 422, "texts"),
+        (b" " * (api.MAX_BYTES + 1), 413, "body"),
     ],
 )
 def test_a_bad_body_is_refused_by_field(ready: TestClient, body: bytes, code: int, field: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from fastapi.testclient import TestClient
 
-from flows import deploy, init, recipe, smoke
+from flows import api, init, recipe, serving, smoke
 from flows.preflight import preflight
 from flows.recipe import load
 from flows.recipe_file import SHIPPED
@@ -146,9 +146,9 @@ def write_recipe(folder: Path, name: str, lines: list[dict[str, Any]], data: dic
 def served(home: Path, name: str) -> tuple[TestClient, Path]:
     """The first version of a model behind HTTP, and its folder as `shrink predict` has fetched it."""
     version = home / "models" / name / "1"
-    loaded = deploy.opened(version / "model", version / "evidence" / "golden.json", "1")
-    slot = deploy.Slot(name=name, alias="champion", serving=loaded)
-    return TestClient(deploy.application(slot)), version
+    loaded = serving.opened(version / "model", version / "evidence" / "golden.json", "1")
+    slot = serving.Slot(name=name, alias="champion", serving=loaded)
+    return TestClient(api.application(slot)), version
 
 
 def test_the_whole_loop_of_pairs(servers: Services, servers_home: Path, tmp_path: Path) -> None:
