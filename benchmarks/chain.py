@@ -11,9 +11,10 @@ from flows import roles, sources
 from flows.recipe import Recipe
 from flows.settings import worker_environment
 from registry.records import digest_directory, sha256_json
-from tasks.data import DataConfig, labelled_rows, normalise, transfer_rows, write_facts, write_rows
+from tasks.data import DataConfig, labelled_rows, transfer_rows, write_facts, write_rows
 from tasks.export.onnx import OnnxConfig
 from tasks.kinds import AnyStageConfig, code_digest
+from tasks.splits import normalise
 from tasks.stage import StageCall, run_stage
 
 

@@ -19,7 +19,8 @@ from benchmarks.ablations import VARIANTS, changed
 from flows import sources
 from flows.recipe import Recipe, load
 from tasks import metrics
-from tasks.data import labelled_rows, normalise
+from tasks.data import labelled_rows
+from tasks.splits import normalise
 
 RESAMPLES = 10_000
 VALIDATION = 12  # percent of the rows outside the fold: only looked at, as in the recipe's own split

@@ -18,7 +18,7 @@ import numpy as np
 
 from flows import sources
 from flows.recipe import load
-from tasks.data import normalise
+from tasks.splits import normalise
 
 CORPORA = {
     "movieReviewSnippets": "film",

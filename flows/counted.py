@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.recipe import Recipe
-from tasks import data, floor, overlap, pieces
+from tasks import data, floor, overlap, pieces, splits
 from tasks.pairs import Text
 
 MOST = 30_000  # texts of which every piece is counted: a second
@@ -55,8 +55,8 @@ class Counted:
 
     def __init__(self, recipe: Recipe, model: Path, source: Path) -> None:
         rows, self.labels = data.labelled_rows(source, recipe.data)
-        parts: dict[str, list[data.Row]] = dict(data.split_rows(rows, recipe.data.split))
-        parts["transfer"] = data.transfer_rows(source, recipe.data, {data.normalise(row["text"]) for row in rows})
+        parts: dict[str, list[data.Row]] = dict(splits.split_rows(rows, recipe.data.split))
+        parts["transfer"] = data.transfer_rows(source, recipe.data, {splits.normalise(row["text"]) for row in rows})
         self.tokenizer, self.max_length = pieces.opened(model / "tokenizer.json"), recipe.data.max_length
         self.tokenizer.enable_truncation(self.max_length)
         self.splits = {name: Texts([row["text"] for row in part], self.tokenizer) for name, part in parts.items()}

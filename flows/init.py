@@ -16,7 +16,7 @@ from flows.preflight import preflight
 from flows.recipe import anchored, parse
 from flows.recipe_file import shipped
 from registry.records import ShrinkError, Task
-from tasks import architectures, data, layout
+from tasks import architectures, data, layout, splits
 from tasks.data import DataConfig
 from tasks.pairs import Text
 
@@ -83,8 +83,8 @@ def write(
     if task == "embed":
         fit.check_embed(config)
     rows, labels = data.labelled_rows(data_file.parent, config)
-    splits = data.split_rows(rows, config.split)
-    data.check_splits(splits, labels)
+    parts = splits.split_rows(rows, config.split)
+    splits.check_splits(parts, labels)
     length = max_length([row["text"] for row in rows], found)
     text = (init_embed.TEMPLATE if task == "embed" else TEMPLATE).format(
         file=target.name,
@@ -94,7 +94,7 @@ def write(
         data_licence=quoted(licences[1]),
         **{key: quoted(value) for key, value in facts_of(config).items()},
         **kinds_of(config),
-        **shape(found, len(splits["train"]), len(labels) if not config.multi_label else 0),
+        **shape(found, len(parts["train"]), len(labels) if not config.multi_label else 0),
         **balance([row["label"] for row in rows]),
         name=name,
         max_length=length,
@@ -103,7 +103,7 @@ def write(
     preflight(recipe, model, data_file.parent)
     with target.open("x", encoding="utf-8") as stream:
         stream.write(text)
-    counts = {split: len(part) for split, part in splits.items()}
+    counts = {split: len(part) for split, part in parts.items()}
     return {"recipe": str(target), "name": name, "labels": labels, "rows": counts, "max_length": length} | {
         "layers": found.layers,
         "head_replaced": task == "classify" and replaces_head(found),

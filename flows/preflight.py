@@ -12,7 +12,7 @@ from flows import units
 from flows.recipe import Recipe
 from flows.sizes import check_stages
 from registry.records import ShrinkError
-from tasks import data, extras, layout, pairs, pieces
+from tasks import data, extras, layout, pairs, pieces, splits, tables
 from tasks.embed import static
 from tasks.floor import FloorConfig
 from tasks.teachers import MAIN
@@ -27,14 +27,14 @@ def preflight(
     model = layout.read(teacher_directory)
     more = {name: layout.read(directory) for name, directory in (others or {}).items()}
     rows, labels = data.labelled_rows(data_directory, recipe.data)
-    splits = data.split_rows(rows, recipe.data.split)
-    data.check_splits(splits, labels)
+    parts = splits.split_rows(rows, recipe.data.split)
+    splits.check_splits(parts, labels)
     check_extras(recipe)
     if not recipe.data.multi_label:  # several labels a row have no folds
-        check_folds(recipe, splits["train"], labels)
-    check_calibration(recipe, len(splits["train"]))
+        check_folds(recipe, parts["train"], labels)
+    check_calibration(recipe, len(parts["train"]))
     for file in recipe.data.transfer:
-        data.require_file(data_directory, file, "transfer")
+        tables.require_file(data_directory, file, "transfer")
     for name, one in {MAIN: model, **more}.items():
         check_lengths(recipe, one, name)
         check_texts(recipe, one, rows, name)

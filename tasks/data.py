@@ -1,34 +1,16 @@
-"""Labelled rows from a folder of files: validated, split without leaks between near-duplicates, written as JSON lines.
+"""Labelled rows from a folder of files: validated (tasks/tables.py), split (tasks/splits.py), written as JSON lines."""
 
-Texts that are equal after lowercasing and dropping everything but letters and digits form a cluster; a cluster goes
-to one split by the MD5 of its smallest id, so that the split depends neither on the order of rows nor on a seed. Pairs
-that share a text form one as far as tasks/pairs.py says.
-"""
-
-import csv
-import difflib
-import hashlib
-import io
 import json
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, field_validator
 
-from registry.records import STRICT, ShrinkError, has_text, is_unicode
-from tasks import multilabel, pairs
+from registry.records import STRICT, ShrinkError
+from tasks import multilabel, pairs, tables
 from tasks.pairs import Row as Row
-from tasks.pairs import Text
-
-SPLITS = ("train", "validation", "test")
-ONE_VALUE = {  # by field: the remedy where a list stands in the place of a text
-    "text_column": "give one text, and a second one, if there is one, under a key of its own (pair_column)",
-    "pair_column": "give one text",
-    "label_column": "give one label, or set multi_label where rows have several",
-}
-RARE = 10  # rows of each label that a limit leaves, so that every label still reaches the train split
+from tasks.splits import check_splits, id_order, normalise, shared_texts, split_rows, thin
 
 
 class DataConfig(BaseModel):
@@ -116,13 +98,6 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
     path.write_text("".join(lines), encoding="utf-8")
 
 
-def normalise(text: Text) -> str:
-    """Lowercased words of letters and digits; the stripped text itself when it has none. Of a pair both, sorted."""
-    if not isinstance(text, str):
-        return "\t".join(sorted(map(normalise, text)))
-    return re.sub(r"[\W_]+", " ", text.lower()).strip() or text.strip()
-
-
 def labelled_rows(source: Path, config: DataConfig) -> tuple[list[Row], list[str]]:
     """All rows {id, text, label} and the label names in the order of their numbers; -1 and none without labels.
 
@@ -130,77 +105,20 @@ def labelled_rows(source: Path, config: DataConfig) -> tuple[list[Row], list[str
     """
     check_config(config)
     if config.format == "rated":
-        rated = [row for row in _rated(source, config.file) if row["label"] != 0]
+        rated = [row for row in tables.rated(source, config.file) if row["label"] != 0]
         rows, names = [{**row, "label": int(row["label"] > 0)} for row in rated], ["negative", "positive"]
     elif config.label_column is None:
-        rows, names = [{**row, "label": -1} for row in _table(source, config.file, config, labelled=False)], []
+        rows, names = [{**row, "label": -1} for row in tables.table(source, config.file, config, labelled=False)], []
     else:
-        raw = list(_table(source, config.file, config, labelled=True))
+        raw = list(tables.table(source, config.file, config, labelled=True))
         if config.multi_label:
             multilabel.check_cells(raw, config.file, config.label_separator)
-            rows, names = multilabel.numbered(raw, _label_order)
+            rows, names = multilabel.numbered(raw, id_order)
             return (rows if config.limit is None else thin(rows, config.limit)), names
-        names = sorted({row["label"] for row in raw}, key=_label_order)
+        names = sorted({row["label"] for row in raw}, key=id_order)
         numbers = {name: number for number, name in enumerate(names)}
         rows = [{**row, "label": numbers[row["label"]]} for row in raw]
     return (rows if config.limit is None else thin(rows, config.limit)), names
-
-
-def thin(rows: list[Row], limit: int) -> list[Row]:
-    """About `limit` rows spread over the file (which may be sorted), at least RARE of every label where it has them."""
-    places: dict[int, list[int]] = {}
-    for place, row in enumerate(rows):
-        for label in multilabel.held(row["label"]):
-            places.setdefault(label, []).append(place)
-    step = max(1, len(rows) // limit)
-    kept = {place for found in places.values() for place in found[:: max(1, min(step, len(found) // RARE))]}
-    return [row for place, row in enumerate(rows) if place in kept]
-
-
-def split_rows(rows: list[Row], bounds: tuple[int, int]) -> dict[str, list[Row]]:
-    """Rows by split; all rows of one cluster of near-duplicates, or of pairs that share a text, stand in one split."""
-    names = clusters_of(rows)
-    clusters: dict[str, list[str]] = {}
-    for row, cluster in zip(rows, names, strict=True):
-        clusters.setdefault(cluster, []).append(row["id"])
-    smallest = {cluster: min(ids, key=_id_order) for cluster, ids in clusters.items()}
-    parts: dict[str, list[Row]] = {name: [] for name in SPLITS}
-    for row, cluster in zip(rows, names, strict=True):
-        bucket = int(hashlib.md5(smallest[cluster].encode(), usedforsecurity=False).hexdigest(), 16) % 100
-        parts[SPLITS[sum(bucket >= bound for bound in bounds)]].append(row)
-    return parts
-
-
-def clusters_of(rows: list[Row]) -> list[str]:
-    """For each row the name of the cluster that a split must not tear apart."""
-    if rows and not isinstance(rows[0]["text"], str):
-        return pairs.linked([(normalise(row["text"][0]), normalise(row["text"][1])) for row in rows])
-    return [normalise(row["text"]) for row in rows]
-
-
-def shared_texts(splits: dict[str, list[Row]]) -> int:
-    """How many validation and test pairs have a text that a train pair has too."""
-    seen = {normalise(text) for row in splits["train"] for text in row["text"]}
-    held = (*splits["validation"], *splits["test"])
-    return sum(any(normalise(text) in seen for text in row["text"]) for row in held)
-
-
-def check_splits(splits: dict[str, list[Row]], labels: list[str]) -> None:
-    """ShrinkError when a split is empty or, where there are labels, has one class, or train lacks one that exists."""
-    for name, rows in splits.items():
-        if not rows:
-            raise ShrinkError(f"The {name} split is empty: give more labelled rows or change split.")
-        if not labels:
-            continue
-        if isinstance(rows[0]["label"], list):
-            multilabel.check_split(name, rows, labels)
-            continue
-        present = {row["label"] for row in rows}
-        if len(present) < 2:
-            raise ShrinkError(f"The {name} split holds one class only ({labels[present.pop()]}): give rows of others.")
-        if name == "train" and len(present) < len(labels):
-            missing = next(label for index, label in enumerate(labels) if index not in present)
-            raise ShrinkError(f"The train split has no row of label {missing!r}: give more rows of it or drop it.")
 
 
 def transfer_rows(source: Path, config: DataConfig, taken: set[str]) -> list[Row]:
@@ -208,31 +126,15 @@ def transfer_rows(source: Path, config: DataConfig, taken: set[str]) -> list[Row
     seen, rows = set(taken), []
     for file in config.transfer:
         if config.format == "rated":
-            found = list(_rated(source, file))
+            found = list(tables.rated(source, file))
         else:
-            found = list(_table(source, file, config, labelled=False))
+            found = list(tables.table(source, file, config, labelled=False))
         for row in found[:: max(1, len(found) // config.limit) if config.limit else 1]:
             key = normalise(row["text"])
             if key not in seen:
                 seen.add(key)
                 rows.append({"id": f"{Path(file).stem}:{row['id']}", "text": row["text"]})
     return rows
-
-
-def _rated(source: Path, file: str) -> Iterator[Row]:
-    for number, line in enumerate(_read_text(source, file, errors="replace").split("\n"), start=1):
-        parts = line.rstrip("\r").split("\t")
-        if not line.strip():
-            continue
-        if len(parts) < 3 or not has_text(parts[2]):
-            raise ShrinkError(f"Row {number} of {file} has no text: a rated row is id, mean and text between tabs.")
-        try:
-            mean = float(parts[1])
-        except ValueError:
-            raise ShrinkError(
-                f"Row {number} of {file} has the label {parts[1]!r}: the mean must be a number."
-            ) from None
-        yield {"id": parts[0], "label": mean, "text": parts[2].strip()}
 
 
 def check_config(config: DataConfig) -> None:
@@ -255,119 +157,3 @@ def check_config(config: DataConfig) -> None:
         raise ShrinkError(
             f"label_separator is {config.label_separator!r} but is for csv with multi_label alone: remove it."
         )
-
-
-def _table(source: Path, file: str, config: DataConfig, labelled: bool) -> Iterator[Row]:
-    records = _csv_records if config.format == "csv" else _jsonl_records
-    columns = {"text_column": config.text_column}
-    columns |= {"pair_column": config.pair_column} if config.pair_column is not None else {}
-    marked = labelled and config.label_column is not None
-    needed = columns | ({"label_column": str(config.label_column)} if marked else {})
-    number = 0
-    for number, record in enumerate(records(_read_text(source, file), file, set(needed.values())), start=1):
-        if number == 1:
-            _check_columns(record, needed, file)
-        read = columns if config.multi_label else needed
-        cells: Row = {
-            field.removesuffix("_column"): _cell(record, column, field, number, file) for field, column in read.items()
-        }
-        if marked and config.multi_label:
-            cells["label"] = multilabel.names_in(record, str(config.label_column), config.label_separator, number, file)
-        yield pairs.joined({"id": str(number), **cells})
-    if number == 0:
-        raise ShrinkError(f"file is {file!r:.80} but it has no rows: give labelled rows, or check the format.")
-
-
-def _check_columns(record: Row, columns: dict[str, str], file: str) -> None:
-    """Refuse a column that the first row lacks, with the nearest one that it has."""
-    names = [str(name) for name in record if name is not None]
-    for field, column in columns.items():
-        if column not in record:
-            mark = next((one for one in (";", "\t") if len(names) == 1 and column in names[0].split(one)), None)
-            if mark is not None:
-                raise ShrinkError(f"{file} has its cells between {mark!r}: write commas between them.")
-            near = difflib.get_close_matches(column, names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"name one of: {', '.join(names[:12])}."
-            raise ShrinkError(f"{field} is {column!r:.80} but row 1 of {file} has no such column: {hint}")
-
-
-def _csv_records(text: str, file: str, wanted: set[str]) -> Iterator[Row]:
-    number = 0
-    try:
-        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        twice = sorted(name for name in wanted if list(reader.fieldnames or []).count(name) > 1)
-        if twice:
-            raise ShrinkError(f"{file} has more than one column {twice[0]!r}: rename all but the one that is meant.")
-        for number, record in enumerate(reader, start=1):
-            if None in record:
-                raise ShrinkError(f"Row {number} of {file} has more cells than the header: quote texts with commas.")
-            yield record
-    except csv.Error as error:
-        raise ShrinkError(f"Row {number + 1} of {file} is no CSV ({error}): check its quotes.") from None
-
-
-def _jsonl_records(text: str, file: str, wanted: set[str]) -> Iterator[Row]:
-    number = 0
-    for line in text.split("\n"):
-        if not line.strip():
-            continue
-        number += 1
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
-        if not isinstance(record, dict):
-            raise ShrinkError(f"Row {number} of {file} is no JSON object: put one object on each line.")
-        yield record
-
-
-def _cell(record: Row, column: str, field: str, number: int, file: str) -> str:
-    value = record.get(column)
-    if isinstance(value, list | dict):
-        what = "a list" if isinstance(value, list) else "an object"
-        raise ShrinkError(f"Row {number} of {file} has {what} under {column!r} ({field}): {ONE_VALUE[field]}.")
-    absent = value is None or value != value  # NaN is what a table says for nothing
-    text = "" if absent else str(value).strip()
-    if not is_unicode(text):
-        raise ShrinkError(f"Row {number} of {file} has half a surrogate pair in {column!r} ({field}): mend that text.")
-    if not has_text(text):
-        raise ShrinkError(f"Row {number} of {file} has no {column!r} ({field}): fill it in or drop the row.")
-    return text
-
-
-def require_file(source: Path, file: str, field: str = "file") -> Path:
-    """The path of a file of the source; ShrinkError with the nearest name when it is not there or lies outside."""
-    path = source / file
-    if is_file(path) and path.resolve().is_relative_to(source.resolve()):
-        return path
-    names = [found.relative_to(source).as_posix() for found in sorted(source.rglob("*"))[:1000] if found.is_file()]
-    near = difflib.get_close_matches(file, names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else "name one relative to the source folder."
-    raise ShrinkError(f"{field} is {file!r:.80} but the source has no such file: {hint}")
-
-
-def is_file(path: Path) -> bool:
-    """Whether a path leads to a file; one that is too long, or not to be looked at, does not."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
-
-
-def _read_text(source: Path, file: str, errors: str = "strict") -> str:
-    try:
-        text = require_file(source, file).read_bytes().decode("utf-8-sig", errors=errors)
-    except UnicodeDecodeError as error:
-        raise ShrinkError(f"{file} is no UTF-8 at byte {error.start}: convert it to UTF-8.") from None
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise ShrinkError(f"{file} has a NUL character in line {line}: convert it to UTF-8, or remove that.")
-    return text
-
-
-def _id_order(value: str) -> tuple[int, int, str]:
-    return (0, int(value), value) if value.isdecimal() else (1, 0, value)
-
-
-def _label_order(value: str) -> tuple[int, int, str]:
-    return _id_order(value)

@@ -16,7 +16,7 @@ from flows.preflight import check_texts, preflight
 from flows.recipe import Recipe, Source, load
 from flows.smoke import smoke
 from registry.records import ShrinkError, has_text
-from tasks import data, extras, layout, pieces
+from tasks import data, extras, layout, pieces, splits
 from tasks.kinds import EveryStage
 from tests.flows.test_init import make_csv, make_model, make_recipe, set_config
 
@@ -152,7 +152,7 @@ def test_more_calibration_texts_than_there_are_is_refused_before_it_starts(
     tmp_path: Path, kind: str, method: str
 ) -> None:
     recipe, model, rows = make_recipe(tmp_path)
-    have = len(data.split_rows(data.labelled_rows(rows, recipe.data)[0], recipe.data.split)["train"])
+    have = len(splits.split_rows(data.labelled_rows(rows, recipe.data)[0], recipe.data.split)["train"])
     for wanted in (have, have + 1):
         stage = EveryStage.validate_python({"kind": kind, "method": method, "calibration_rows": wanted})
         before = tuple(one for one in recipe.stages if one.kind != "quantize")

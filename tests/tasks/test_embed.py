@@ -15,7 +15,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from tokenizers import Tokenizer
 
 from registry.records import Evaluation, ShrinkError, digest_directory
-from tasks import bench, checkpoint, data, extras, floor, label, losses, metrics, models, reload, runtime, train
+from tasks import bench, checkpoint, data, extras, floor, label, losses, metrics, models, reload, runtime, splits, train
 from tasks.distill import alongside, embeddings, states
 from tasks.embed import adopt, evaluate, measures, static
 from tasks.embed import floor as embed_floor
@@ -174,7 +174,7 @@ def test_the_floors_vectors_are_scikit_learns(rows: Path, folder: Folder) -> Non
 def test_data_without_labels_is_split_and_has_none(folder: Folder) -> None:
     rows = rows_of(folder, None)
     assert data.read_facts(rows)["labels"] == []
-    assert {row["label"] for name in data.SPLITS for row in data.read_rows(rows, name)} == {-1}
+    assert {row["label"] for name in splits.SPLITS for row in data.read_rows(rows, name)} == {-1}
 
 
 def test_the_whole_chain(source: Path, rows: Path, folder: Folder) -> None:
@@ -220,7 +220,7 @@ def check_deployable(rows: Path, teacher: Path, taught: Path, folder: Folder) ->
     assert found.retention.point == min(one.retention.point for one in found.measures.values())
     assert found.agreement is not None and found.flips_to_wrong is not None
     assert found.student.bytes < found.teacher.bytes and found.student.accuracy is None
-    for name in data.SPLITS:
+    for name in splits.SPLITS:
         unlabelled = [{**row, "label": -1} for row in data.read_rows(rows, name)]
         data.write_rows(rows / f"{name}.jsonl", unlabelled)
     bare = Evaluation.model_validate(evaluate.run(inputs, config, folder("bare"), 0))

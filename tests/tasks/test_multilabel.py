@@ -11,7 +11,7 @@ from sklearn.metrics import f1_score, recall_score
 from torch.nn import functional
 
 from registry.records import ShrinkError
-from tasks import data, evaluate, finetune, floor, label, losses, metrics, multilabel, reload, runtime, train
+from tasks import data, evaluate, finetune, floor, label, losses, metrics, multilabel, reload, runtime, splits, train
 from tasks import models as encoders
 from tasks.distill import logits as distill
 from tasks.distill import relations
@@ -91,15 +91,15 @@ def test_what_is_wrong_with_labels_is_one_sentence(
 
 def test_a_label_on_no_or_every_train_row_is_refused_and_a_limit_keeps_rare_ones() -> None:
     def split(labels: list[list[int]]) -> dict[str, list[data.Row]]:
-        return {name: [{"text": "x", "label": one} for one in labels] for name in data.SPLITS}
+        return {name: [{"text": "x", "label": one} for one in labels] for name in splits.SPLITS}
 
     with pytest.raises(ShrinkError, match="The train split has no row of label 'b'"):
-        data.check_splits(split([[1, 0], [0, 0]]), ["a", "b"])
+        splits.check_splits(split([[1, 0], [0, 0]]), ["a", "b"])
     with pytest.raises(ShrinkError, match="Every train row has the label 'a'"):
-        data.check_splits(split([[1, 0], [1, 1]]), ["a", "b"])
-    data.check_splits(split([[1, 0], [0, 1]]), ["a", "b"])
+        splits.check_splits(split([[1, 0], [1, 1]]), ["a", "b"])
+    splits.check_splits(split([[1, 0], [0, 1]]), ["a", "b"])
     rows = [{"text": str(n), "label": [int(n % 2 == 0), int(n % 90 == 0), 0]} for n in range(900)]
-    kept = data.thin(rows, 90)
+    kept = splits.thin(rows, 90)
     assert 90 <= len(kept) <= 130 and sum(row["label"][1] for row in kept) == 10
 
 

@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer, processors
 
 from registry.records import ShrinkError, digest_directory
-from tasks import data, evaluate, finetune, floor, label, overlap, pairs, reload, runtime, train
+from tasks import data, evaluate, finetune, floor, label, overlap, pairs, reload, runtime, splits, train
 from tasks import models as encoders
 from tasks.distill import logits as distill
 from tasks.distill import relations
@@ -119,15 +119,15 @@ def test_pairs_that_share_a_text_stand_in_one_split_unless_all_hang_together() -
 
 
 def test_rows_keep_both_texts_and_splits_do_not_leak(rows: Path) -> None:
-    parts = {name: data.read_rows(rows, name) for name in (*data.SPLITS, "transfer")}
+    parts = {name: data.read_rows(rows, name) for name in (*splits.SPLITS, "transfer")}
     assert data.read_facts(rows)["pairs"] and len(parts["transfer"]) == len(FILLER)
     line = json.loads((rows / "train.jsonl").read_text().split("\n")[0])
     assert (line["text"], line["pair"]) == parts["train"][0]["text"]
     assert floor.read_rows(rows / "test.jsonl") == parts["test"]
-    keys = [{data.normalise(row["text"]) for row in parts[name]} for name in data.SPLITS]
+    keys = [{splits.normalise(row["text"]) for row in parts[name]} for name in splits.SPLITS]
     assert not (keys[0] & keys[1] or keys[0] & keys[2] or keys[1] & keys[2])
     turned = tuple(reversed(parts["train"][0]["text"]))
-    assert data.normalise(turned) in keys[0]
+    assert splits.normalise(turned) in keys[0]
 
 
 def test_held_out_pairs_that_share_a_text_with_train_are_counted(tmp_path: Path) -> None:

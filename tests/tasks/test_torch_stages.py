@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import Tensor
 
 from registry.records import ShrinkError, digest_directory
-from tasks import data, finetune, label, layout, losses, train
+from tasks import data, finetune, label, layout, losses, splits, train
 from tasks import models as encoders
 from tasks.distill import logits as distill
 from tasks.prune import importance, structured, vocabulary
@@ -303,9 +303,9 @@ def test_data_split_has_no_leak_and_is_stable(folder: Callable[[str], Path]) -> 
     (source / "extra.txt").write_text("\n".join(f"{n}\t1\t{text}" for n, text in enumerate(extra)), encoding="utf-8")
     config = data.DataConfig(file="rated.txt", format="rated", transfer=("extra.txt",))
     measured = data.run({"source": source}, config, out, 0)
-    parts = {name: data.read_rows(out, name) for name in (*data.SPLITS, "transfer")}
-    assert sum(len(parts[name]) for name in data.SPLITS) == 400 and measured["transfer_rows"] == 2
-    keys = {name: {data.normalise(row["text"]) for row in part} for name, part in parts.items()}
+    parts = {name: data.read_rows(out, name) for name in (*splits.SPLITS, "transfer")}
+    assert sum(len(parts[name]) for name in splits.SPLITS) == 400 and measured["transfer_rows"] == 2
+    keys = {name: {splits.normalise(row["text"]) for row in part} for name, part in parts.items()}
     names = list(keys)
     assert all(not keys[a] & keys[b] for place, a in enumerate(names) for b in names[place + 1 :])
     assert data.read_facts(out)["labels"] == ["negative", "positive"]
@@ -328,7 +328,7 @@ def test_tables_have_row_numbers_and_named_labels(folder: Callable[[str], Path])
     data.run({"source": source}, data.DataConfig(file="rows.csv"), outs[0], 0)
     config = data.DataConfig(file="rows.jsonl", format="jsonl", text_column="body", label_column="class")
     data.run({"source": source}, config, outs[1], 0)
-    for name in data.SPLITS:
+    for name in splits.SPLITS:
         assert data.read_rows(outs[0], name) == data.read_rows(outs[1], name)
     facts = data.read_facts(outs[0])
     assert facts["labels"] == ["down", "up"] and sum(facts["rows"].values()) == 80
