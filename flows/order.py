@@ -71,6 +71,7 @@ def check(recipe: "Recipe") -> None:
                 )
         roles.write(held, stage, stage.writes[1])
     check_lost(recipe)
+    check_transfer(recipe)
     if held["student"] != "onnx":
         raise ShrinkError(f"recipe '{recipe.name}': the stages end without a deployable; add kind: export.")
     check_grid(recipe)
@@ -99,6 +100,20 @@ def check_lost(recipe: "Recipe") -> None:
             pieces = where  # a student that is made anew has these pieces too
         shaped = where if stage.kind in {"prune", "distill", "student"} else shaped
         zeros = where if isinstance(stage, PruneZeros) else zeros
+
+
+def check_transfer(recipe: "Recipe") -> None:
+    """Refuse a stage that learns from the teachers' answers on transfer texts that were not labelled."""
+    unlabelled = None
+    for number, stage in enumerate(recipe.stages, start=1):
+        where = units.numbered(number, stage)
+        if isinstance(stage, LabelConfig):
+            unlabelled = None if stage.transfer else where
+        elif unlabelled and recipe.data.transfer and "labels" in stage.reads and getattr(stage, "transfer", False):
+            raise ShrinkError(
+                f"recipe '{recipe.name}': {where} learns from transfer texts, but {unlabelled} labels none of them: "
+                "set transfer to true there, or to false here."
+            )
 
 
 def check_smooth(recipe: "Recipe") -> None:

@@ -164,7 +164,10 @@ def sentence(error: ValidationError) -> str:
             return f"'{where}' = {SHORT.repr(first['input']):.120}; {instead(str(first['input']), known, 'it may be')}"
         case "missing":
             return f"'{where}' is missing; add it."
-    return f"'{where}' = {SHORT.repr(first['input']):.120}: {first['msg'].removeprefix('Value error, ')}; change it."
+    said = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error" and isinstance(first["input"], dict):  # of several keys, which it names
+        return f"{where}: {said}."
+    return f"'{where}' = {SHORT.repr(first['input']):.120}: {said}; change it."
 
 
 def instead(wrong: str, known: list[str], otherwise: str) -> str:

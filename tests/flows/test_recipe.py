@@ -259,6 +259,64 @@ def test_what_is_no_file_is_no_recipe(name: str, message: str) -> None:
     assert len(str(caught.value)) < 400
 
 
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        (
+            {"kind": "prune", "method": "magnitude", "sparsity": 1.5},
+            r"\(prune/magnitude\): sparsity' = 1.5: .* less than 1",
+        ),
+        ({"kind": "prune", "method": "wanda", "sparsity": 0}, r"\(prune/wanda\): sparsity' = 0: .* greater than 0"),
+        ({"kind": "prune", "method": "gradual", "sparsity": 1}, r"\(prune/gradual\): sparsity' = 1: .* less than 1"),
+        ({"kind": "prune", "method": "movement", "begin": 0.8, "end": 0.5}, r"end' = 0.5: end must be above begin"),
+        (
+            {"kind": "prune", "method": "low_rank", "rank": 0},
+            r"\(prune/low_rank\): rank' = 0: .* greater than or equal",
+        ),
+        (
+            {"kind": "prune", "method": "wanda", "calibration_rows": 0},
+            r"calibration_rows' = 0: .* greater than or equal",
+        ),
+        (
+            {"kind": "student", "method": "narrow", "heads": 5},
+            r"\(student/narrow\): width' = 128: heads = 5 does not divi",
+        ),
+        (
+            {"kind": "student", "method": "mobilebert", "bottleneck": 6},
+            r"bottleneck' = 6: heads = 4 does not divide it",
+        ),
+        ({"kind": "student", "method": "squeezebert", "groups": 3}, r"groups' = 3: it does not divide width = 256"),
+        ({"kind": "distill", "lr": 0}, r"\(distill/logits\): lr' = 0: Input should be greater than 0"),
+        ({"kind": "distill", "temperature": -1}, r"\(distill/logits\): temperature' = -1: .* greater than 0"),
+        (
+            {"kind": "distill", "logits_weight": 0, "hidden_weight": 0, "labels_weight": 0},
+            r"\(distill/logits\): logits_weight and hidden_weight and labels_weight are all 0, .* a weight above 0\.$",
+        ),
+    ],
+)
+def test_ratios_and_sizes_out_of_range_are_refused_when_read(stage: dict[str, Any], message: str) -> None:
+    content = shipped_content()
+    content["stages"].insert(2, stage)
+    with pytest.raises(ShrinkError, match=rf"recipe 'mine.yaml': '?stage 3 .*{message}") as caught:
+        recipe.parse(content, "mine.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_transfer_texts_that_nobody_labelled_cannot_teach() -> None:
+    content = shipped_content()
+    assert content["data"]["transfer"] and content["stages"][1]["kind"] == "label"
+    content["stages"][1]["transfer"] = False
+    with pytest.raises(
+        ShrinkError,
+        match=r"stage 5 \(distill/logits\) learns from transfer texts, but stage 2 \(label\) labels none of",
+    ):
+        recipe.parse(content, "mine.yaml")
+    content["stages"][4]["transfer"] = False
+    assert recipe.parse(content, "mine.yaml")
+    content["stages"][4]["transfer"], content["data"]["transfer"] = True, []
+    assert recipe.parse(content, "mine.yaml")
+
+
 SMALL = {"kind": "finetune", "teacher": "small", "keep_layers": 3}
 ELSEWHERE = {"uri": "dir:models/small"}
 
@@ -317,8 +375,13 @@ def test_a_next_generation_begins_where_the_first_one_did() -> None:
         ({}, [], {"teachers": {"teacher": ELSEWHERE}}, r"teachers names 'teacher', but that is the one under its own"),
         ({}, [], {"teachers": {"labels": ELSEWHERE}}, r"labels is not free for a teacher"),
         ({}, [SMALL | {"teacher": "student"}], {}, r"the student is no teacher that can be made"),
-        ({"teachers": {"teacher": 0}}, [], {}, r"'stage 2 \(label\)' = .* needs weights of 0 or more, one above 0"),
-        ({"confidence": True}, [], {}, r"'stage 2 \(label\)' = .* but teachers names one: name another"),
+        (
+            {"teachers": {"teacher": 0}},
+            [],
+            {},
+            r"stage 2 \(label\): teachers is .* needs weights of 0 or more, one above 0",
+        ),
+        ({"confidence": True}, [], {}, r"stage 2 \(label\): confidence .* but teachers names one: name another"),
     ],
 )
 def test_teachers_that_do_not_go_together_are_refused_when_read(
