@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 
 class LessonConfig(BaseModel):
-    """How long and by which losses the student learns from answers, whatever else is done to it meanwhile."""
+    """How long and by which losses the student learns from answers, whatever else is done to it meanwhile.
+
+    Configs inherit these fields instead of holding them: a recipe names them beside a method's own, on one level.
+    """
 
     model_config = STRICT
     writes: ClassVar[tuple[str, str]] = ("student", "torch")
