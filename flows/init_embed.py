@@ -1,4 +1,4 @@
-"""What `shrink init --task embed` writes: the shipped `embedder` recipe's shape for one's own encoder and texts."""
+"""What `shrink init --task embed` writes for one's own encoder and texts: fewer layers than the shipped `embedder`."""
 
 TEMPLATE = """# {name}: written by `shrink init`. Run: shrink run {file} (first with --smoke: it takes a minute)
 name: {name}

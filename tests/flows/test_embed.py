@@ -1,6 +1,7 @@
 """An embedding recipe through the command and the real servers, and what is refused when one is read."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,13 @@ import pytest
 import yaml
 from fastapi.testclient import TestClient
 
-from flows import api, init, order, recipe, recipe_file, serving
+from flows import api, init, order, plan, recipe, recipe_file, serving, steps
+from flows.settings import Settings
 from flows.smoke import smoke
 from infra.addresses import Services
 from registry import gate
-from registry.records import Evaluation, Interval, Measure, ShrinkError
+from registry.records import Evaluation, Interval, Measure, ShrinkError, directory_bytes
+from tasks.kinds import function_of
 from tests.flows.test_compress import shrink
 from tests.flows.test_init import make_csv
 from tests.flows.test_init import make_model as make_bert
@@ -166,6 +169,21 @@ def test_what_init_writes_for_embeddings_passes_every_check(tmp_path: Path, colu
     assert [stage.kind for stage in loaded.stages][:2] == ["adopt", "label"] and not found["head_replaced"]
     assert found["labels"] == ([] if column is None else ["no", "yes"])
     assert order.measures_of(loaded)[-1] == ("spearman" if column is None else "probe_accuracy")
+
+
+@pytest.mark.skipif(find_spec("model2vec") is None, reason="the extra model2vec is not installed")
+def test_a_floor_of_static_vectors_is_made_of_the_teachers_source_and_planned(tiny_embed: Path, tmp_path: Path) -> None:
+    content = yaml.safe_load((tiny_embed / "tiny.yaml").read_text()) | {"floor": {"vectors": "model2vec"}}
+    loaded = recipe.parse(content, "tiny.yaml")
+    step = next(step for step in steps.steps_of(loaded).steps if step.role == "floor")
+    assert step.inputs == {"teacher": steps.TEACHER}
+    teacher = tiny_embed / "teacher"
+    function_of(step.config)({"teacher": teacher}, step.config, tmp_path, 0)
+    foretold = plan.make(loaded, teacher, tiny_embed / "data", Settings(home=tmp_path / "home"))
+    said = next(stage for stage in foretold.stages if stage.role == "floor")
+    assert said.known and said.bytes == pytest.approx(
+        directory_bytes(tmp_path), rel=0.5
+    )  # a tiny one is mostly records
 
 
 def measured(retention: float, low: float, win: float) -> Measure:
