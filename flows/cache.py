@@ -2,8 +2,8 @@
 
 A record is written here before anything goes to S3, so that finished work outlives an S3 that is away; while it is
 not on S3 yet it stands in home/index/unsent. Records are hints: whoever takes an artifact hashes it again.
-The key covers the config, every input's digest, the code the stage reaches, seed, libraries, threads and, for what
-measures speed, the processor.
+The key covers the config, every input's digest, the code the stage reaches, seed, libraries, threads, for what
+trains how it is carried out (tasks/way.py) and, for what measures speed, the processor.
 """
 
 import importlib.metadata
@@ -16,15 +16,18 @@ from typing import Any
 from registry import index
 from registry.records import StageRecord, digest_directory, sha256_json
 from tasks.kinds import AnyStageConfig, code_digest
+from tasks.way import ALONE, Way
 
 LIBRARIES = ("torch", "transformers", "onnx", "onnxruntime", "onnxscript", "scikit-learn", "numpy", "tokenizers")
 
 
-def key_of(config: AnyStageConfig, digests: dict[str, str], seed: int, threads: int) -> str:
+def key_of(config: AnyStageConfig, digests: dict[str, str], seed: int, threads: int, way: Way = ALONE) -> str:
     """The index key of a stage whose inputs have these digests by role."""
-    needed = (*LIBRARIES, *getattr(config, "needs", ()))
+    needed = (*LIBRARIES, *getattr(config, "needs", ()), *(("accelerate",) if way != ALONE else ()))
     libraries = {name: importlib.metadata.version(name) for name in needed}
     environment: dict[str, Any] = {"threads": threads, "libraries": libraries, "device": "cpu"}
+    if way != ALONE:
+        environment |= way.model_dump()
     if config.kind == "evaluate":
         environment["processor"] = processor()
     method = getattr(config, "method", None)

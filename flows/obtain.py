@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
-from flows import cache
+from flows import cache, ways
 from flows.settings import Settings, worker_environment
 from flows.steps import name_of
 from registry import index, store
@@ -48,7 +48,7 @@ class Workshop:
 def obtain(shop: Workshop, config: AnyStageConfig, role: str, inputs: dict[str, Path]) -> Path:
     """The directory of a stage's artifact; records it in the run and in the index."""
     digests = {name: digest_of(shop, path) for name, path in inputs.items()}
-    key = cache.key_of(config, digests, shop.seed, shop.settings.threads)
+    key = cache.key_of(config, digests, shop.seed, shop.settings.threads, ways.of(config, shop.settings))
     locks = shop.settings.home / "locks"
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / f"{key}.lock"):
@@ -130,6 +130,7 @@ def compute(
         directory=str(directory),
         seed=shop.seed,
         threads=shop.settings.threads,
+        way=ways.of(config, shop.settings),
         environment=worker_environment(shop.settings.threads),
         key=key,
         time_limit=shop.settings.time_limit,

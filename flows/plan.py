@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from flows import cache, units
+from flows import cache, units, ways
 from flows.amounts import Forecast, Made
 from flows.counted import Counted
 from flows.pace import Pace, pace
@@ -48,6 +48,8 @@ def make(recipe: Recipe, teacher: Path, data: Path, here: Settings, others: Mapp
     speed, stages = pace(here.home, here.threads), []
     for step in (*steps, *last):
         forecast = foretell(step.config, {role: made[at] for role, at in step.inputs.items()}, counted)
+        everywhere = forecast.ram_mb * ways.of(step.config, here).processes  # each process holds all of it
+        forecast = forecast.model_copy(update={"ram_mb": everywhere})
         record = remembered(step, digests, recipe.seed, here)
         if record is not None:
             digests[step.name] = record.digest
@@ -111,7 +113,8 @@ def remembered(step: Step, digests: dict[str, str], seed: int, here: Settings) -
     if not step.inputs or not set(step.inputs.values()) <= digests.keys():
         return None
     inputs = {role: digests[at] for role, at in step.inputs.items()}
-    record, _ = cache.recall(here.home, cache.key_of(step.config, inputs, seed, here.threads))
+    key = cache.key_of(step.config, inputs, seed, here.threads, ways.of(step.config, here))
+    record, _ = cache.recall(here.home, key)
     return record if record is not None and cache.path_of(here.home, record.digest).is_dir() else None
 
 

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -15,6 +16,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SHRINK_", frozen=True, extra="ignore", env_ignore_empty=True)
     home: Path = Field(default=Path(".shrink"), description="directory of all local state")
     threads: int = Field(default=2, ge=1, le=64, description="compute threads of a stage; part of every cache key")
+    processes: int = Field(default=1, ge=1, le=64, description="processes that share a training; they share threads")
+    precision: Literal["auto", "fp32", "bf16"] = Field(default="fp32", description="of a training's products")
+    device: Literal["cpu", "cuda"] = Field(default="cpu", description="where trainings run")
     time_limit: float = Field(default=7200, gt=0, description="seconds after which a stage is ended")
     memory_mb: float | None = Field(default=None, gt=0, description="MB at which a stage is ended; null: 9/10 of all")
     country: str | None = Field(default=None, description="ISO 3166 alpha-3 code of the grid, for gCO2e")
@@ -49,7 +53,8 @@ def apply(environment: dict[str, str], foreign: tuple[str, ...] = ()) -> None:
 def worker_environment(threads: int) -> dict[str, str]:
     """The environment of a stage's process: no secrets of S3, bounded threads, nothing fetched from a hub."""
     secret = ("AWS_", "MLFLOW_", "PREFECT_")
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(secret)}
+    launched = ("ACCELERATE_", "TORCHELASTIC_", "WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_", "OMPI_", "PMI_", "MV2_")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(secret + launched)}
     return inherited | {
         "PYTHONSAFEPATH": "1",
         "HF_HUB_OFFLINE": "1",
@@ -59,4 +64,8 @@ def worker_environment(threads: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(threads),
         "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait for each other sleep: spinning, a busy machine is 10x slower
         "OPENBLAS_NUM_THREADS": str(threads),
+        "GLOO_SOCKET_IFNAME": "lo",  # processes that share a training talk on loopback
+        "NCCL_SOCKET_IFNAME": "lo",
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # torchrun's server would listen on every address
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # else products on a GPU differ from run to run
     }

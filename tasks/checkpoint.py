@@ -71,7 +71,7 @@ def load(optimizer: torch.optim.Optimizer, others: dict[str, Tensor]) -> dict[st
         for number, weight in weights(optimizer):
             kept = state[str(number)]
             weight.copy_(kept.pop("weight"))
-            optimizer.state[weight] = kept
+            optimizer.state[weight] = {name: value.to(weight.device) for name, value in kept.items()}
     return facts
 
 
@@ -95,7 +95,7 @@ def digest(tensors: dict[str, Tensor], facts: str) -> str:
     hashed = hashlib.sha256(facts.encode())
     for name in sorted(tensors):
         hashed.update(name.encode())
-        hashed.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy().data)
+        hashed.update(tensors[name].cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return hashed.hexdigest()
 
 

@@ -129,7 +129,7 @@ def _loss(
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
-    from tasks import losses, models
+    from tasks import losses, models, parallel
 
     targets = torch.as_tensor(labels)
     weights = losses.class_weights(targets, model.head.out_features) if balanced else None
@@ -138,6 +138,6 @@ def _loss(
         hidden = pad_sequence([cache[row] for row in rows], batch_first=True).float()
         mask = pad_sequence([torch.ones(len(cache[row])) for row in rows], batch_first=True)
         pooled = models.mean_pool(model.encode(hidden, mask, first=frozen), mask)
-        return losses.label_loss(model.classify(pooled), targets[rows], weights)
+        return losses.label_loss(parallel.full(model.classify(pooled)), targets[rows], weights)
 
     return loss_of

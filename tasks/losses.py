@@ -1,8 +1,14 @@
-"""The losses of distillation and fine-tuning: pure functions of tensors, each a mean over the batch."""
+"""The losses of distillation and fine-tuning: functions of tensors, each a mean over the batch.
+
+Where several processes share a batch, a mean over rows is weighed by tasks/parallel.py; `label_loss` counts rows with
+a label alone, which it has balanced there.
+"""
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from tasks import parallel
 
 NEVER = -1e4  # a logit whose probability is 0 in every float format
 
@@ -48,12 +54,16 @@ def label_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None, re
     """
     known = labels.reshape(len(labels), -1)[:, 0] >= 0
     if not bool(known.any()):
-        return logits.sum() * 0
-    logits, labels = logits[known], labels[known]
+        return parallel.balanced(logits.sum() * 0, 0, len(labels))
+    rows, logits, labels = len(labels), logits[known], labels[known]
+    count: Tensor | float = len(labels)  # that the mean is over
     if labels.ndim == 2:
         there = labels.to(logits.dtype)
-        return functional.binary_cross_entropy_with_logits(logits, there, pos_weight=weights, reduction=reduction)
-    return functional.cross_entropy(logits, labels, weights, reduction=reduction)
+        found = functional.binary_cross_entropy_with_logits(logits, there, pos_weight=weights, reduction=reduction)
+    else:
+        found = functional.cross_entropy(logits, labels, weights, reduction=reduction)
+        count = count if weights is None else weights[labels].sum()
+    return parallel.balanced(found, count, rows) if reduction == "mean" else found
 
 
 def class_weights(labels: Tensor, classes: int) -> Tensor:

@@ -103,7 +103,7 @@ def no_head(width: int) -> nn.Linear:
 
 def mean_pool(hidden: Tensor, attention_mask: Tensor) -> Tensor:
     """Mean of [b, t, d] over the tokens where attention_mask [b, t] is 1, giving [b, d]."""
-    mask = attention_mask.to(hidden.dtype)[:, :, None]
+    mask = attention_mask.to(torch.promote_types(hidden.dtype, torch.float32))[:, :, None]  # bf16 cannot count so far
     return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
 
 

@@ -27,6 +27,7 @@ from pydantic import BaseModel
 
 from registry.records import STRICT, ShrinkError
 from tasks.kinds import USES_TORCH
+from tasks.way import ALONE, Way
 from tasks.worker import FULL
 
 log = logging.getLogger("tasks.stage")
@@ -47,6 +48,7 @@ class StageCall(BaseModel):
     directory: str
     seed: int
     threads: int
+    way: Way = ALONE
     environment: dict[str, str]
     key: str = ""  # of the index; a checkpoint counts for this key alone, and without one none is written
     time_limit: float = 7200.0
@@ -76,7 +78,7 @@ def run_stage(call: StageCall) -> StageResult:
     (directory / "result.json").unlink(missing_ok=True)
     started = time.monotonic()
     with zygote_of(call) as zygote:
-        described = call.model_dump(include={"config", "inputs", "seed", "threads", "key"})
+        described = call.model_dump(include={"config", "inputs", "seed", "threads", "way", "key"})
         (directory / "call.json").write_text(json.dumps({**described, "parent": zygote.pid}, indent=1))
         pid = forked(zygote, call)
         with limited(pid, call) as over:

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from registry.records import STRICT, ShrinkError
-from tasks import checkpoint, progress
+from tasks import checkpoint, parallel, progress
 from tasks.models import Classifier
 from tasks.pairs import Text
 
@@ -116,7 +116,8 @@ def fit(
 ) -> list[float]:
     """Minimise loss_of(row numbers) over all rows; the mean loss of every epoch. The model ends in eval mode.
 
-    Goes on at the checkpoint of an interrupted go. Raises ShrinkError when the loss is no number any more.
+    Goes on at the checkpoint of an interrupted go. Several processes share each batch, and all but the first end here
+    (tasks/parallel.py). Raises ShrinkError when the loss is no number any more.
     """
     torch.manual_seed(schedule.seed)
     rng = np.random.default_rng(schedule.seed)
@@ -135,28 +136,37 @@ def fit(
         for rows in batches[log.done % in_epoch :]:
             for group in optimizer.param_groups:
                 group["lr"] = schedule.lr * warm_up_factor(log.done, steps)
-            log.losses.append(step_once(model, optimizer, loss_of(rows), log.done + 1))
+            loss = parallel.loss(loss_of, rows, schedule.seed, log.done)
+            log.losses.append(step_once(model, optimizer, loss, log.done + 1, companion))
             log.done += 1
             companion.after(log.done, steps)
             if log.done % 20 == 0 or log.done == steps:
                 recent = float(np.mean(log.losses[-20:]))
                 progress.report(log.done, steps, f"loss {recent:.4f}")
                 log.note("loss", recent, log.done)
-            if checkpoint.due() and log.done % in_epoch:
+            if parallel.first() and checkpoint.due() and log.done % in_epoch:
                 checkpoint.save(optimizer, log.model_dump(), companion.tensors)
         log.curve.append(float(np.mean(log.losses)))
         log.losses.clear()
         log.note("epoch_loss", log.curve[-1], len(log.curve))
     model.eval()
+    parallel.leave(leaves(model, companion))
     return log.curve
 
 
-def step_once(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, step: int) -> float:
+def leaves(model: nn.Module, companion: Companion) -> list[Tensor]:
+    """What has gradients: the trained weights, and what goes along with them."""
+    return [leaf for leaf in (*model.parameters(), *companion.tensors.values()) if leaf.requires_grad]
+
+
+def step_once(
+    model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, step: int, companion: Companion = ALONE
+) -> float:
     """One step down the loss, whose value it returns; raises ShrinkError, the weights untouched, at NaN or infinity."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    value = parallel.average(leaves(model, companion), loss)
     norm = nn.utils.clip_grad_norm_([weight for weight in model.parameters() if weight.requires_grad], CLIP)
-    value = float(loss.detach())
     if not (math.isfinite(value) and math.isfinite(float(norm))):
         rate = optimizer.param_groups[0]["lr"]
         raise ShrinkError(

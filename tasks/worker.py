@@ -1,6 +1,7 @@
 """What happens in the process that one stage runs in (forked by tasks/zygote.py).
 
-It reads call.json, holds the directory's lock, dies with its parent, and leaves `out` complete or not at all.
+It reads call.json, holds the directory's lock, dies with its parent, and leaves `out` complete or not at all. A stage
+that several processes train is run in them (tasks/rank.py), and this one waits.
 """
 
 import ctypes
@@ -12,9 +13,12 @@ import shutil
 import signal
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+from registry.records import ShrinkError
 from tasks import progress
 from tasks.kinds import USES_TORCH, EveryStage, function_of
+from tasks.way import ALONE, Way
 
 FULL = ("No space left on device", "Disk quota exceeded")  # what libraries say of a full disk, in whatever error
 PR_SET_PDEATHSIG = 1  # prctl(2): the signal that the kernel sends when the parent is gone
@@ -37,27 +41,24 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def run_call(directory: Path, call: dict[str, object]) -> None:
+def run_call(directory: Path, call: dict[str, Any]) -> None:
     """Run the stage into `out.partial`, then write result.json and rename to `out`."""
-    progress.enabled = True
-    config = EveryStage.validate_python(call["config"])
-    if torch_too := config.kind in USES_TORCH:
-        prepare_torch(directory, call)
     partial = directory / "out.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    raw_inputs = call["inputs"]
-    assert isinstance(raw_inputs, dict)
-    inputs = {role: Path(path) for role, path in raw_inputs.items()}
-    measured = function_of(config)(inputs, config, partial, int(str(call["seed"])))
-    usage = resource.getrusage(resource.RUSAGE_SELF)
+    if call["way"]["processes"] > 1:
+        measured, peak = by_many(directory, call)
+    else:
+        progress.enabled = True
+        measured, peak = computed(directory, call), 0.0
+    used = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)[: 1 + bool(peak)]]
     result = {
         "measured": measured,
-        "cpu_seconds": usage.ru_utime + usage.ru_stime,
-        "peak_rss_mb": usage.ru_maxrss * 1024 / 1e6,
+        "cpu_seconds": sum(one.ru_utime + one.ru_stime for one in used),
+        "peak_rss_mb": peak or used[0].ru_maxrss * 1024 / 1e6,
     }
     (directory / "result.json").write_text(json.dumps(result))
-    if torch_too:
+    if call["config"]["kind"] in USES_TORCH:
         checkpoint().clear()
     out = directory / "out"
     if out.is_symlink():  # of an earlier go of this run, when it led to the cache
@@ -66,12 +67,68 @@ def run_call(directory: Path, call: dict[str, object]) -> None:
     partial.rename(out)
 
 
-def prepare_torch(directory: Path, call: dict[str, object]) -> None:
-    """Bound torch's threads and tell training where its checkpoint lies; torch is imported only by who uses it."""
+def computed(directory: Path, call: dict[str, Any]) -> dict[str, Any]:
+    """What the stage function measured; its artifact lies in `out.partial`."""
+    config = EveryStage.validate_python(call["config"])
+    if config.kind in USES_TORCH:
+        prepare_torch(directory, call)
+    inputs = {role: Path(path) for role, path in call["inputs"].items()}
+    return function_of(config)(inputs, config, directory / "out.partial", int(call["seed"]))
+
+
+def by_many(directory: Path, call: dict[str, Any]) -> tuple[dict[str, Any], float]:
+    """Have torchrun run tasks/rank.py in several processes; what the first measured, and the MB that all held.
+
+    They meet at files: torchrun's own server would listen on every address of this machine. What one of them raised
+    is raised here, first what the user can mend.
+    """
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    keep_state(directory, call)
+    ranks = directory / "ranks"
+    shutil.rmtree(ranks, ignore_errors=True)
+    ranks.mkdir()
+    count = str(call["way"]["processes"])
+    at_file = ("--rdzv-backend", "c10d", "--rdzv-conf", "store_type=file", "--rdzv-endpoint", str(ranks / "torchrun"))
+    here = ("--nproc-per-node", count, "--local-addr", "127.0.0.1", "--max-restarts", "0")
+    failed: Exception | None = None
+    try:
+        run.main([*here, *at_file, "-m", "tasks.rank", str(directory), str(os.getpid())])
+    except ChildFailedError as error:
+        failed = error
+    told = [json.loads(path.read_text()) for path in sorted(ranks.glob("*.json"), key=os.path.getmtime)]
+    shutil.rmtree(ranks)
+    errors = sorted((one for one in told if one["error"]), key=lambda one: not one["mendable"])
+    if errors and errors[0]["mendable"]:
+        raise ShrinkError(errors[0]["error"].partition(": ")[2]) from None
+    if errors or failed:
+        raise RuntimeError(errors[0]["error"] if errors else f"{failed}") from failed
+    (measured,) = (one["measured"] for one in told if "measured" in one)
+    return measured, sum(one["peak_rss_mb"] for one in told)
+
+
+def meeting(directory: Path) -> Path:
+    """The file at which the processes of a stage find each other."""
+    return directory / "ranks" / "meeting"
+
+
+def prepare_torch(directory: Path, call: dict[str, Any]) -> None:
+    """Bound torch's threads and tell training its way and its checkpoint; torch is imported only by who uses it."""
     import torch
 
-    torch.set_num_threads(int(str(call["threads"])))
+    from tasks import parallel
+
+    way = Way.model_validate(call["way"])
+    torch.set_num_threads(max(1, int(call["threads"]) // way.processes))
     torch.use_deterministic_algorithms(True, warn_only=True)
+    keep_state(directory, call)
+    if way.processes == 1 and way != ALONE:
+        parallel.join(way, meeting(directory))
+
+
+def keep_state(directory: Path, call: dict[str, Any]) -> None:
+    """Tell training where its checkpoint lies, unless nobody could go on with one."""
     if call["key"]:
         checkpoint().keep_in(directory, str(call["key"]))
 

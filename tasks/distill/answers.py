@@ -22,10 +22,7 @@ if TYPE_CHECKING:
 
 
 class LessonConfig(BaseModel):
-    """How long and by which losses the student learns from answers, whatever else is done to it meanwhile.
-
-    Configs inherit these fields instead of holding them: a recipe names them beside a method's own, on one level.
-    """
+    """How long and by which losses the student learns from answers, whatever else is done to it meanwhile."""
 
     model_config = STRICT
     writes: ClassVar[tuple[str, str]] = ("student", "torch")
@@ -109,7 +106,8 @@ def stored(path: Path, counts: dict[str, int]) -> "Tensor":
         have = len(found[name]) if name in found else 0
         if count and have != count:
             raise ShrinkError(f"labels hold {have} {name} rows but the data {count}: label this data (transfer: true).")
-    return torch.cat([found[name] for name, count in counts.items() if count]).float()
+    whole = torch.cat([found[name] for name, count in counts.items() if count])
+    return whole.float().to(torch.get_default_device())
 
 
 def batch(lesson: Lesson, rows: list[int]) -> "tuple[Tensor, Tensor]":
@@ -121,9 +119,9 @@ def batch(lesson: Lesson, rows: list[int]) -> "tuple[Tensor, Tensor]":
 
 def loss(lesson: Lesson, config: LessonConfig, rows: list[int], pooled: "Tensor") -> "Tensor":
     """The weighted losses against logits, pooled vectors and labels, of the student's pooled vectors of some rows."""
-    from tasks import losses
+    from tasks import losses, parallel
 
-    logits = lesson.model.classify(pooled)
+    logits = parallel.full(lesson.model.classify(pooled))
     if lesson.shares is not None:
         apart = losses.mixture_kd_loss(logits, lesson.logits[rows], lesson.shares[rows], config.temperature)
     elif lesson.head.multi_label:

@@ -165,4 +165,4 @@ def closeness(lesson: Lesson, texts: list[str], wanted: "Tensor") -> float:
 
     _, pooled = train.predict(lesson.model, train.tokenize(lesson.tokenizer, texts))
     found, taught = (functional.normalize(one, dim=-1) for one in (pooled, wanted))
-    return float(measures.overlap((taught @ taught.T).numpy(), (found @ found.T).numpy()).mean())
+    return float(measures.overlap((taught @ taught.T).cpu().numpy(), (found @ found.T).cpu().numpy()).mean())

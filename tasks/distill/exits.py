@@ -43,7 +43,7 @@ def run(inputs: dict[str, Path], config: DistillSelfConfig, out: Path, seed: int
     """
     from torch import nn
 
-    from tasks import models
+    from tasks import models, parallel
 
     lesson = answers.read(inputs, config)
     model, depth = lesson.model, lesson.model.depth
@@ -55,7 +55,8 @@ def run(inputs: dict[str, Path], config: DistillSelfConfig, out: Path, seed: int
 
     def loss_of(rows: list[int]) -> "Tensor":
         pooled = pooled_states(model, *answers.batch(lesson, rows))
-        logits = [head(model.dropout(one)) for head, one in zip((*heads, model.head), pooled, strict=True)]
+        exits = zip((*heads, model.head), pooled, strict=True)
+        logits = [parallel.full(head(model.dropout(one))) for head, one in exits]
         return own_loss(logits, pooled, lesson.labels[rows], config, lesson.weights)
 
     curve = answers.fit(lesson, config, loss_of, seed, along=(heads,))

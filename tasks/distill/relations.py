@@ -100,10 +100,11 @@ def relation(vectors: "Tensor", mask: "Tensor", heads: int) -> "Tensor":
     """Log-softmax [b, heads, t, t] of the scaled products between tokens [b, t, d], padding (mask 0) left out."""
     from torch.nn import functional
 
+    from tasks import parallel
     from tasks.encoders import HIDDEN_BIAS
 
     parts = vectors.unflatten(-1, (heads, -1)).transpose(1, 2)
-    scores = parts @ parts.transpose(-1, -2) / math.sqrt(parts.shape[-1])
+    scores = parallel.full(parts @ parts.transpose(-1, -2)) / math.sqrt(parts.shape[-1])
     return functional.log_softmax(scores + (1 - mask.to(scores.dtype))[:, None, None, :] * HIDDEN_BIAS, dim=-1)
 
 

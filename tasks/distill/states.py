@@ -3,6 +3,7 @@
 from torch import Tensor
 from torch.nn import functional
 
+from tasks import parallel
 from tasks.models import Classifier
 
 
@@ -20,6 +21,7 @@ def squared_distance(student: Tensor, teacher: Tensor, mask: Tensor, normalised:
     Plain, it is the mean over features too, TinyBERT's MSE (Jiao et al. 2020). Normalised, both vectors
     are first scaled to length 1 and the squares are summed (PKD; Sun et al. 2019), which gives 0 to 4.
     """
+    student, teacher = parallel.full(student), parallel.full(teacher)
     if normalised:
         student, teacher = functional.normalize(student, dim=-1), functional.normalize(teacher, dim=-1)
     squares = (student - teacher).square()
@@ -31,10 +33,12 @@ def cosine_distance(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 
     DistilBERT's alignment of the directions of student and teacher (Sanh et al. 2019, section 2).
     """
+    student, teacher = parallel.full(student), parallel.full(teacher)
     return over_tokens(1 - functional.cosine_similarity(student, teacher, dim=-1), mask)
 
 
 def over_tokens(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of [b, t] over the tokens of the batch where mask [b, t] is 1."""
+    """Mean of [b, t] over the tokens of the batch where mask [b, t] is 1, whoever shares the batch."""
     real = mask.to(values.dtype)
-    return (values * real).sum() / real.sum().clamp(min=1)
+    found = (values * real).sum() / real.sum().clamp(min=1)
+    return parallel.balanced(found, real.sum(), len(values))

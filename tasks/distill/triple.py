@@ -88,6 +88,7 @@ class Guesser(NamedTuple):
 
 def guesser_of(lesson: answers.Lesson, seed: int) -> Guesser:
     """The masked objective of a student, with a head that is thrown away after the training."""
+    from tasks import parallel
     from tasks.distill import masked
 
     student, tokenizer = lesson.model, lesson.tokenizer
@@ -97,7 +98,8 @@ def guesser_of(lesson: answers.Lesson, seed: int) -> Guesser:
     def loss(ids: "Tensor", mask: "Tensor") -> "Tensor":
         read, hidden = masked.hide(ids, mask, special, mask_id, student.table.num_embeddings)
         found = student.encode(student.embed(read), mask)[hidden]
-        return masked.guess_loss(head(found, student.table.weight), ids[hidden])
+        apart = masked.guess_loss(parallel.full(head(found, student.table.weight)), ids[hidden])
+        return parallel.balanced(apart, len(found), len(ids))
 
     return Guesser(head, loss)
 
