@@ -21,8 +21,8 @@ from tasks.stage import StageCall, run_stage
 def done(work: Path, config: AnyStageConfig, inputs: dict[str, Path], seed: int, threads: int) -> Path:
     """The directory of a stage (with out/ and result.json), run now unless it was run before."""
     digests = {role: digest_directory(path) for role, path in sorted(inputs.items())}
-    key = sha256_json([config.model_dump(mode="json"), digests, code_digest(config), seed, threads])[:16]
-    directory = (work / f"{config.kind}-{key}").absolute()
+    key = sha256_json([config.model_dump(mode="json"), digests, code_digest(config), seed, threads])
+    directory = (work / f"{config.kind}-{key[:16]}").absolute()
     if not (directory / "out").is_dir():
         call = StageCall(
             name=directory.name,
@@ -32,6 +32,7 @@ def done(work: Path, config: AnyStageConfig, inputs: dict[str, Path], seed: int,
             seed=seed,
             threads=threads,
             environment=worker_environment(threads),
+            key=key,  # a killed training goes on at its checkpoint
         )
         run_stage.fn(call)
     return directory
