@@ -29,6 +29,7 @@ from tasks.teachers import MAIN, Maker
 SHORT = reprlib.Repr()  # a repr that stays short whatever is nested
 SHORT.maxstring = 80
 LOCAL = ("dir", "file")  # schemes of sources that are paths
+COUNTABLE = 2**53  # whole numbers beyond are no floats
 PARTS: dict[str, tuple[type[BaseModel], ...]] = {"floor": get_args(FloorTasks), "evaluate": get_args(EvaluateTasks)}
 
 
@@ -102,8 +103,14 @@ def anchored(recipe: Recipe, folder: Path) -> Recipe:
 
     def anchor(source: Source) -> Source:
         scheme, _, rest = source.uri.partition(":")
-        uri = f"{scheme}:{(folder / rest).resolve()}"
-        return source.model_copy(update={"uri": uri}) if scheme in LOCAL else source
+        if scheme not in LOCAL:
+            return source
+        try:
+            path = (folder / rest).resolve()
+            path.exists()
+        except (OSError, ValueError):  # a name that is too long, or that has a null byte
+            raise ShrinkError(f"source {SHORT.repr(source.uri)} is no path that can be; give another.") from None
+        return source.model_copy(update={"uri": f"{scheme}:{path}"})
 
     return recipe.model_copy(
         update={
@@ -125,6 +132,8 @@ def parse(raw: Any, origin: str) -> Recipe:
     endless = not_finite(recipe.model_dump())
     if endless is not None:
         raise ShrinkError(f"recipe '{origin}': '{endless}' is not a finite number; give one.")
+    if (truth := truth_for_number(raw, recipe.model_dump())) is not None:
+        raise ShrinkError(f"recipe '{origin}': '{truth}' is true or false where a number stands; give a number.")
     order.check_task(recipe)
     order.check(recipe)
     fit.check(recipe)
@@ -132,11 +141,25 @@ def parse(raw: Any, origin: str) -> Recipe:
 
 
 def not_finite(value: Any, where: str = "") -> str | None:
-    """The place of the first NaN or infinity in nested values, stages counted from 1."""
-    if isinstance(value, float):
-        return None if math.isfinite(value) else where
+    """The place of the first NaN, infinity or integer that no float can count to, stages counted from 1."""
+    if isinstance(value, int | float):
+        return None if abs(value) <= COUNTABLE or (isinstance(value, float) and math.isfinite(value)) else where
     parts = value.items() if isinstance(value, dict) else enumerate(value, 1) if isinstance(value, tuple) else ()
     return next((found for key, one in parts if (found := not_finite(one, f"{where}.{key}".lstrip(".")))), None)
+
+
+def truth_for_number(raw: Any, read: Any, where: str = "") -> str | None:
+    """The place of the first true or false in raw values that was read as a number, stages counted from 1."""
+    if isinstance(raw, bool):
+        return where if isinstance(read, int | float) and not isinstance(read, bool) else None
+    if isinstance(raw, dict) and isinstance(read, dict):
+        parts = [(key, raw[key], read[key]) for key in raw if key in read]
+    elif isinstance(raw, list) and isinstance(read, tuple):
+        parts = [(str(place), *pair) for place, pair in enumerate(zip(raw, read, strict=False), 1)]
+    else:
+        return None
+    found = (truth_for_number(one, other, f"{where}.{key}".lstrip(".")) for key, one, other in parts)
+    return next((place for place in found if place is not None), None)
 
 
 def sentence(error: ValidationError) -> str:

@@ -46,11 +46,11 @@ class EvaluateConfig(BaseModel):
         "accuracy",
         description="What retention and the gate go by: macro_f1 or mcc where one is rare, micro_f1 with multi_label.",
     )
-    bootstrap: int = Field(2000, ge=100, description="Paired resamples behind every interval.")
+    bootstrap: int = Field(2000, ge=100, le=1_000_000, description="Paired resamples behind every interval.")
     batch: int = Field(
-        1, ge=1, description="Texts a batch when predicting; dynamic int8 answers depend on it a little."
+        1, ge=1, le=65_536, description="Texts a batch when predicting; dynamic int8 answers depend on it a little."
     )
-    rounds: int = Field(200, ge=1, description="Timed texts a model for the latency percentiles.")
+    rounds: int = Field(200, ge=1, le=1_000_000, description="Timed texts a model for the latency percentiles.")
 
 
 def run(inputs: dict[str, Path], config: EvaluateConfig, out: Path, seed: int) -> dict[str, Any]:

@@ -145,13 +145,25 @@ def fit(
                 progress.report(log.done, steps, f"loss {recent:.4f}")
                 log.note("loss", recent, log.done)
             if parallel.first() and checkpoint.due() and log.done % in_epoch:
+                check_weights(model, optimizer, log.done)
                 checkpoint.save(optimizer, log.model_dump(), companion.tensors)
         log.curve.append(float(np.mean(log.losses)))
         log.losses.clear()
         log.note("epoch_loss", log.curve[-1], len(log.curve))
+    check_weights(model, optimizer, log.done)
     model.eval()
     parallel.leave(leaves(model, companion))
     return log.curve
+
+
+def check_weights(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """ShrinkError when the last step, whose loss was still a number, has left weights that are none."""
+    if not all(bool(torch.isfinite(weight).all()) for weight in model.parameters()):
+        rate = optimizer.param_groups[0]["lr"]
+        raise ShrinkError(
+            f"training diverged: weights are no numbers any more behind step {step} with learning rate {rate:.3g}; "
+            "lower `lr` of this stage."
+        )
 
 
 def leaves(model: nn.Module, companion: Companion) -> list[Tensor]:
@@ -169,9 +181,10 @@ def step_once(
     norm = nn.utils.clip_grad_norm_([weight for weight in model.parameters() if weight.requires_grad], CLIP)
     if not (math.isfinite(value) and math.isfinite(float(norm))):
         rate = optimizer.param_groups[0]["lr"]
+        remedy = "lower `lr` of this stage" if step > 1 else "before any weight moved: look at its losses' settings"
         raise ShrinkError(
             f"training diverged: the loss is {value:g} and its gradient {float(norm):g} at step {step} with learning "
-            f"rate {rate:.3g}; lower `lr` of this stage."
+            f"rate {rate:.3g}; {remedy}."
         )
     optimizer.step()
     return value
@@ -189,6 +202,8 @@ def predict(model: Classifier, sequences: Sequence[Sequence[int]], size: int = 6
         pooled[rows], logits[rows] = vectors, model.classify(vectors)
         if number % 20 == 0:
             progress.report(number, len(batches), "predicting")
+    if not (torch.isfinite(logits).all() and torch.isfinite(pooled).all()):
+        raise ShrinkError("the model's answers are no numbers: its training diverged; lower `lr` of that stage.")
     return logits, pooled
 
 

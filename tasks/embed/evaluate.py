@@ -30,11 +30,16 @@ class EmbedEvaluateConfig(BaseModel):
     task: Literal["embed"] = Field("embed", description="What the recipe's models are for.")
     split: Literal["test", "validation"] = Field("test", description="Texts to judge on; test is for the last word.")
     texts: int = Field(4000, ge=20, description="Held-out texts at most, each compared with all others.")
-    bootstrap: int = Field(2000, ge=100, description="Paired resamples of the texts behind every interval.")
-    batch: int = Field(
-        1, ge=1, description="Held-out texts a batch; dynamic int8 vectors depend on it a little. Others go by 32."
+    bootstrap: int = Field(
+        2000, ge=100, le=1_000_000, description="Paired resamples of the texts behind every interval."
     )
-    rounds: int = Field(200, ge=1, description="Timed texts a model for the latency percentiles.")
+    batch: int = Field(
+        1,
+        ge=1,
+        le=65_536,
+        description="Held-out texts a batch; dynamic int8 vectors depend on it a little. Others go by 32.",
+    )
+    rounds: int = Field(200, ge=1, le=1_000_000, description="Timed texts a model for the latency percentiles.")
 
 
 def run(inputs: dict[str, Path], config: EmbedEvaluateConfig, out: Path, seed: int) -> dict[str, Any]:

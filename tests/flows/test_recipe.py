@@ -69,6 +69,9 @@ def change(path: str, value: Any) -> dict[str, Any]:
         ("data.format", "tsv", r"'data.format' = 'tsv'; did you mean 'csv'\?"),
         ("name", "My Model", r"'name' = 'My Model'"),
         ("stages.0.lr", float("inf"), r"'stages.1.lr' is not a finite number"),
+        ("stages.0.epochs", 10**400, r"'stages.1.epochs' is not a finite number"),
+        ("stages.0.epochs", True, r"'stages.1.epochs' is true or false where a number stands"),
+        ("evaluate", {"bootstrap": 10**12}, r"bootstrap' = 1000000000000: Input should be less than or equal to"),
         ("stages.4.kind", "a\nb", r"stage 5: unknown kind 'a.nb'; known are"),
         ("seed", 2**32, r"'seed' = 4294967296: Input should be less than 4294967296"),
     ],
@@ -404,3 +407,11 @@ def test_vectors_and_several_labels_a_row_have_one_teacher() -> None:
     content = several({"teachers": {"teacher": 1, "small": 1}, "second_teacher": 0}, SMALL, data=several_labels)
     with pytest.raises(ShrinkError, match=r"stage 3 \(label\) names 2 teachers but data.multi_label is true"):
         recipe.parse(content, "mine.yaml")
+
+
+@pytest.mark.parametrize("path", ["a\0b", "a" * 5000])
+def test_a_source_that_is_no_path_is_refused(path: str) -> None:
+    asking = recipe.load("sentiment")
+    asking = asking.model_copy(update={"teacher": asking.teacher.model_copy(update={"uri": f"dir:{path}"})})
+    with pytest.raises(ShrinkError, match=r"source 'dir:a.*' is no path that can be; give another"):
+        recipe.anchored(asking, Path("/"))

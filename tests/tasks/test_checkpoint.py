@@ -83,6 +83,13 @@ def test_a_checkpoint_of_another_stage_or_a_damaged_one_does_not_count(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_weights_that_the_last_step_makes_infinite_are_never_kept(tmp_path: Path) -> None:
+    model = new_model()
+    once = train.Schedule(epochs=1, lr=1e38, batch_size=len(LENGTHS), seed=0)
+    with pytest.raises(ShrinkError, match=r"weights are no numbers any more behind step 1 with learning rate 1e\+38"):
+        train.fit(model, LENGTHS, loss_of(model), once)
+
+
 @pytest.mark.parametrize("factor", [float("nan"), float("inf")])
 def test_a_diverging_training_stops_at_the_step_with_the_last_good_weights(factor: float, tmp_path: Path) -> None:
     model, good = new_model(), new_model()
