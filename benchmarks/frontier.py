@@ -1,10 +1,10 @@
 """Every way to make one teacher smaller, ours and what a user would pick instead, side by side in one run.
 
-Run: python -m benchmarks.frontier RUN [--threads 1] [--work .shrink/frontier] [--only NAME …] [--make-only]
-RUN is a finished run of the recipe, a folder in .shrink/runs: its data, teacher, labels and students are taken up where
-a variant (benchmarks/variants.py) begins the same way. What is computed besides lies in --work and is taken up by the
-next go: empty it after the code of a stage has changed. A line a variant, then the table, and a picture of bytes and
-latency beside retention.
+Run: python -m benchmarks.frontier RUN … [--threads 1] [--work .shrink/frontier] [--only NAME …] [--make-only]
+RUN is a finished run of the recipe, a folder in .shrink/runs; a second one may be of sentiment-tiny. Their data,
+teacher, labels and students are taken up where a variant (benchmarks/variants.py) begins the same way. What is computed
+besides lies in --work and is taken up by the next go: empty it after the code of a stage has changed. A line a variant,
+then the table, and a picture of bytes and latency beside retention.
 
 Every model answers the same sentences (validation and test together), text in and logits out, with one thread; the
 teacher in full precision is what all are compared with. Latency is the processor's time for one text, all models taking
@@ -57,11 +57,13 @@ class Shop(NamedTuple):
     threads: int
 
 
-def opened(run: Path, work: Path, threads: int) -> Shop:
-    """The finished run as a store of stages."""
+def opened(runs: list[Path], work: Path, threads: int) -> Shop:
+    """Finished runs as a store of stages; the first says what the recipe is."""
+    run = runs[0]
     found = [
         (StageRecord.model_validate_json(path.read_text(encoding="utf-8")), path.parent / "out")
-        for path in sorted(run.glob("*/record.json"))
+        for one in runs
+        for path in sorted(one.glob("*/record.json"))
     ]
     return Shop(found, load(str(run / "recipe.json")), run.absolute().parent.parent, work.absolute(), threads)
 
@@ -99,7 +101,7 @@ def as_read_now(content: dict[str, Any]) -> dict[str, Any]:
 def walk(shop: Shop, variant: Variant) -> Kept:
     """A variant's deployable, and what making it took beyond the fine-tuned teacher (labels, where it learns)."""
     source = sources.resolve(shop.recipe.teacher, shop.home)
-    given = {record.kind: out.resolve() for record, out in shop.records if record.kind in {"data", "floor"}}
+    given = {record.kind: out.resolve() for record, out in reversed(shop.records) if record.kind in {"data", "floor"}}
     stages = [Chain.validate_python(raw) for raw in (*begun(shop, variant), *variant.stages)]
     held = roles.first({"teacher": source, **given}, stages)
     spent = 0.0
@@ -191,7 +193,7 @@ def judged(shop: Shop, chosen: list[Variant]) -> list[dict[str, Any]]:
 def main() -> None:
     """Compute what is missing, judge all together, print the table and draw the frontier."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path(".shrink/frontier"))
     parser.add_argument(
@@ -199,7 +201,7 @@ def main() -> None:
     )
     parser.add_argument("--make-only", action="store_true", help="make the models, judge nothing")
     asked = parser.parse_args()
-    shop = opened(asked.run, asked.work, asked.threads)
+    shop = opened(asked.runs, asked.work, asked.threads)
     chosen = [one for one in VARIANTS if not asked.only or one.name in asked.only or one.name == "teacher"]
     if asked.make_only:
         for variant in chosen:
