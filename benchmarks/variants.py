@@ -27,6 +27,7 @@ INT4_ALONE = {"kind": "quantize", "method": "int4_weight_only", "embedding": "no
 PIECES = {"kind": "prune", "method": "vocabulary", "min_count": 2}
 PIECES_FEW = {"kind": "prune", "method": "vocabulary", "min_count": 4}
 CUT = {"kind": "prune", "method": "structured", "layers": [0, 2, 5], "ffn": 768}
+CUT_LAYERS = {"kind": "prune", "method": "structured", "layers": [0, 2, 5]}
 CUT_FFN = {"kind": "prune", "method": "structured", "ffn": 768}
 CUT_HARD = {"kind": "prune", "method": "structured", "layers": [0, 5], "ffn": 512}
 CUT_POSITIONS = {"kind": "prune", "method": "structured"}
@@ -86,6 +87,7 @@ VARIANTS = (
     Variant("recipe, 4-bit", True, (*STUDENT, ONNX, INT4)),
     Variant("recipe, magnitude 50 %", True, (*STUDENT, MAGNITUDE, ONNX, INT8)),
     Variant("recipe, Wanda 50 %", True, (*STUDENT, WANDA, ONNX, INT8)),
+    Variant("recipe, whole feed-forward part", True, (PIECES, CUT_LAYERS, TAUGHT, ONNX, INT8)),
     Variant("all hidden states", True, by("hidden", 3)),
     Variant("sentiment-tiny", True, (*TINY, ONNX, INT4_64)),
     Variant("one pass: recipe", True, cut()),
