@@ -202,8 +202,6 @@ def predict(model: Classifier, sequences: Sequence[Sequence[int]], size: int = 6
         pooled[rows], logits[rows] = vectors, model.classify(vectors)
         if number % 20 == 0:
             progress.report(number, len(batches), "predicting")
-    if not (torch.isfinite(logits).all() and torch.isfinite(pooled).all()):
-        raise ShrinkError("the model's answers are no numbers: its training diverged; lower `lr` of that stage.")
     return logits, pooled
 
 
@@ -213,7 +211,12 @@ def pad_of(model: Classifier) -> int:
 
 
 def accuracy(logits: Tensor, labels: Sequence[int] | Sequence[Sequence[int]]) -> float:
-    """Part of the rows whose largest logit stands at the label, or whose positive logits are just the row's labels."""
+    """Part of the rows whose largest logit stands at the label, or whose positive logits are just the row's labels.
+
+    Raises ShrinkError when logits are no numbers.
+    """
+    if not torch.isfinite(logits).all():
+        raise ShrinkError("the model's answers are no numbers: its training diverged; lower `lr` of that stage.")
     wanted = torch.as_tensor(labels)
     right = ((logits > 0) == wanted).all(-1) if wanted.ndim == 2 else logits.argmax(-1) == wanted
     return float(right.double().mean())
