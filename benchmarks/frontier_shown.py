@@ -59,12 +59,14 @@ def picture(found: list[dict[str, Any]], path: Path) -> None:
     ):
         for ours, colour, label in ((True, "tab:blue", "ours"), (False, "tab:red", "what a user would pick instead")):
             side = [one for one in found if one["ours"] is ours]
+            edge = frontier(side, axis)
             for one in side:
                 kept = one["retention"]
                 low, high = kept["point"] - kept["low"], kept["high"] - kept["point"]
                 plot.errorbar(one[axis], kept["point"], [[low], [high]], fmt="o", color=colour, alpha=0.5, capsize=2)
-                plot.annotate(one["name"], (one[axis], kept["point"]), (4, 4), textcoords="offset points", fontsize=7)
-            edge = frontier(side, axis)
+                if one in edge:  # names of all would hide each other
+                    place = (one[axis], kept["point"])
+                    plot.annotate(one["name"], place, (4, 4), textcoords="offset points", fontsize=7)
             heights = [one["retention"]["point"] for one in edge]
             plot.step([one[axis] for one in edge], heights, where="post", color=colour, label=label)
         plot.set(xscale="log", xlabel=title, ylabel="retention")
