@@ -1,42 +1,52 @@
-"""The page of architectures and stages says what the code says, and a cheap part of it is tried anew."""
+"""The page of architectures and stages says what preflight says, has every stage, and a cheap part of it is tried."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from benchmarks import architectures as matrix
-from tasks import architectures
-from tasks.kinds import methods
-from tests.tasks.encoders import TOKENIZERS, save_teacher
+from benchmarks.architectures_shown import WORKS, page
+from benchmarks.architectures_stages import COLUMNS, EXTRAS, TABLES
+from tasks import extras
+from tasks.kinds import EveryStage, methods
+from tests.tasks.encoders import TOKENIZERS
 
-CHEAP = ("finetune", "label", "prune/vocabulary", "structured: layers", "structured: heads", "prune/wanda")
+CHEAP = ("finetune", "label", "prune/vocabulary", "prune/structured: layers", "prune/structured: heads", "prune/wanda")
 
 
-def test_the_committed_page_is_what_preflight_says_today(tmp_path: Path) -> None:
-    cells, vocabularies = dict[str, dict[str, str]](), dict[str, dict[str, str]]()
+def test_the_committed_page_is_what_preflight_says_today(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "find_spec", lambda name: True)  # the page was written where the extras are installed
+    said: dict[str, dict[str, dict[str, str]]] = {}
     for kind in matrix.everything():
-        strange = kind in architectures.STRANGERS
-        folders = {one: None if strange else save_teacher(tmp_path / kind / one, kind, one) for one in TOKENIZERS}
-        first = folders["WordPiece"]
-        cells[kind] = {name: matrix.refusal(kind, stage, first) or matrix.WORKS for name, stage in matrix.STAGES}
-        stage = dict(matrix.STAGES)["prune/vocabulary"]
-        vocabularies[kind] = {one: matrix.refusal(kind, stage, at) or matrix.WORKS for one, at in folders.items()}
-    whole = [kind for kind, row in cells.items() if list(row.values()).count(matrix.WORKS) >= len(matrix.STAGES) - 1]
-    assert len(cells) >= 17 and len(whole) >= 12
+        said[kind] = {}
+        for pieces in TOKENIZERS:
+            sources = matrix.make_sources(tmp_path / kind / pieces, kind, pieces)
+            columns = matrix.columns_of(kind, pieces)
+            said[kind][pieces] = {one.name: matrix.refusal(one, sources) or WORKS for one in columns}
+    refused = {one for found in said.values() for cells in found.values() for one in cells.values() if one != WORKS}
+    for sentence in refused:  # the stage by its kind and method, what is so, and what to do
+        assert re.fullmatch(r"(stage \d+ \([a-z/_0-9]+\): |model_type is ).{20,300}: .{5,80}\.", sentence), sentence
+    broad = [kind for kind, one in said.items() if list(one["WordPiece"].values()).count(WORKS) >= len(COLUMNS) - 3]
+    assert len(said) >= 17 and len(broad) >= 12
     written = matrix.PAGE.read_text(encoding="utf-8")
-    assert written == matrix.page(cells, vocabularies), "run python -m benchmarks.architectures again"
+    assert written == page(said, matrix.FAMILIES, matrix.NEAR), "run python -m benchmarks.architectures again"
 
 
-def test_every_column_is_a_stage() -> None:
-    for _, stage in matrix.STAGES:
-        assert stage.get("method", "onnx") in methods()[stage["kind"]] or stage["kind"] in {"finetune", "label"}
+def test_every_kind_and_method_has_a_column() -> None:
+    shown = {(str(column.stage["kind"]), str(column.stage.get("method", ""))) for column in COLUMNS}
+    known = {(kind, method) for kind, names in methods().items() for method in names or [""]}
+    assert shown == known
+    configs = {column.name: EveryStage.validate_python(column.stage) for column in COLUMNS}
+    needing = {name for name, config in configs.items() if getattr(config, "needs", ())}
+    assert needing == set(EXTRAS), "an extra has an asterisk"
+    assert sum(map(len, TABLES.values())) == len(configs) == len(COLUMNS), "no two columns have one name"
 
 
 @pytest.mark.parametrize("kind", ["distilbert", "albert", "mpnet", "convbert"])
 def test_a_part_of_the_page_is_tried(tmp_path: Path, kind: str) -> None:
-    columns = tuple(one for one in matrix.STAGES if one[0] in CHEAP)
-    found = matrix.walk(kind, tmp_path / "stages", columns)
+    columns = [column for column in COLUMNS if column.name in CHEAP]
+    found = matrix.walk(kind, tmp_path / kind, columns, None)
     assert found.keys() == set(CHEAP)
-    works = [name for name, said in found.items() if said == matrix.WORKS]
-    assert len(works) == {"distilbert": 6, "albert": 5, "mpnet": 5, "convbert": 0}[kind]
-    assert matrix.spelled(kind, "BPE", tmp_path / "pieces") == found["prune/vocabulary"]
+    works = [name for name, said in found.items() if said == WORKS]
+    assert len(works) == {"distilbert": 6, "albert": 6, "mpnet": 5, "convbert": 0}[kind]
