@@ -136,9 +136,34 @@ def comparison(
     """Retention, lift retained, win over the floor by a metric, flips and agreement: an Evaluation's paired fields."""
     t, s, f = resampled(metric, (teacher, student, floor), labels, count, seed).T
     series = {"retention": ratio(s, t), "lift_retained": ratio(s - f, t - f), "win_over_floor": s - f}
+    found = {name: interval(values[0], values[1:]) for name, values in series.items()}
+    right = {name: equal(guess, labels) for name, guess in (("t", teacher), ("s", student), ("f", floor))}
+    hidden = unseen(len(labels))
+    found["retention"] = widened(found["retention"], right["t"], right["s"], hidden / t[0] if t[0] > 0 else 0.0)
+    found["win_over_floor"] = widened(found["win_over_floor"], right["f"], right["s"], hidden)
     return {
-        **{name: interval(values[0], values[1:]) for name, values in series.items()},
-        "flips_to_wrong": int(np.sum(equal(teacher, labels) & ~equal(student, labels))),
-        "flips_to_right": int(np.sum(~equal(teacher, labels) & equal(student, labels))),
+        **found,
+        "flips_to_wrong": int(np.sum(right["t"] & ~right["s"])),
+        "flips_to_right": int(np.sum(~right["t"] & right["s"])),
         "agreement": float(np.mean(equal(teacher, student))),
     }
+
+
+def unseen(examples: int) -> float:
+    """The largest share of examples of a kind of which none was seen in so many, with 97.5 % confidence.
+
+    The exact binomial bound (Clopper and Pearson 1934) with no success: 1 - 0.025^(1/n), about 3.7 / n.
+    """
+    return float(1 - 0.025 ** (1 / examples))
+
+
+def widened(found: Interval, one: NDArray[np.bool_], other: NDArray[np.bool_], share: float) -> Interval:
+    """An interval that also covers a kind of example that is missing: right by one model and wrong by the other.
+
+    Resamples never draw what was not seen: where no answer turned wrong (or right), their interval ends too early, and
+    where none differs it has no width at all, however few examples there are. `share` is what such examples may weigh,
+    in accuracy; for other metrics it is taken for the same.
+    """
+    low = found.low - (0.0 if bool((one & ~other).any()) else share)
+    high = found.high + (0.0 if bool((~one & other).any()) else share)
+    return Interval(point=found.point, low=low, high=high)

@@ -288,7 +288,8 @@ def test_lift_counts_nothing_when_the_teacher_has_none() -> None:
     labels = np.array([0, 1] * 10)
     found = metrics.comparison(1 - labels, labels, labels, labels, 100, 0)
     assert found["lift_retained"].point == 0 and found["retention"].point == 0
-    assert found["win_over_floor"].low == found["win_over_floor"].high == 0
+    won = found["win_over_floor"]
+    assert won.point == 0 and won.low == -won.high == pytest.approx(-metrics.unseen(20))
 
 
 def test_counts_of_parameters_and_products(artifacts: dict[str, Path]) -> None:
