@@ -141,14 +141,23 @@ def sentence(shown: dict[str, Any]) -> str:
     """The run in one sentence; a dash for what is not known."""
     size, speed, metric = shown["bytes"], shown["latency_ms"], shown.get("metric", "accuracy")
     scores = shown.get("score") or shown["accuracy"]  # versions of before it could be chosen go by accuracy
-    floor = units.ratio(scores["floor"], scores["teacher"])
+    floor = units.ratio(scores["floor"], scores["teacher"] or None)
+    kept = interval(shown["retention"]) if scores["teacher"] else "– (the teacher's score is 0)"
     before = "smoke walk on a 2-layer clone, its scores mean nothing: " if is_smoke(shown["model"]) else ""
     return (
         f"{before}{megabytes(size['teacher'])} MB → {megabytes(size['student'])} MB, "
         f"{milliseconds(speed['teacher'])} → {milliseconds(speed['student'])} ms, "
-        f"keeps {interval(shown['retention'])}{'' if metric == 'accuracy' else f' of its {METRICS[metric]}'}; "
+        f"keeps {kept}{'' if metric == 'accuracy' else f' of its {METRICS[metric]}'}; "
         f"bag-of-words alone keeps {share(floor)}"
     )
+
+
+def lift(shown: dict[str, Any]) -> str:
+    """What of the teacher's win over the floor is left; where there is no win, no share of it can be kept."""
+    scores = shown.get("score") or shown["accuracy"]
+    if not scores["teacher"] > scores["floor"]:
+        return "lift over bag-of-words: none to retain, the teacher does not beat it either"
+    return f"lift over bag-of-words retained: {interval(shown['lift_retained'])}"
 
 
 def milliseconds(value: float | None) -> str:
@@ -227,7 +236,7 @@ def summary(journal: dict[str, Any], facts: dict[str, Any], services: Any, count
     directory = f"runs/{journal['run_id']}"
     name, version = journal["recipe"], journal["version"]
     say = [f"\n{sentence(facts)}\n"]
-    say.append(f"lift over bag-of-words retained: {interval(facts['lift_retained'])}")
+    say.append(lift(facts))
     say += verdict_lines(journal["verdict"], name)
     moved = f"; {name}@champion is this version" if journal["verdict"]["passed"] else "; no alias moved"
     say.append(f"registered as {name} version {version}{moved}")
@@ -235,7 +244,8 @@ def summary(journal: dict[str, Any], facts: dict[str, Any], services: Any, count
     tell("\n".join(say))
     console.print(comparison(journal["evaluation"]))
     console.print("\n".join(links(name, str(version), directory, services)), markup=False, soft_wrap=True)
-    steps = next_steps(name, str(version), journal["verdict"]["passed"], journal["evaluation"]["task"])
+    passed, task = journal["verdict"]["passed"], journal["evaluation"]["task"]
+    steps = next_steps(name, str(version), passed, task, pairs=bool(facts.get("pairs")))
     console.print("\n".join(steps), markup=False, soft_wrap=True)
 
 
@@ -252,7 +262,7 @@ def links(name: str, version: str, directory: str, services: Any) -> list[str]:
     ]
 
 
-def next_steps(name: str, version: str, passed: bool, task: str = "classify") -> list[str]:
+def next_steps(name: str, version: str, passed: bool, task: str = "classify", pairs: bool = False) -> list[str]:
     """What to type next."""
     from flows.recipe_file import shipped
 
@@ -260,6 +270,8 @@ def next_steps(name: str, version: str, passed: bool, task: str = "classify") ->
     steps, texts = [f"{shrink} why {name}@{version}"], '"a touching, funny film"'
     if task == "embed":
         texts += ' "it made me laugh and cry"'
+    if pairs:
+        texts += ' --pair "it made me laugh and cry"'
     if passed:
         steps = [f"{shrink} predict {name}@champion {texts}", f"{shrink} why {name}@champion"]
     if name in shipped():

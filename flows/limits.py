@@ -88,7 +88,9 @@ def _limits_quality(facts: dict[str, Any]) -> list[str]:
             f"{METRICS[evaluation['metric']]}, which kept least. Neighbours and ranks are compared with the teacher's, "
             "not with what people find alike; the texts that a query is compared with stay the same in every resample."
         )
-    if won["low"] <= 0.0:
+    if won["high"] < 0.0:
+        lines.append("The student is worse than the simple floor: the whole interval of the difference lies below 0.")
+    elif won["low"] <= 0.0:
         lines.append("The student is not shown to be better than the simple floor: its interval includes 0.")
     if shared := shared_texts(facts):
         lines.append(

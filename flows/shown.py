@@ -32,6 +32,7 @@ def shown(
         "accuracy": {"teacher": teacher.accuracy, "student": student.accuracy, "floor": floor.accuracy},
         "task": evaluation.task,
         "metric": evaluation.metric,
+        "pairs": any(record.kind == "data" and record.config.get("pair_column") for record in records),
         "measures": {name: one.model_dump() for name, one in evaluation.measures.items()},
         "score": evaluation.scores(),
         "bytes": {
@@ -143,7 +144,7 @@ def figures(facts: dict[str, Any]) -> list[str]:
         gained = f"   {units.number(times)}× {words[name]}" if times else ""
         gained = f"   keeps {screen.interval(values['retention'])}" if "retention" in values else gained
         lines.append(f"{name:{wide}}" + "".join(f"{write(values.get(who)):>14}" for who in screen.MODELS) + gained)
-    return [*lines, f"lift over bag-of-words retained: {screen.interval(facts['lift_retained'])}"]
+    return [*lines, screen.lift(facts)]
 
 
 def cost(facts: dict[str, Any]) -> list[str]:

@@ -56,7 +56,8 @@ def _checks(gate: Gate, seen: Evaluation) -> Iterator[Check]:
         text = "the lower end of the 95 % interval of the student's score over the teacher's"
         yield _at_least("retention_low", seen.retention.low, gate.retention_low_min, text)
     if gate.beat_floor and not seen.measures:
-        yield _beat_floor("beat_floor", seen.win_over_floor, seen.examples)
+        scores = seen.scores()
+        yield _beat_floor("beat_floor", seen.win_over_floor, seen.examples, scores["teacher"] > scores["floor"])
     if gate.bytes_ratio_min is not None:
         text = f"teacher {seen.teacher.bytes / 1e6:.2f} MB over student {seen.student.bytes / 1e6:.2f} MB"
         yield _at_least("bytes_ratio", _ratio(seen.teacher.bytes, seen.student.bytes), gate.bytes_ratio_min, text)
@@ -94,7 +95,7 @@ def _of_measures(gate: Gate, seen: Evaluation) -> Iterator[Check]:
             yield _beat_floor(f"beat_floor_{name}", one.win_over_floor, seen.examples)
 
 
-def _beat_floor(name: str, won: Interval, examples: int) -> Check:
+def _beat_floor(name: str, won: Interval, examples: int, possible: bool = True) -> Check:
     if not all(math.isfinite(value) for value in (won.low, won.point, won.high)):
         why = "the student's win over the floor is not a finite number, which fails"
         return Check(name=name, value=None, limit=0.0, passed=False, why=why)
@@ -104,4 +105,6 @@ def _beat_floor(name: str, won: Interval, examples: int) -> Check:
         f"student minus floor is {won.point:+.4f}, and its 95 % interval {won.low:+.4f} to {won.high:+.4f} {verb} zero"
         f" on {examples} examples"
     )
+    if not passed and not possible:
+        why += "; its teacher does not beat the floor either: take the floor, or ask with harder data"
     return Check(name=name, value=won.low, limit=0.0, passed=passed, why=why)

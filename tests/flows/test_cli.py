@@ -280,6 +280,7 @@ def test_what_to_type_next_fits_the_run(monkeypatch: pytest.MonkeyPatch) -> None
         "         shrink init mine --data reviews.csv --model ./my-bert   (your own data and model)",
     ]
     assert rejected == ["next:    shrink why mine@2", "         shrink down   (stops the servers)"]
+    assert screen.next_steps("two", "1", True, pairs=True)[0].endswith(' --pair "it made me laugh and cry"')
 
 
 def test_lines_are_wrapped_between_words_on_a_terminal_and_whole_elsewhere() -> None:
@@ -295,7 +296,9 @@ def test_a_sentence_about_what_is_not_known() -> None:
     ill = {"point": math.nan, "low": math.nan, "high": math.inf}
     facts = {"model": "tiny", "bytes": nothing, "latency_ms": nothing, "retention": ill}
     said = screen.sentence(facts | {"accuracy": {"teacher": 0.0, "floor": 0.5}})
-    assert said == "– MB → – MB, – → – ms, keeps – [–, –]; bag-of-words alone keeps –"
+    assert said == "– MB → – MB, – → – ms, keeps – (the teacher's score is 0); bag-of-words alone keeps –"
+    said = screen.sentence(facts | {"accuracy": {"teacher": 0.5, "floor": 0.5}})
+    assert said == "– MB → – MB, – → – ms, keeps – [–, –]; bag-of-words alone keeps 100.0%"
 
 
 RUNNING = """

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from flows import console as screen
 from flows import report, units
 from flows.shown import emitted, page, shown
 from registry.records import Evaluation, StageRecord, Verdict
@@ -267,6 +268,24 @@ def test_held_out_pairs_whose_text_was_trained_on_are_counted() -> None:
         return [line for line in facts["limits"] if "held-out pairs" in line]
 
     assert said(0) == [] and said(12)[0].startswith("12 of the held-out pairs have a text that a training pair has too")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(-0.34, -0.16, "is worse than the simple floor"), (-0.1, 0.1, "its interval includes 0"), (0.01, 0.1, None)],
+)
+def test_a_report_says_how_the_student_stands_to_the_floor(low: float, high: float, said: str | None) -> None:
+    won = {"point": (low + high) / 2, "low": low, "high": high}
+    journal = run(stage("evaluate", 1.0)) | {"evaluation": {**EVALUATION, "win_over_floor": won}}
+    lines = [line for line in report.build([journal])["limits"] if "simple floor" in line]
+    assert lines == [] if said is None else said in lines[0]
+
+
+def test_a_lift_that_is_not_there_is_not_a_number() -> None:
+    scores = {"teacher": 0.9, "student": 0.9, "floor": 0.8}
+    assert screen.lift({"score": scores, "lift_retained": HALF}).startswith("lift over bag-of-words retained: ")
+    none = {"score": {**scores, "floor": 0.9}, "lift_retained": HALF}
+    assert screen.lift(none) == "lift over bag-of-words: none to retain, the teacher does not beat it either"
 
 
 def test_a_smoke_walk_has_no_verdict_worth_the_name() -> None:

@@ -37,6 +37,14 @@ def test_an_interval_that_touches_the_floor_does_not_beat_it() -> None:
     assert not judge(Gate(), evaluation(win=0.0)).passed
 
 
+def test_a_floor_that_the_teacher_does_not_beat_either_is_named() -> None:
+    seen = evaluation(win=-0.1)
+    (usual,) = judge(Gate(), seen).checks
+    assert not usual.passed and "its teacher" not in usual.why
+    (hopeless,) = judge(Gate(), seen.model_copy(update={"floor": seen.teacher})).checks
+    assert hopeless.why.endswith("its teacher does not beat the floor either: take the floor, or ask with harder data")
+
+
 def test_a_gate_without_checks_passes_nothing() -> None:
     assert not judge(Gate(beat_floor=False), evaluation()).passed
 
