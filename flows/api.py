@@ -1,5 +1,6 @@
 """The HTTP interface of a served model: /predict or /embed, and /healthz. Requests only read what is served."""
 
+import json
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -67,6 +68,13 @@ def application(slot: Slot, threads: int = 1) -> FastAPI:
         return JSONResponse({"model": slot.name, "version": serving.version, "embeddings": found})
 
     return app
+
+
+def example(loaded: Loaded, address: str) -> str:
+    """A command that asks what is served, by its task and what it reads."""
+    first, second = "a touching, funny film", "it made me laugh and cry"
+    body = {"pairs": [[first, second]]} if loaded.config.get("pairs") else {"texts": [first]}
+    return f"curl -s {address}{PATHS[loaded.task]} -d '{json.dumps(body)}'"
 
 
 def asked(loaded: Loaded, question: Question) -> list[Text]:

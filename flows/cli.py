@@ -82,6 +82,8 @@ def run(
         screen.tell("smoke: the whole chain on a 2-layer clone and a few rows; its scores mean nothing")
         journal = execute(recipe, smoke=True)
         screen.tell(f"smoke: the whole chain ran on a 2-layer clone ({len(journal['stages'])} stages)\n")
+    if smoke:
+        screen.tell(f"registered as {journal['recipe']}, to be looked at; next: shrink run {recipe}")
     if not smoke:
         journal = execute(recipe, smoke=False)
         screen.summary(journal, facts_of(journal), got, settings().country)
@@ -201,7 +203,8 @@ def init(
     columns, licences = (text_column, column), (licence, data_licence)
     found = write(name, data, model, columns, licences, task=cast(Task, task), kinds=kinds)
     rows = ", ".join(f"{split} {count}" for split, count in found["rows"].items())
-    labels = f"{len(found['labels'])} labels ({', '.join(found['labels'][:8])})" if found["labels"] else "no labels"
+    named = ", ".join(found["labels"][:8]) + (", …" if len(found["labels"]) > 8 else "")
+    labels = f"{len(found['labels'])} labels ({named})" if found["labels"] else "no labels"
     lines = [f"{found['recipe']} written: {labels}, rows: {rows}"]
     if found["few_test_rows"]:
         lines.append("few test rows: the intervals will be wide and the gate hard to pass; label more if you can")

@@ -45,7 +45,7 @@ def deploy(
     port: Annotated[int, typer.Option(help="port on loopback")] = 8080,
     as_json: Json = False,
 ) -> None:
-    """Serve a model on /predict and /healthz until Ctrl-C; swap when its alias moves, back when the new one fails."""
+    """Serve a model on /predict or /embed until Ctrl-C; swap when its alias moves, back when the new one fails."""
     require_port(port)
     connected()
     require(model)
@@ -54,9 +54,9 @@ def deploy(
 
     name, alias = split_name(model)
     address = f"http://{HOST}:{port}"
-    facts = {"model": name, "alias": alias, "predict": f"{address}/predict", "healthz": f"{address}/healthz"}
-    ask = f"""curl -s {address}/predict -d '{{"texts": ["a touching, funny film"]}}'"""
-    typer.echo(json.dumps(facts) if as_json else f"ask it with: {ask}")
+    facts = {"model": name, "alias": alias} | {path: f"{address}/{path}" for path in ("predict", "embed", "healthz")}
+    if as_json:
+        typer.echo(json.dumps(facts))
     serve(name, alias, host=HOST, port=port)
 
 

@@ -11,7 +11,7 @@ import socket
 import threading
 from pathlib import Path
 
-from flows.api import application
+from flows.api import application, example
 from flows.servers import client
 from flows.serving import Slot, log, reconcile
 from flows.settings import settings
@@ -43,8 +43,12 @@ def serve(
     registry, kept = client(), cache if cache is not None else settings().home / "deployed"
 
     def follow() -> None:
+        told = None
         while not stop.is_set():
             reconcile(registry, slot, kept, threads)
+            if slot.serving is not None and slot.serving.version != told:
+                told = slot.serving.version
+                log.info("ask it with: %s", example(slot.serving, f"http://{host}:{port}"))
             stop.wait(poll_seconds)
 
     config = uvicorn.Config(
@@ -54,7 +58,7 @@ def serve(
         log_level="warning",
         access_log=False,
     )
-    log.info("%s@%s on http://%s:%d: POST /predict or /embed, GET /healthz; Ctrl-C ends it", name, alias, host, port)
+    log.info("%s@%s on http://%s:%d, GET /healthz; Ctrl-C ends it", name, alias, host, port)
     threading.Thread(target=follow, name="follow", daemon=True).start()
     try:
         uvicorn.Server(config).run(sockets=[holder])

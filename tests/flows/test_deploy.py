@@ -280,6 +280,28 @@ def test_a_bad_body_is_refused_by_field(ready: TestClient, body: bytes, code: in
     assert field in (detail if isinstance(detail, str) else [one["field"] for one in detail])
 
 
+@pytest.mark.parametrize(
+    ("task", "pairs", "path", "field"),
+    [
+        ("classify", False, "/predict", "texts"),
+        ("classify", True, "/predict", "pairs"),
+        ("embed", False, "/embed", "texts"),
+    ],
+)
+def test_the_command_that_is_suggested_asks_what_is_served(
+    tmp_path: Path, task: Any, pairs: bool, path: str, field: str
+) -> None:
+    about = {"pairs": pairs}
+    serving_now = serving.Loaded(version="1", directory=tmp_path, task=task, config=about, session=None)
+    command = api.example(serving_now, "http://127.0.0.1:80")
+    assert command.startswith(f"curl -s http://127.0.0.1:80{path} -d '")
+    body = command.split("-d '")[1].removesuffix("'")
+    assert (
+        getattr(api.read(body.encode()), field) is not None
+        and len(api.asked(serving_now, api.read(body.encode()))) == 1
+    )
+
+
 @pytest.fixture
 def process(servers: services.Services, servers_home: Path, tmp_path: Path) -> Iterator[tuple[Any, str]]:
     """`serve` as a program of its own, following the alias `live` of the model `busy`."""
