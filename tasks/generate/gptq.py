@@ -1,0 +1,95 @@
+"""GPTQ and SparseGPT: rounding, or zeroing, a weight matrix column by column so that its outputs change least.
+
+Frantar et al. 2022, "GPTQ: Accurate post-training quantization for generative pre-trained transformers", arXiv
+2210.17323; Frantar and Alistarh 2023, "SparseGPT: Massive language models can be accurately pruned in one-shot", arXiv
+2301.00774; both after the Optimal Brain Surgeon (Hassibi and Stork 1993). With H = X^T X of the layer's inputs, an
+error made in one column is spread over the columns behind it by the upper Cholesky factor of H^-1. Pure functions of
+tensors: weights are [outputs, inputs], H is [inputs, inputs].
+"""
+
+import torch
+from torch import Tensor
+
+from registry.records import ShrinkError
+from tasks.generate import grids
+from tasks.generate.grids import Grid, Rounded
+
+BLOCK = 128  # columns whose errors are spread at once
+DAMP = 0.01  # of the mean diagonal, added to it
+
+
+def factor(hessian: Tensor) -> Tensor:
+    """The upper Cholesky factor of the damped inverse of H; inputs that are always 0 count as 1.
+
+    Raises ShrinkError when no damping up to a hundredfold makes H positive definite.
+    """
+    work = hessian.double()
+    diagonal = work.diagonal().clone()
+    dead = diagonal == 0
+    for damp in (DAMP, 10 * DAMP, 100 * DAMP):
+        tried = work.clone()
+        tried.diagonal().copy_(torch.where(dead, 1.0, diagonal) + damp * diagonal.mean())
+        lower, failed = torch.linalg.cholesky_ex(tried)
+        if not failed:
+            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+            if not failed:
+                found: Tensor = upper.float()
+                return found
+    raise ShrinkError("the inputs of a layer are not finite or too few to round it by: give more calibration text.")
+
+
+def quantize(weight: Tensor, hessian: Tensor, grid: Grid) -> Rounded:
+    """The weight on its grid, errors spread forward; scales are fitted to each group as it is reached."""
+    upper, work = factor(hessian), weight.float().clone()
+    importance = hessian.diagonal() / hessian.diagonal().mean().clamp(min=1e-12)
+    size = grid.group * max(1, BLOCK // grid.group)  # whole groups, so that none waits for a block's errors
+    found, scales, shifts = torch.empty_like(work), list[Tensor](), list[Tensor]()
+    for start in range(0, work.shape[1], size):
+        end = min(start + size, work.shape[1])
+        errors = torch.zeros(work.shape[0], end - start)
+        for at in range(start, end):
+            if at % grid.group == 0:
+                group = slice(at, at + grid.group)
+                scale, shift = (one[:, 0] for one in grids.fit(work[:, group], grid, importance[group]))
+                scales.append(scale)
+                shifts.append(shift)
+            found[:, at] = grids.codes(work[:, at], scales[-1], shifts[-1], grid)
+            value = grids.valued(found[:, at], scales[-1], shifts[-1])
+            errors[:, at - start] = (work[:, at] - value) / upper[at, at]
+            work[:, at + 1 : end] -= errors[:, at - start, None] * upper[at, at + 1 : end]
+        work[:, end:] -= errors @ upper[start:end, end:]
+    return Rounded(found.to(torch.int8), torch.stack(scales, 1), torch.stack(shifts, 1))
+
+
+def sparsify(weight: Tensor, hessian: Tensor, sparsity: float, pattern: tuple[int, int] | None = None) -> Tensor:
+    """The weight with zeros, errors spread forward (SparseGPT): a share of each block, or n of every m in a row.
+
+    What goes is chosen by the squared weight over the squared diagonal of the factor, when its block (or its m columns)
+    is reached.
+    """
+    upper, work = factor(hessian), weight.float().clone()
+    for start in range(0, work.shape[1], BLOCK):
+        end = min(start + BLOCK, work.shape[1])
+        errors = torch.zeros(work.shape[0], end - start)
+        scores = work[:, start:end].square() / upper.diagonal()[start:end].square()
+        gone = scores <= scores.flatten().kthvalue(max(1, round(sparsity * scores.numel()))).values
+        for at in range(start, end):
+            if pattern is not None and (at - start) % pattern[1] == 0:
+                part = slice(at, at + pattern[1])
+                lost = (work[:, part].square() / upper.diagonal()[part].square()).topk(pattern[0], 1, largest=False)
+                gone[:, at - start : at - start + pattern[1]] = False
+                gone.scatter_(1, at - start + lost.indices, True)
+            value = torch.where(gone[:, at - start], 0.0, work[:, at])
+            errors[:, at - start] = (work[:, at] - value) / upper[at, at]
+            work[:, at] = value
+            work[:, at + 1 : end] -= errors[:, at - start, None] * upper[at, at + 1 : end]
+        work[:, end:] -= errors @ upper[start:end, end:]
+    return work
+
+
+def output_error(weight: Tensor, changed: Tensor, hessian: Tensor) -> float:
+    """The squared error of the outputs over their squares: tr(D H D^T) / tr(W H W^T)."""
+    apart = (weight - changed).double()
+    wide = hessian.double()
+    kept = weight.double()
+    return float(((apart @ wide) * apart).sum() / ((kept @ wide) * kept).sum().clamp(min=1e-30))

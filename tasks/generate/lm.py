@@ -1,0 +1,111 @@
+"""Language models in folders: load one, write one, whose weights may be stored as rounded integers.
+
+An artifact has config.json, tokenizer.json and tokenizer_config.json (and chat_template.jinja) as transformers writes
+them, model.safetensors and, where weights are rounded, grids.json: {weight: its grid}. Of such a weight W the file
+holds W.codes (int8), W.scale and, unless the grid is symmetric, W.shift.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from registry.records import ShrinkError
+from tasks import layout
+from tasks.generate.grids import Grid, Rounded
+
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+
+
+def load(directory: Path) -> Any:
+    """The language model of a folder in float32 and eval mode; rounded weights as the numbers that they stand for."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    layout.read_json(directory / "config.json")
+    try:
+        config = AutoConfig.from_pretrained(directory)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except Exception as error:  # of several kinds, with the field in the text
+        said = " ".join(str(error).split())[:200]
+        raise ShrinkError(f"config.json will not do ({said}): give a language model's own config.json.") from None
+    state = model.state_dict()
+    weights = expanded(load_file(directory / "model.safetensors"))
+    tied = {name for name in state if name not in weights and model.config.tie_word_embeddings and "head" in name}
+    wrong = [
+        name
+        for name, value in state.items()
+        if name not in tied and (name not in weights or weights[name].shape != value.shape)
+    ]
+    if wrong:
+        raise ShrinkError(f"model.safetensors lacks {wrong[0]} in the size that config.json says: use a matching pair.")
+    model.load_state_dict(weights, strict=False)
+    model.tie_weights()
+    return model.float().eval()
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """transformers' tokenizer of a folder, with its chat template."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(directory)
+
+
+def expanded(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights by name, rounded ones as the numbers that they stand for."""
+    found = {}
+    for name, value in stored.items():
+        base, _, part = name.rpartition(".")
+        if part == "codes":
+            scale = stored[f"{base}.scale"].float()
+            shift = stored[f"{base}.shift"].float() if f"{base}.shift" in stored else torch.zeros_like(scale)
+            found[base] = Rounded(value, scale, shift).value()
+        elif part not in {"scale", "shift"} or f"{base}.codes" not in stored:
+            found[name] = value.float()
+    return found
+
+
+def save(directory: Path, model: Any, beside: Path, rounded: dict[str, Rounded], grids: dict[str, Grid]) -> None:
+    """Write a language model; `rounded` weights as integers, the tokenizer's files from the folder `beside`.
+
+    The bytes depend on the weights, the grids and those files alone. A head that is tied to the embedding is not
+    written twice.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in TOKENIZER:
+        if (beside / name).is_file():
+            (directory / name).write_bytes((beside / name).read_bytes())
+    model.config.save_pretrained(directory)
+    tensors: dict[str, Tensor] = {}
+    for name, value in own_weights(model).items():
+        if name not in rounded:
+            tensors[name] = value.detach().contiguous()
+            continue
+        one, grid = rounded[name], grids[name]
+        tensors |= {f"{name}.codes": one.codes.contiguous(), f"{name}.scale": one.scale.half().contiguous()}
+        if grid.zero in {"free", "integer"}:
+            shift = one.shift if grid.zero == "integer" else one.shift.half()
+            tensors[f"{name}.shift"] = shift.contiguous()
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    if rounded:
+        told = {name: grids[name].model_dump() for name in sorted(rounded)}
+        (directory / "grids.json").write_text(json.dumps(told, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def own_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Weights by name, each tensor once: a tied head is its embedding."""
+    seen, found = set[int](), {}
+    for name, value in model.state_dict().items():
+        if value.data_ptr() not in seen:
+            seen.add(value.data_ptr())
+            found[name] = value
+    return found
+
+
+def bits_per_weight(model: nn.Module, grids: dict[str, Grid], other: float = 16.0) -> float:
+    """Bits over all weights, each counted once: a grid's with its scales, `other` for what is not rounded."""
+    weights = own_weights(model)
+    bits = sum(value.numel() * (grids[name].bits if name in grids else other) for name, value in weights.items())
+    return bits / sum(value.numel() for value in weights.values())

@@ -1,0 +1,145 @@
+"""Goes through a decoder layer by layer: what comes in is measured, the layer is changed, what it then gives goes on.
+
+The texts are blocks of one length without padding, so that all that a layer is given besides hidden states (positions,
+masks) is the same for every batch: it is caught once, in a first pass of one batch. Only one layer's sums live at a
+time. The layers that are done are given to `done`; a walk that starts again reads them and only computes what goes
+through them.
+"""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from registry.records import ShrinkError
+from tasks import progress
+
+Sums = dict[str, Tensor]  # by linear of a layer, the sum of x x^T over all its inputs [inputs, inputs]
+
+
+class Caught(NamedTuple):
+    """What a layer is called with: the first argument is the hidden state, these are the rest."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+def layers_of(model: Any) -> nn.ModuleList:
+    """The decoder's layers, bottom first; ShrinkError where a model has none that are known."""
+    inner = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+    for owner in (inner, getattr(inner, "decoder", None)):
+        for name in ("layers", "h"):
+            found = getattr(owner, name, None)
+            if isinstance(found, nn.ModuleList):
+                return found
+    raise ShrinkError(f"no layers are known in a model of type '{model.config.model_type}': choose another decoder.")
+
+
+def linears_of(layer: nn.Module) -> dict[str, nn.Module]:
+    """The linear layers of a decoder layer by name, transformers' Conv1D (GPT-2) among them."""
+    from transformers.pytorch_utils import Conv1D
+
+    return {name: one for name, one in layer.named_modules() if isinstance(one, nn.Linear | Conv1D)}
+
+
+def weight_of(linear: nn.Module) -> Tensor:
+    """A linear's weight as [outputs, inputs]; Conv1D holds it the other way round."""
+    weight: Tensor = linear.weight.detach()  # type: ignore[operator]
+    return weight if isinstance(linear, nn.Linear) else weight.T
+
+
+def put(linear: nn.Module, weight: Tensor) -> None:
+    """Replace a linear's weight, given as [outputs, inputs], in place."""
+    with torch.no_grad():
+        weight_of(linear).copy_(weight)
+
+
+def start(model: Any, ids: Tensor, batch: int) -> tuple[list[Tensor], list[Caught]]:
+    """Of blocks [n, t] the first layer's inputs, in batches, and what each layer is called with besides."""
+    layers = layers_of(model)
+    caught: dict[int, Caught] = {}
+    hidden: list[Tensor] = []
+
+    class Enough(Exception):
+        """Ends a forward pass: what was wanted is known."""
+
+    def at(index: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            state = args[0] if args else kwargs["hidden_states"]
+            if index == 0:
+                hidden.append(state)
+            rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+            caught.setdefault(index, Caught(args[1:], rest))
+            if index == 0 and len(hidden) > 1:
+                raise Enough
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(at(index), with_kwargs=True) for index, layer in enumerate(layers)]
+    try:
+        with torch.no_grad():
+            for begin in range(0, len(ids), batch):
+                with contextlib.suppress(Enough):
+                    model(input_ids=ids[begin : begin + batch], use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return hidden, [caught[index] for index in range(len(layers))]
+
+
+def through(layer: nn.Module, hidden: list[Tensor], caught: Caught) -> None:
+    """Replace each batch of hidden states by what the layer makes of it."""
+    with torch.no_grad():
+        for number, state in enumerate(hidden):
+            found = layer(state, *caught.args, **caught.kwargs)
+            hidden[number] = found[0] if isinstance(found, tuple) else found
+
+
+def sums(layer: nn.Module, hidden: list[Tensor], caught: Caught) -> Sums:
+    """By linear of a layer, the sum of x x^T over its inputs; linears with the same input share one tensor."""
+    found: Sums = {}
+    last: list[tuple[int, str]] = []
+
+    def look(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            if last and last[-1][0] == id(args[0]) and last[-1][1] in found:
+                found[name] = found[last[-1][1]]  # q, k and v read the same
+                return
+            rows = args[0].flatten(0, -2).float()
+            found[name] = found.get(name, 0) + rows.T @ rows
+            last[:] = [(id(args[0]), name)]
+
+        return hook
+
+    handles = [one.register_forward_pre_hook(look(name)) for name, one in linears_of(layer).items()]
+    try:
+        with torch.no_grad():
+            for state in hidden:
+                last.clear()
+                layer(state, *caught.args, **caught.kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def walk(
+    model: Any,
+    ids: Tensor,
+    change: Callable[[int, nn.Module, Sums], None],
+    known: Callable[[int, nn.Module], bool],
+    batch: int = 8,
+) -> None:
+    """Change every layer from the bottom up: `known` may put back what an earlier go made of it and say so."""
+    if len(ids) % batch:
+        ids = ids[: len(ids) // batch * batch] if len(ids) > batch else ids
+        batch = min(batch, len(ids))
+    hidden, caught = start(model, ids, batch)
+    layers = layers_of(model)
+    for index, layer in enumerate(layers):
+        if not known(index, layer):
+            change(index, layer, sums(layer, hidden, caught[index]))
+        through(layer, hidden, caught[index])
+        progress.report(index + 1, len(layers), "layers")
