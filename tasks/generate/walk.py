@@ -100,16 +100,16 @@ def through(layer: nn.Module, hidden: list[Tensor], caught: Caught) -> None:
 def sums(layer: nn.Module, hidden: list[Tensor], caught: Caught) -> Sums:
     """By linear of a layer, the sum of x x^T over its inputs; linears with the same input share one tensor."""
     found: Sums = {}
-    last: list[tuple[int, str]] = []
+    last: list[tuple[Tensor, str]] = []  # held: what is freed could be taken for what comes next
 
     def look(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            if last and last[-1][0] == id(args[0]) and last[-1][1] in found:
+            if last and last[-1][0] is args[0] and last[-1][1] in found:
                 found[name] = found[last[-1][1]]  # q, k and v read the same
                 return
             rows = args[0].flatten(0, -2).float()
             found[name] = found.get(name, 0) + rows.T @ rows
-            last[:] = [(id(args[0]), name)]
+            last[:] = [(args[0], name)]
 
         return hook
 
