@@ -134,7 +134,7 @@ def main() -> None:
     recipe = load(asked.recipe)
     work = asked.work.absolute()
     source = sources.resolve(recipe.data_source, work)
-    data = chain.done(work, recipe.data, {"source": source}, recipe.seed, asked.threads) / "out"
+    data = chain.done(work, recipe.rows, {"source": source}, recipe.seed, asked.threads) / "out"
     for seed in range(asked.seeds):
         for name in asked.only or [name for name in VARIANTS if applies(recipe, name)]:
             variant = changed(recipe, VARIANTS[name], seed)

@@ -48,12 +48,12 @@ def main() -> None:
     recipe = load(asked.recipe)
     work = asked.work.absolute()
     source = sources.resolve(recipe.data_source, work)
-    clusters = {normalise(row["text"]) for row in labelled_rows(source, recipe.data)[0]}
+    clusters = {normalise(row["text"]) for row in labelled_rows(source, recipe.rows)[0]}
     pooled: dict[str, list[Any]] = {"labels": [], "teacher": [], "student": [], "floor": [], "variant": []}
     folds = []
     for fold in range(asked.folds):
         data = work / f"data-{fold}"
-        chain.write_data(data, recipe.data, source, parts(clusters, fold, asked.folds))
+        chain.write_data(data, recipe.rows, source, parts(clusters, fold, asked.folds))
         seen, facts = judged(recipe, data, work, asked.threads)
         if asked.variant:
             variant = changed(recipe, VARIANTS[asked.variant], recipe.seed)

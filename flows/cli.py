@@ -103,7 +103,7 @@ def check(recipe: str) -> None:
     chosen, here = load(recipe), settings()
     grid_of(here.country)  # the report comes last: a wrong country must not wait for it
     teacher, data = sources.peek(chosen.teacher, here.home), sources.peek(chosen.data_source, here.home)
-    others = {name: sources.peek(source, here.home) for name, source in chosen.teachers.items()}
+    others = {name: sources.peek(source, here.home) for name, source in chosen.more.items()}
     preflight(chosen, teacher, data, others)
     plan.refuse(plan.make(chosen, teacher, data, here, others), here)
     if set(status(here.home).values()) != {"healthy"}:

@@ -39,7 +39,7 @@ def plan(
 
     recipe, here = load(what or "sentiment"), settings()
     teacher, data = sources.peek(recipe.teacher, here.home), sources.peek(recipe.data_source, here.home)
-    others = {name: sources.peek(source, here.home) for name, source in recipe.teachers.items()}
+    others = {name: sources.peek(source, here.home) for name, source in recipe.more.items()}
     preflight(recipe, teacher, data, others)
     foretold = plans.make(recipe, teacher, data, here, others)
     facts = plans.facts(foretold, here)

@@ -45,7 +45,7 @@ def compress(recipe: str, smoke: bool = False) -> dict[str, Any]:
         logging.getLogger(name).setLevel(logging.INFO)
     chosen, here = load(recipe), settings()
     teacher, data = sources.resolve(chosen.teacher, here.home), sources.resolve(chosen.data_source, here.home)
-    others = {name: sources.resolve(source, here.home) for name, source in chosen.teachers.items()}
+    others = {name: sources.resolve(source, here.home) for name, source in chosen.more.items()}
     if smoke:
         chosen = smoke_of(chosen, min(layout.read(path).layers for path in (teacher, *others.values())))
     preflight(chosen, teacher, data, others)

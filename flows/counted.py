@@ -54,10 +54,10 @@ class Counted:
     """The data of a recipe as numbers, and the teacher's tokenizer."""
 
     def __init__(self, recipe: Recipe, model: Path, source: Path) -> None:
-        rows, self.labels = data.labelled_rows(source, recipe.data)
-        parts: dict[str, list[data.Row]] = dict(splits.split_rows(rows, recipe.data.split))
-        parts["transfer"] = data.transfer_rows(source, recipe.data, {splits.normalise(row["text"]) for row in rows})
-        self.tokenizer, self.max_length = pieces.opened(model / "tokenizer.json"), recipe.data.max_length
+        rows, self.labels = data.labelled_rows(source, recipe.rows)
+        parts: dict[str, list[data.Row]] = dict(splits.split_rows(rows, recipe.rows.split))
+        parts["transfer"] = data.transfer_rows(source, recipe.rows, {splits.normalise(row["text"]) for row in rows})
+        self.tokenizer, self.max_length = pieces.opened(model / "tokenizer.json"), recipe.rows.max_length
         self.tokenizer.enable_truncation(self.max_length)
         self.splits = {name: Texts([row["text"] for row in part], self.tokenizer) for name, part in parts.items()}
         self.bytes = 190 + sum(sampled_bytes(part) for part in parts.values())

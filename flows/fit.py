@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from registry.records import ShrinkError
 from tasks import data
+from tasks.generate.documents import DocumentsConfig
 from tasks.label import LabelConfig
 
 if TYPE_CHECKING:
@@ -15,13 +16,15 @@ SHORTEST_PAIR = 8  # tokens: three stand around and between two texts
 def check(recipe: "Recipe") -> None:
     """ShrinkError naming the key that does not go with the data's labels (multi_label) or texts (pair_column)."""
     where = f"recipe '{recipe.name}'"
+    if isinstance(recipe.data, DocumentsConfig):
+        return
     try:
         if recipe.task == "embed":
-            check_embed(recipe.data)
-        data.check_config(recipe.data)
+            check_embed(recipe.rows)
+        data.check_config(recipe.rows)
     except ShrinkError as error:
         raise ShrinkError(f"{where}: data.{error}") from None
-    several = recipe.data.multi_label
+    several = recipe.rows.multi_label
     metric = getattr(recipe.evaluate, "metric", None)
     if several and metric == "mcc":
         raise ShrinkError(
@@ -43,9 +46,9 @@ def check(recipe: "Recipe") -> None:
                 f"{where}: stage {number} (label) names {len(stage.teachers)} teachers but data.multi_label is true: "
                 "they are mixed where a row has one label only, name one."
             )
-    if recipe.data.pair_column and recipe.data.max_length < SHORTEST_PAIR:
+    if recipe.rows.pair_column and recipe.rows.max_length < SHORTEST_PAIR:
         raise ShrinkError(
-            f"{where}: data.max_length is {recipe.data.max_length} but two texts need {SHORTEST_PAIR}: raise it."
+            f"{where}: data.max_length is {recipe.rows.max_length} but two texts need {SHORTEST_PAIR}: raise it."
         )
 
 

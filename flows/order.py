@@ -3,14 +3,14 @@
 `flows/recipe.py` asks here when a recipe is read; everything is refused in one sentence that names the stages.
 """
 
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from flows import roles, units
-from registry.records import MeasureName, ShrinkError, Task
+from registry.records import EMBEDDING, WRITING, ShrinkError, Task
 from tasks.distill.quantized import DistillQuantizedConfig
-from tasks.embed.adopt import AdoptConfig
 from tasks.finetune import FinetuneConfig
-from tasks.kinds import PruneZeros
+from tasks.generate.documents import DocumentsConfig
+from tasks.kinds import AdoptMethods, PruneZeros
 from tasks.label import LabelConfig
 from tasks.prune.dynamic import DynamicConfig
 from tasks.prune.structured import PruneStructuredConfig
@@ -21,9 +21,12 @@ from tasks.teachers import MAIN
 if TYPE_CHECKING:
     from flows.recipe import Recipe
 
+ENCODERS: tuple[Task, ...] = ("classify", "embed")  # whose stages say nothing of their tasks
+DEPLOYABLE: dict[Task, str] = {"classify": "onnx", "embed": "onnx", "generate": "gguf"}
 INSTEAD: dict[Task, str] = {
     "embed": "adopt makes the teacher, distill/embeddings teaches.",
     "classify": "finetune makes the teacher, distill/logits teaches.",
+    "generate": "adopt/decoder makes the teacher, quantize/gptq rounds, export/gguf ends it.",
 }
 
 
@@ -32,7 +35,7 @@ def check_task(recipe: "Recipe") -> None:
     said, task = f"recipe '{recipe.name}'", recipe.task
     for number, stage in enumerate(recipe.stages, start=1):
         where = f"{said}: {units.numbered(number, stage)}"
-        fitting: tuple[Task, ...] = getattr(stage, "tasks", get_args(Task))
+        fitting: tuple[Task, ...] = getattr(stage, "tasks", ENCODERS)
         if task not in fitting:
             raise ShrinkError(f"{where} is for task {fitting[0]}, not {task}: {INSTEAD[task]}")
         if task == "embed" and isinstance(stage, LabelConfig) and stage.second_teacher:
@@ -40,7 +43,10 @@ def check_task(recipe: "Recipe") -> None:
     for part in ("floor", "evaluate"):
         if (other := getattr(recipe, part).task) != task:
             raise ShrinkError(f"{said}: {part}.task is {other} but the recipe's is {task}: leave it out.")
-    if task == "classify" and recipe.data.label_column is None:
+    if isinstance(recipe.data, DocumentsConfig) != (task == "generate"):
+        raise ShrinkError(f"{said}: data is of another task than {task}: leave data.task out.")
+    check_second(recipe)
+    if task == "classify" and recipe.rows.label_column is None:
         raise ShrinkError(f"{said}: data.label_column is null but a classifier needs labels: name the column.")
     for field in ("retention_min_of", "beat_floor_of"):
         if unknown := sorted(set(getattr(recipe.gate, field) or ()) - set(measures_of(recipe))):
@@ -50,10 +56,22 @@ def check_task(recipe: "Recipe") -> None:
 
 def measures_of(recipe: "Recipe") -> tuple[str, ...]:
     """The measures that the recipe's evaluation takes: of embeddings several, the probe's where there are labels."""
+    if isinstance(recipe.data, DocumentsConfig):
+        return tuple(name for name in WRITING if name != "perplexity_second" or recipe.data.second_file)
     if recipe.task == "classify":
         return ()
     labelled = recipe.data.format == "rated" or recipe.data.label_column is not None
-    return tuple(name for name in get_args(MeasureName) if labelled or name != "probe_accuracy")
+    return tuple(name for name in EMBEDDING if labelled or name != "probe_accuracy")
+
+
+def check_second(recipe: "Recipe") -> None:
+    """Refuse one of second_source and data.second_file without the other."""
+    file = recipe.data.second_file if isinstance(recipe.data, DocumentsConfig) else None
+    if (file is None) != (recipe.second_source is None):
+        there, lacking = (
+            ("second_source", "data.second_file") if file is None else ("data.second_file", "second_source")
+        )
+        raise ShrinkError(f"recipe '{recipe.name}': {there} is given but not {lacking}: give both, or none.")
 
 
 def check(recipe: "Recipe") -> None:
@@ -72,8 +90,11 @@ def check(recipe: "Recipe") -> None:
         roles.write(held, stage, stage.writes[1])
     check_lost(recipe)
     check_transfer(recipe)
-    if held["student"] != "onnx":
-        raise ShrinkError(f"recipe '{recipe.name}': the stages end without a deployable; add kind: export.")
+    if held["student"] != DEPLOYABLE[recipe.task]:
+        raise ShrinkError(
+            f"recipe '{recipe.name}': the stages end without a deployable; add kind: export"
+            f"{', method: gguf' if recipe.task == 'generate' else ''}."
+        )
     check_grid(recipe)
     check_smooth(recipe)
 
@@ -84,7 +105,7 @@ def check_lost(recipe: "Recipe") -> None:
     for number, stage in enumerate(recipe.stages, start=1):
         where = units.numbered(number, stage)
         anew = "student" if stage.kind == "student" and shaped != pieces else None
-        if isinstance(stage, FinetuneConfig | AdoptConfig) and roles.role_of(stage) == MAIN:
+        if isinstance(stage, FinetuneConfig | AdoptMethods) and roles.role_of(stage) == MAIN:
             anew = "teacher"
         if shaped and anew:
             raise ShrinkError(
@@ -109,7 +130,7 @@ def check_transfer(recipe: "Recipe") -> None:
         where = units.numbered(number, stage)
         if isinstance(stage, LabelConfig):
             unlabelled = None if stage.transfer else where
-        elif unlabelled and recipe.data.transfer and "labels" in stage.reads and getattr(stage, "transfer", False):
+        elif unlabelled and recipe.rows.transfer and "labels" in stage.reads and getattr(stage, "transfer", False):
             raise ShrinkError(
                 f"recipe '{recipe.name}': {where} learns from transfer texts, but {unlabelled} labels none of them: "
                 "set transfer to true there, or to false here."

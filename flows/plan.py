@@ -95,7 +95,7 @@ def sources_digests(
     """The digests that a run's keys begin with; none are needed where nothing was computed before."""
     if not any((home / "index").glob("*.json")) and not any((home / "index" / "unsent").glob("*.json")):
         return {}
-    more = {source_of(name): digest_of(recipe.teachers[name], path) for name, path in others.items()}
+    more = {source_of(name): digest_of(recipe.more[name], path) for name, path in others.items()}
     return {TEACHER: digest_of(recipe.teacher, teacher), DATA: digest_of(recipe.data_source, data), **more}
 
 

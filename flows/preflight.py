@@ -26,14 +26,14 @@ def preflight(
     """Raise ShrinkError when the sources cannot go through the recipe's stages; `others`: further teachers by name."""
     model = layout.read(teacher_directory)
     more = {name: layout.read(directory) for name, directory in (others or {}).items()}
-    rows, labels = data.labelled_rows(data_directory, recipe.data)
-    parts = splits.split_rows(rows, recipe.data.split)
+    rows, labels = data.labelled_rows(data_directory, recipe.rows)
+    parts = splits.split_rows(rows, recipe.rows.split)
     splits.check_splits(parts, labels)
     check_extras(recipe)
-    if not recipe.data.multi_label:  # several labels a row have no folds
+    if not recipe.rows.multi_label:  # several labels a row have no folds
         check_folds(recipe, parts["train"], labels)
     check_calibration(recipe, len(parts["train"]))
-    for file in recipe.data.transfer:
+    for file in recipe.rows.transfer:
         tables.require_file(data_directory, file, "transfer")
     for name, one in {MAIN: model, **more}.items():
         check_lengths(recipe, one, name)
@@ -75,9 +75,9 @@ def check_calibration(recipe: Recipe, texts: int) -> None:
 
 def check_lengths(recipe: Recipe, model: layout.Layout, name: str = MAIN) -> None:
     """The inputs' length against the model's positions."""
-    if recipe.data.max_length > model.positions:
+    if recipe.rows.max_length > model.positions:
         raise ShrinkError(
-            f"data.max_length is {recipe.data.max_length} but {called(name)} reads {model.positions} tokens: lower it."
+            f"data.max_length is {recipe.rows.max_length} but {called(name)} reads {model.positions} tokens: lower it."
         )
 
 
@@ -85,12 +85,12 @@ def check_texts(recipe: Recipe, model: layout.Layout, rows: list[dict[str, Any]]
     """Most texts must hold a word piece that the teacher's tokenizer knows."""
     sample = rows[:: max(1, len(rows) // SAMPLE)]
     texts = [row["text"] for row in sample]
-    if recipe.data.pair_column is not None:
+    if recipe.rows.pair_column is not None:
         pairs.check_template(model.folder / "tokenizer.json", texts, [row["id"] for row in sample])
     lost = pieces.unknown(model.folder / "tokenizer.json", texts)
     if 2 * len(lost) > len(sample):
         raise ShrinkError(
-            f"{len(lost) / len(sample):.0%} of the texts in {recipe.data.file}, such as row {sample[lost[0]]['id']}, "
+            f"{len(lost) / len(sample):.0%} of the texts in {recipe.rows.file}, such as row {sample[lost[0]]['id']}, "
             f"have no piece that {called(name)}'s tokenizer knows: take a teacher of their language, or drop them."
         )
 

@@ -17,9 +17,11 @@ from tasks.evaluate import EvaluateConfig
 from tasks.floor import FloorConfig
 from tasks.kinds import (
     AnyChainConfig,
+    AnyData,
     AnyEvaluate,
     AnyFloor,
     ChainStage,
+    DataTasks,
     EvaluateTasks,
     FloorTasks,
     methods,
@@ -30,18 +32,24 @@ SHORT = reprlib.Repr()  # a repr that stays short whatever is nested
 SHORT.maxstring = 80
 LOCAL = ("dir", "file")  # schemes of sources that are paths
 COUNTABLE = 2**53  # whole numbers beyond are no floats
-PARTS: dict[str, tuple[type[BaseModel], ...]] = {"floor": get_args(FloorTasks), "evaluate": get_args(EvaluateTasks)}
+DATA: dict[int | str, type[BaseModel]] = dict(zip(("rows", "documents"), get_args(DataTasks), strict=True))
+PARTS: dict[str, tuple[type[BaseModel], ...]] = {
+    "floor": get_args(FloorTasks),
+    "evaluate": get_args(EvaluateTasks),
+}
 
 
 class Source(BaseModel):
-    """Where a directory comes from: `pypi:NAME==VERSION` with the file's sha256, a local `dir:PATH` or one `file:PATH`.
+    """Where a directory comes from: `pypi:` or `deb:NAME==VERSION` with its sha256, `dir:PATH` or one `file:PATH`.
 
     A relative PATH starts at the recipe file's folder, wherever the command is typed.
     """
 
     model_config = STRICT
-    uri: str = Field(description="pypi:NAME==VERSION, or dir:PATH or file:PATH, relative to the recipe file")
-    sha256: str | None = Field(default=None, description="of the package file; required for pypi:")
+    uri: str = Field(
+        description="pypi:NAME==VERSION, deb:NAME==VERSION, or dir:PATH or file:PATH, relative to the recipe file"
+    )
+    sha256: str | None = Field(default=None, description="of the package file; required for pypi: and deb:")
     path: str = Field(default=".", description="directory or .tar.gz inside the package")
     licence: str = Field(default="unknown", description="licence, as the card states it")
 
@@ -58,7 +66,10 @@ class Recipe(BaseModel):
         default={}, description="further teachers by name; a finetune stage of that name starts there"
     )
     data_source: Source
-    data: DataConfig
+    second_source: Source | None = Field(
+        default=None, description="of text of another domain (task generate), which data.second_file is a file of"
+    )
+    data: AnyData
     floor: AnyFloor = FloorConfig()
     stages: tuple[ChainStage, ...] = Field(min_length=1, description="in the order they run")
     evaluate: AnyEvaluate = EvaluateConfig()
@@ -67,16 +78,31 @@ class Recipe(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _for_its_task(cls, raw: Any) -> Any:
-        """Floor and evaluation are those of the recipe's task where they do not say so themselves."""
-        if not isinstance(raw, dict) or raw.get("task") != "embed":
+        """Data, floor and evaluation are those of the recipe's task where they do not say so themselves."""
+        if not isinstance(raw, dict) or raw.get("task") not in {"embed", "generate"}:
             return raw
+        task = raw["task"]
         own = {part: raw.get(part, {}) for part in ("floor", "evaluate")}
-        return raw | {part: {"task": "embed"} | one if isinstance(one, dict) else one for part, one in own.items()}
+        if task == "generate" and "data" in raw:
+            own["data"] = raw["data"]
+        return raw | {part: {"task": task} | one if isinstance(one, dict) else one for part, one in own.items()}
+
+    @property
+    def rows(self) -> DataConfig:
+        """The data of a recipe whose texts are rows; one of task generate has documents."""
+        assert isinstance(self.data, DataConfig)
+        return self.data
 
     @property
     def origins(self) -> dict[str, Source]:
         """Where everything comes from: teacher, further teachers by name, data."""
-        return {MAIN: self.teacher, **self.teachers, "data": self.data_source}
+        second = {} if self.second_source is None else {"second": self.second_source}
+        return {MAIN: self.teacher, **self.teachers, "data": self.data_source, **second}
+
+    @property
+    def more(self) -> dict[str, Source]:
+        """The origins beside the teacher's and the data's: further teachers by name, text of a second domain."""
+        return {name: source for name, source in self.origins.items() if name not in {MAIN, "data"}}
 
     @property
     def digest(self) -> str:
@@ -85,7 +111,8 @@ class Recipe(BaseModel):
         What lies there counts by its own digest, in the key of every stage that reads it.
         """
         content = self.model_dump(mode="json")
-        for source in (content["teacher"], content["data_source"], *content["teachers"].values()):
+        second = [content["second_source"]] if content["second_source"] else []
+        for source in (content["teacher"], content["data_source"], *second, *content["teachers"].values()):
             scheme, _, rest = source["uri"].partition(":")
             if scheme in LOCAL:
                 source["uri"] = f"{scheme}:{Path(rest).name}"
@@ -117,6 +144,7 @@ def anchored(recipe: Recipe, folder: Path) -> Recipe:
             "teacher": anchor(recipe.teacher),
             "teachers": {name: anchor(source) for name, source in recipe.teachers.items()},
             "data_source": anchor(recipe.data_source),
+            "second_source": anchor(recipe.second_source) if recipe.second_source else None,
         },
     )
 
@@ -201,6 +229,8 @@ def instead(wrong: str, known: list[str], otherwise: str) -> str:
 
 def place(loc: tuple[int | str, ...]) -> str:
     """A validation error's location as people count: stages from 1, with their kind."""
+    if loc[:1] == ("data",) and len(loc) > 1 and loc[1] in DATA:
+        loc = ("data", *loc[2:])
     if len(loc) < 2 or loc[0] != "stages":
         return ".".join(str(part) for part in loc)
     inside = [str(part) for part in loc[2:]]
@@ -226,6 +256,8 @@ def part_of(loc: tuple[int | str, ...]) -> type[BaseModel]:
                 return config
     elif loc and loc[0] in PARTS:
         return next(one for one in PARTS[str(loc[0])] if one.model_fields["task"].default == loc[1])
+    elif len(loc) > 1 and loc[0] == "data" and loc[1] in DATA:
+        return DATA[loc[1]]
     elif loc:
         found = Recipe.model_fields[str(loc[0])].annotation
         if isinstance(found, type) and issubclass(found, BaseModel):

@@ -12,6 +12,9 @@ from tasks.distill.triple import DistillTripleConfig
 from tasks.embed.adopt import AdoptConfig
 from tasks.finetune import FinetuneConfig
 from tasks.floor import FloorConfig
+from tasks.generate.adopt import AdoptDecoderConfig
+from tasks.generate.documents import DocumentsConfig
+from tasks.kinds import DataTasks
 from tasks.prune.dynamic import DynamicConfig
 from tasks.prune.structured import PruneStructuredConfig
 from tasks.prune.wanda import PruneWandaConfig
@@ -34,7 +37,7 @@ def smoke(recipe: Recipe, layers: int = 2) -> Recipe:
                 stage = stage.model_copy(update={"layers": tuple(range(count))})
             case PruneWandaConfig() | Int8StaticConfig() | SmoothConfig():
                 stage = stage.model_copy(update={"calibration_rows": min(stage.calibration_rows, 64)})
-            case AdoptConfig():
+            case AdoptConfig() | AdoptDecoderConfig():
                 stage = stage.model_copy(update={"keep_layers": count})
             case DistillLogitsConfig() | DistillTripleConfig() | DistillQuantizedConfig() | DistillEmbeddingsConfig():
                 stage = stage.model_copy(update={"epochs": 1})
@@ -47,7 +50,13 @@ def smoke(recipe: Recipe, layers: int = 2) -> Recipe:
             case DistillRelationsConfig():
                 stage = stage.model_copy(update={"epochs": 1, "teacher_layer": None})
         stages.append(stage)
-    data = recipe.data.model_copy(update={"limit": 300, "transfer": recipe.data.transfer[:1]})
+    match recipe.data:
+        case DocumentsConfig():
+            data: DataTasks = recipe.data.model_copy(
+                update={"limit": 24, "max_length": min(128, recipe.data.max_length)}
+            )
+        case _:
+            data = recipe.data.model_copy(update={"limit": 300, "transfer": recipe.data.transfer[:1]})
     return recipe.model_copy(
         update={
             "name": f"{recipe.name}{SMOKE}",

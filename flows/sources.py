@@ -1,4 +1,7 @@
-"""Sources become local directories: packages fetched as files through the user's own pip settings, never imported."""
+"""Sources become local directories: packages fetched as files through the user's own settings, never installed.
+
+`pypi:` packages come by pip, `deb:` ones (documentation of Debian) by apt-get, each with the hash that a recipe names.
+"""
 
 import os
 import re
@@ -15,6 +18,7 @@ from filelock import FileLock
 from flows.recipe import Source
 from registry.records import ShrinkError, sha256_file, sha256_json
 
+OTHERWISE = "dir:PATH, file:PATH, or with its sha256 pypi:NAME==VERSION or deb:NAME==VERSION"
 PINNED = re.compile(r"[A-Za-z0-9._-]+==[A-Za-z0-9._+!-]+")  # nothing else may reach pip's requirements file
 SHA = re.compile(r"[0-9a-f]{64}")
 
@@ -33,14 +37,15 @@ def resolve(source: Source, home: Path) -> Path:
             raise ShrinkError(f"source '{source.uri}' is no directory; give the path of one.")
         return directory
     wanted = source.sha256 or ""
-    if scheme != "pypi" or not PINNED.fullmatch(rest) or not SHA.fullmatch(wanted):
-        raise ShrinkError(f"source '{source.uri}' must be dir:PATH, file:PATH, or pypi:NAME==VERSION with its sha256.")
+    if scheme not in {"pypi", "deb"} or not PINNED.fullmatch(rest) or not SHA.fullmatch(wanted):
+        raise ShrinkError(f"source '{source.uri}' must be {OTHERWISE}.")
     target = home / "sources" / sha256_json(source.model_dump())[:16]
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
         if not target.exists():
             with scratch_in(target.parent) as scratch:
-                unpack(download(rest, wanted, Path(scratch)), source.path, Path(scratch)).rename(target)
+                fetch = download if scheme == "pypi" else download_deb
+                unpack(fetch(rest, wanted, Path(scratch)), source.path, Path(scratch)).rename(target)
     return target
 
 
@@ -87,6 +92,30 @@ def download(requirement: str, sha256: str, scratch: Path) -> Path:
     return next((scratch / "got").iterdir())
 
 
+def download_deb(requirement: str, sha256: str, scratch: Path) -> Path:
+    """Fetch one Debian package by `apt-get download`, look at its hash, and return the tar of its files."""
+    name, _, version = requirement.partition("==")
+    failed = f"source 'deb:{requirement}' could not be fetched"
+    (scratch / "got").mkdir()
+    try:
+        command = ["apt-get", "download", "-q", f"{name}={version}"]
+        done = subprocess.run(command, cwd=scratch / "got", capture_output=True, text=True)
+    except FileNotFoundError:
+        raise ShrinkError(f"{failed}: there is no apt-get here; fetch the text yourself and name it as dir:.") from None
+    package = next((scratch / "got").glob("*.deb"), None)
+    if done.returncode != 0 or package is None:
+        reason = next((line for line in done.stderr.splitlines() if line.startswith("E:")), "apt-get failed")
+        raise ShrinkError(f"{failed} ({reason}); check apt's settings, or name a folder of text as dir:.")
+    if (found := sha256_file(package)) != sha256:
+        raise ShrinkError(
+            f"source 'deb:{requirement}' has the sha256 {found} but the recipe names another: trust none."
+        )
+    tar = scratch / f"{name}.tar"
+    with tar.open("wb") as files:
+        subprocess.run(["dpkg-deb", "--fsys-tarfile", str(package)], stdout=files, check=True)
+    return tar
+
+
 def unpack(package: Path, inner: str, scratch: Path) -> Path:
     """Extract `inner` (a directory, or a .tar.gz inside) of a wheel or sdist into a directory of its own."""
     opened = scratch / "opened"
@@ -96,7 +125,7 @@ def unpack(package: Path, inner: str, scratch: Path) -> Path:
         root = opened
     else:
         untar(package, opened)
-        root = next(opened.iterdir())
+        root = opened if package.suffix == ".tar" else next(opened.iterdir())
     wanted = root / inner
     if wanted.is_file() and wanted.suffixes[-2:] == [".tar", ".gz"]:
         untar(wanted, scratch / "nested")

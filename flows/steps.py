@@ -56,7 +56,7 @@ def steps_of(recipe: Recipe) -> Steps:
         steps.append(Step(name_of(len(steps), config), config, role, inputs))
         return steps[-1].name
 
-    data = add(recipe.data, "data", {"source": DATA})
+    data = add(recipe.data, "data", {role: {"source": DATA}.get(role, source_of(role)) for role in recipe.data.reads})
     sources = {"data": data, "teacher": TEACHER}
     floor = add(recipe.floor, "floor", {role: sources[role] for role in recipe.floor.reads})
     others = {name: source_of(name) for name in recipe.teachers}

@@ -8,7 +8,7 @@ import hashlib
 import json
 import unicodedata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
@@ -70,9 +70,13 @@ class StageRecord(BaseModel):
     cached: bool = False
 
 
-Task = Literal["classify", "embed"]
+Task = Literal["classify", "embed", "generate"]
 Metric = Literal["accuracy", "macro_f1", "micro_f1", "mcc"]
-MeasureName = Literal["overlap_at_10", "spearman", "probe_accuracy"]  # of embedding models
+Embedding = Literal["overlap_at_10", "spearman", "probe_accuracy"]
+Writing = Literal["perplexity", "perplexity_second", "top1", "chat", "facts", "endings"]
+MeasureName = Embedding | Writing
+EMBEDDING: tuple[Embedding, ...] = get_args(Embedding)
+WRITING: tuple[Writing, ...] = get_args(Writing)
 METRICS: dict[str, str] = {  # as people write them
     "accuracy": "accuracy",
     "macro_f1": "macro-F1",
@@ -81,6 +85,12 @@ METRICS: dict[str, str] = {  # as people write them
     "overlap_at_10": "overlap@10",
     "spearman": "rank correlation",
     "probe_accuracy": "probe accuracy",
+    "perplexity": "perplexity a byte",
+    "perplexity_second": "perplexity a byte, second domain",
+    "top1": "top-1 agreement",
+    "chat": "same answers to prompts",
+    "facts": "questions of fact",
+    "endings": "endings of sentences",
 }
 
 

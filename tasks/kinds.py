@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from pydantic import BeforeValidator, Field, TypeAdapter
+from pydantic import BeforeValidator, Discriminator, Field, Tag, TypeAdapter
 
 from tasks.compare import CompareConfig
 from tasks.data import DataConfig
@@ -28,6 +28,8 @@ from tasks.export.openvino import OpenvinoConfig
 from tasks.export.packed import PackedConfig
 from tasks.finetune import FinetuneConfig
 from tasks.floor import FloorConfig
+from tasks.generate.adopt import AdoptDecoderConfig
+from tasks.generate.documents import DocumentsConfig
 from tasks.label import LabelConfig
 from tasks.prune.gradual import PruneGradualConfig
 from tasks.prune.low_rank import PruneLowRankConfig
@@ -54,6 +56,17 @@ def as_logits(raw: Any) -> Any:
     return {"method": "logits"} | raw if isinstance(raw, dict) else raw
 
 
+def as_encoder(raw: Any) -> Any:
+    """What is adopted is an encoder where nothing else is said."""
+    return {"method": "encoder"} | raw if isinstance(raw, dict) else raw
+
+
+def data_tag(raw: Any) -> str:
+    """Which data a stage reads: whole documents for models that write, rows for all others."""
+    task = raw.get("task") if isinstance(raw, dict) else getattr(raw, "task", None)
+    return "documents" if task == "generate" else "rows"
+
+
 def as_classify(raw: Any) -> Any:
     """A floor or an evaluation that names no task is a classifier's."""
     return {"task": "classify"} | raw if isinstance(raw, dict) else raw
@@ -67,12 +80,18 @@ PruneZeros = PruneMagnitudeConfig | PruneWandaConfig | PruneGradualConfig | Prun
 PruneMethods = PruneStructuredConfig | PruneVocabularyConfig | PruneLowRankConfig | PruneZeros
 ExportMethods = OnnxConfig | PackedConfig | OpenvinoConfig | ExecutorchConfig
 QuantizeMethods = Int8DynamicConfig | Int8StaticConfig | Int4WeightOnlyConfig | SmoothConfig
-StartMethods = FinetuneConfig | AdoptConfig | LabelConfig
+AdoptMethods = AdoptConfig | AdoptDecoderConfig
+StartMethods = FinetuneConfig | AdoptMethods | LabelConfig
 AnyChainConfig = StartMethods | StudentMethods | DistillMethods | PruneMethods | ExportMethods | QuantizeMethods
+DataTasks = DataConfig | DocumentsConfig
 FloorTasks = FloorConfig | EmbedFloorConfig
 EvaluateTasks = EvaluateConfig | EmbedEvaluateConfig
-AnyStageConfig = AnyChainConfig | DataConfig | FloorTasks | CompareConfig | EvaluateTasks | ReloadConfig
+AnyStageConfig = AnyChainConfig | DataTasks | FloorTasks | CompareConfig | EvaluateTasks | ReloadConfig
 
+AnyData = Annotated[
+    Annotated[DataConfig, Tag("rows")] | Annotated[DocumentsConfig, Tag("documents")], Discriminator(data_tag)
+]
+AnyAdopt = Annotated[Annotated[AdoptMethods, Field(discriminator="method")], BeforeValidator(as_encoder)]
 DistillConfig = Annotated[Annotated[DistillMethods, Field(discriminator="method")], BeforeValidator(as_logits)]
 StudentConfig = Annotated[StudentMethods, Field(discriminator="method")]
 PruneConfig = Annotated[PruneMethods, Field(discriminator="method")]
@@ -81,13 +100,18 @@ QuantizeConfig = Annotated[QuantizeMethods, Field(discriminator="method")]
 AnyFloor = Annotated[Annotated[FloorTasks, Field(discriminator="task")], BeforeValidator(as_classify)]
 AnyEvaluate = Annotated[Annotated[EvaluateTasks, Field(discriminator="task")], BeforeValidator(as_classify)]
 ChainStage = Annotated[
-    StartMethods | StudentConfig | DistillConfig | ExportConfig | PruneConfig | QuantizeConfig,
+    FinetuneConfig
+    | AnyAdopt
+    | LabelConfig
+    | StudentConfig
+    | DistillConfig
+    | ExportConfig
+    | PruneConfig
+    | QuantizeConfig,
     Field(discriminator="kind"),
 ]
 EveryStage: TypeAdapter[AnyStageConfig] = TypeAdapter(
-    Annotated[
-        ChainStage | DataConfig | AnyFloor | CompareConfig | AnyEvaluate | ReloadConfig, Field(discriminator="kind")
-    ]
+    Annotated[ChainStage | AnyData | AnyFloor | CompareConfig | AnyEvaluate | ReloadConfig, Field(discriminator="kind")]
 )
 
 ROOT = Path(__file__).parent.parent  # where `tasks` and `registry` lie

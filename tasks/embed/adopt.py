@@ -15,6 +15,7 @@ class AdoptConfig(BaseModel):
 
     model_config = STRICT
     kind: Literal["adopt"] = "adopt"
+    method: Literal["encoder"] = Field("encoder", description="An encoder, its vectors pooled.")
     tasks: ClassVar[tuple[Task, ...]] = ("embed",)
     reads: ClassVar[dict[str, str]] = {"teacher": "torch|source", "data": "rows"}
     writes: ClassVar[tuple[str, str]] = ("teacher", "torch")

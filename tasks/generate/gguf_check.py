@@ -14,6 +14,7 @@ from registry.records import ShrinkError
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of a value by its type
+FORMS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
 DIMENSIONS = 4
 KEYS, TENSORS = 10_000, 100_000  # more of them has no model
@@ -51,7 +52,7 @@ class Cursor:
 class Header(NamedTuple):
     """What a checked file holds."""
 
-    keys: tuple[str, ...]
+    keys: dict[str, int | float | str]  # single values; arrays are looked through and left out
     tensors: dict[str, tuple[int, ...]]  # by name the shape, rows last
 
 
@@ -67,10 +68,12 @@ def check(path: Path) -> Header:
         if version not in VERSIONS:
             raise ShrinkError(f"'{path.name}' is GGUF version {version} but 2 and 3 are known: convert it anew.")
         tensors, keys = (counted(cursor, what, most) for what, most in (("tensors", TENSORS), ("keys", KEYS)))
-        names = tuple(key(cursor) for _ in range(keys))
+        read = dict(key(cursor) for _ in range(keys))
         found = [tensor(cursor) for _ in range(tensors)]
         inside(path, -(-cursor.at // ALIGNED) * ALIGNED, len(data), found)
-        return Header(names, {name: shape for name, shape, _, _ in found})
+        return Header(
+            {name: one for name, one in read.items() if one is not None}, {name: shape for name, shape, _, _ in found}
+        )
 
 
 def counted(cursor: Cursor, what: str, most: int) -> int:
@@ -81,30 +84,31 @@ def counted(cursor: Cursor, what: str, most: int) -> int:
     return found
 
 
-def key(cursor: Cursor) -> str:
-    """One key; its value is gone over."""
+def key(cursor: Cursor) -> tuple[str, int | float | str | None]:
+    """One key and its value."""
     name = cursor.text("a key")
-    value(cursor, cursor.number("I", f"the type of '{name}'"), name, 0)
-    return name
+    return name, value(cursor, cursor.number("I", f"the type of '{name}'"), name, 0)
 
 
-def value(cursor: Cursor, kind: int, name: str, depth: int) -> None:
-    """Go over one value."""
+def value(cursor: Cursor, kind: int, name: str, depth: int) -> int | float | str | None:
+    """One value; an array is gone over, and None."""
     if kind in SCALARS:
-        cursor.skip(SCALARS[kind], f"'{name}'")
-    elif kind == STRING:
-        cursor.text(f"'{name}'")
-    elif kind == ARRAY and depth == 0:
+        begin = cursor.skip(SCALARS[kind], f"'{name}'")
+        found: int | float = struct.unpack_from("<" + FORMS[kind], cursor.data, begin)[0]
+        return found
+    if kind == STRING:
+        return cursor.text(f"'{name}'")
+    if kind == ARRAY and depth == 0:
         inner, count = cursor.number("I", f"'{name}'"), cursor.number("Q", f"'{name}'")
         if inner in SCALARS:
             cursor.skip(SCALARS[inner] * count, f"'{name}'")
-            return
+            return None
         cursor.skip(8 * count, f"'{name}'")  # each string has a length at least
         cursor.at -= 8 * count
         for _ in range(count):
             value(cursor, inner, name, 1)
-    else:
-        raise ShrinkError(f"'{cursor.path.name}' has a value of unknown type {kind} under '{name}': convert it anew.")
+        return None
+    raise ShrinkError(f"'{cursor.path.name}' has a value of unknown type {kind} under '{name}': convert it anew.")
 
 
 def tensor(cursor: Cursor) -> tuple[str, tuple[int, ...], int, int]:

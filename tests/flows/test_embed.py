@@ -165,7 +165,7 @@ def test_what_init_writes_for_embeddings_passes_every_check(tmp_path: Path, colu
     rows, model = make_csv(tmp_path / "rows.csv"), make_bert(tmp_path / "bert")
     found = init.write("mine", rows, model, ("text", column), folder=tmp_path, task="embed")
     loaded = recipe.load(found["recipe"])
-    assert loaded.task == loaded.floor.task == "embed" and loaded.data.label_column == column
+    assert loaded.task == loaded.floor.task == "embed" and loaded.rows.label_column == column
     assert [stage.kind for stage in loaded.stages][:2] == ["adopt", "label"] and not found["head_replaced"]
     assert found["labels"] == ([] if column is None else ["no", "yes"])
     assert order.measures_of(loaded)[-1] == ("spearman" if column is None else "probe_accuracy")

@@ -57,7 +57,7 @@ def test_what_does_not_go_together_is_refused_when_the_recipe_is_read(changes: d
 
 def test_what_goes_together_is_read_and_embeddings_have_neither() -> None:
     loaded = recipe.parse(changed(data={**PAIRS, **SEVERAL}, evaluate={"kind": "evaluate", "metric": "micro_f1"}), "x")
-    assert smoke.smoke(loaded).data.multi_label and loaded.data.pair_column == "other"
+    assert smoke.smoke(loaded).rows.multi_label and loaded.rows.pair_column == "other"
     embedder: dict[str, Any] = yaml.safe_load((SHIPPED / "embedder.yaml").read_text())
     embedder["data"] |= {"format": "csv", "file": "x.csv", **PAIRS}
     with pytest.raises(ShrinkError, match=r"data.pair_column is for task classify, not embed"):
@@ -84,7 +84,7 @@ def test_init_of_pairs_and_of_several_labels_and_of_a_rare_one(tmp_path: Path) -
     ]
     (tmp_path / "pairs.csv").write_text("\n".join(both))
     init.write("two", tmp_path / "pairs.csv", model, folder=tmp_path, kinds=PAIRS)
-    assert load(str(tmp_path / "two.yaml")).data.pair_column == "other"
+    assert load(str(tmp_path / "two.yaml")).rows.pair_column == "other"
     sets = ["text,label", *(f"{line.split(',')[0]},{('a', 'a|b', '', 'b')[n % 4]}" for n, line in enumerate(lines[1:]))]
     (tmp_path / "sets.csv").write_text("\n".join(sets))
     found = init.write("sets", tmp_path / "sets.csv", model, folder=tmp_path, kinds=SEVERAL)

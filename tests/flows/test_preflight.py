@@ -152,7 +152,7 @@ def test_more_calibration_texts_than_there_are_is_refused_before_it_starts(
     tmp_path: Path, kind: str, method: str
 ) -> None:
     recipe, model, rows = make_recipe(tmp_path)
-    have = len(splits.split_rows(data.labelled_rows(rows, recipe.data)[0], recipe.data.split)["train"])
+    have = len(splits.split_rows(data.labelled_rows(rows, recipe.rows)[0], recipe.data.split)["train"])
     for wanted in (have, have + 1):
         stage = EveryStage.validate_python({"kind": kind, "method": method, "calibration_rows": wanted})
         before = tuple(one for one in recipe.stages if one.kind != "quantize")

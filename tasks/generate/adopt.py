@@ -1,0 +1,132 @@
+"""Takes a decoder up as the teacher of a `generate` recipe: a folder of transformers or one GGUF file, in float32.
+
+A GGUF file is looked through before anything is allocated (tasks/generate/gguf_check.py); its weights are the numbers
+that its blocks stand for, so that a file of 4-bit blocks gives a teacher whose weights lie on that grid.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, Field
+
+from registry.records import STRICT, ShrinkError, Task
+
+
+class AdoptDecoderConfig(BaseModel):
+    """What of the decoder is taken up."""
+
+    model_config = STRICT
+    tasks: ClassVar[tuple[Task, ...]] = ("generate",)
+    reads: ClassVar[dict[str, str]] = {"teacher": "source"}
+    writes: ClassVar[tuple[str, str]] = ("teacher", "lm")
+    kind: Literal["adopt"] = Field("adopt", description="The stage's kind.")
+    method: Literal["decoder"] = Field("decoder", description="A language model that writes.")
+    keep_layers: int | None = Field(None, ge=1, description="Keep only the bottom layers (smoke runs).")
+
+
+def run(inputs: dict[str, Path], config: AdoptDecoderConfig, out: Path, seed: int) -> dict[str, Any]:
+    """Write the decoder as an `lm` folder in float32; measured: its parameters, layers and context."""
+    model = take(inputs["teacher"], out, config.keep_layers)
+    parameters = sum(one.numel() for one in model.parameters())  # a tied head counts once
+    return {
+        "parameters": parameters,
+        "layers": int(model.config.num_hidden_layers),
+        "context": int(model.config.max_position_embeddings),
+    }
+
+
+def take(source: Path, out: Path, layers: int | None = None) -> Any:
+    """Read the model of a source folder, write it to `out` as an `lm` folder, and return it.
+
+    Raises ShrinkError for a source that holds none, or one with weights that are no numbers.
+    """
+    import torch
+
+    from tasks.generate import lm, walk
+
+    file = gguf_of(source)
+    model = of_gguf(file) if file is not None else lm.load(source)
+    if bad := next((name for name, value in model.state_dict().items() if not torch.isfinite(value).all()), None):
+        raise ShrinkError(f"the teacher's weight {bad} is not finite: take a fresh copy of the model.")
+    if layers is not None and layers < len(walk.layers_of(model)):
+        keep(model, layers)
+    out.mkdir(parents=True, exist_ok=True)
+    if file is not None:
+        write_tokenizer(file, model.config, out)
+    lm.save(out, model, source if file is None else out, {}, {})
+    return model
+
+
+def gguf_of(source: Path) -> Path | None:
+    """The one GGUF file of a source folder; none where it is a folder of transformers; ShrinkError for several."""
+    files = sorted(source.glob("*.gguf"))
+    if len(files) > 1:
+        raise ShrinkError(f"the teacher's folder has {len(files)} GGUF files ({files[0].name}, …): leave one.")
+    if not files and not (source / "config.json").is_file():
+        raise ShrinkError("the teacher's folder has neither a GGUF file nor config.json: name a folder with a model.")
+    return files[0] if files else None
+
+
+def of_gguf(file: Path) -> Any:
+    """The model of a checked GGUF file as transformers reads it, without traces of how it was stored."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from tasks.generate import gguf_check
+
+    gguf_check.check(file)
+    read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    about = {key: value for key, value in read.config.to_dict().items() if key not in TRACES}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**about), dtype=torch.float32)
+    model.load_state_dict(read.state_dict())
+    model.tie_weights()
+    return model.eval()
+
+
+TRACES = (
+    *("quantization_config", "_name_or_path", "_model_name_or_path", "transformers_version"),
+    *("dtype", "torch_dtype", "architectures"),
+)
+
+
+def keep(model: Any, layers: int) -> None:
+    """Keep the bottom layers of a decoder, in place."""
+    from tasks.generate import walk
+
+    del walk.layers_of(model)[layers:]
+    model.config.num_hidden_layers = layers
+    if getattr(model.config, "layer_types", None):
+        model.config.layer_types = model.config.layer_types[:layers]
+
+
+def write_tokenizer(file: Path, config: Any, out: Path) -> None:
+    """The tokenizer and chat template of a GGUF file, as transformers writes them.
+
+    Which pieces begin and end a text is said by the model's config: a converted tokenizer may name others.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    for name in ("bos", "eos", "pad", "unk"):
+        number = getattr(config, f"{name}_token_id", None)
+        if isinstance(number, int):
+            setattr(tokenizer, f"{name}_token", tokenizer.convert_ids_to_tokens(number))
+    tokenizer.clean_up_tokenization_spaces = False
+    tokenizer.save_pretrained(out)
+    path = out / "tokenizer_config.json"
+    about = {key: value for key, value in json.loads(path.read_text(encoding="utf-8")).items() if key not in OWN}
+    path.write_text(json.dumps(about, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    for extra in out.iterdir():
+        if extra.name not in {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}:
+            shutil.rmtree(extra) if extra.is_dir() else extra.unlink()
+
+
+OWN = {
+    "name_or_path",
+    "gguf_file",
+    "is_local",
+    "local_files_only",
+    *(f"{one}_token_id" for one in ("bos", "eos", "pad", "unk")),
+}
