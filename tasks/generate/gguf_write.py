@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry.records import ShrinkError
-from tasks.generate import gguf_blocks
+from tasks.generate import gguf_blocks, gguf_tokenizer
 from tasks.generate.grids import Rounded
 
 FAMILIES = {"llama": "llama", "mistral": "llama"}  # transformers' model_type to GGUF's architecture
-PRETOKENIZERS = {"llama": "smollm"}
 
 
 def write(folder: Path, path: Path) -> None:
@@ -68,8 +67,7 @@ def vocabulary(writer: Any, folder: Path, config: dict[str, Any]) -> None:
     import gguf
 
     said = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    if said["model"]["type"] != "BPE":
-        raise ShrinkError(f"no GGUF is written of a {said['model']['type']} tokenizer: byte-level BPE alone is known.")
+    cut = gguf_tokenizer.name_of(said)
     pieces = dict(said["model"]["vocab"])
     special = {one["content"]: bool(one["special"]) for one in said["added_tokens"]}
     pieces |= {one["content"]: one["id"] for one in said["added_tokens"]}
@@ -77,7 +75,7 @@ def vocabulary(writer: Any, folder: Path, config: dict[str, Any]) -> None:
     tokens = [by_number.get(number, f"[PAD{number}]") for number in range(config["vocab_size"])]
     kinds = {True: gguf.TokenType.CONTROL, False: gguf.TokenType.USER_DEFINED, None: gguf.TokenType.NORMAL}
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(PRETOKENIZERS[str(config["model_type"])])
+    writer.add_tokenizer_pre(cut)
     writer.add_token_list(tokens)
     writer.add_token_types([kinds[special.get(token)] for token in tokens])
     writer.add_token_merges([one if isinstance(one, str) else " ".join(one) for one in said["model"]["merges"]])
