@@ -44,6 +44,8 @@ class Made(BaseModel):
     bytes: int
     shape: Shape | None = None
     tokenizer: int = 0  # bytes of its tokenizer.json
+    weights: int | None = None  # of a decoder, which has no shape
+    bits: float | None = None  # a weight of it, where it is rounded
     products: Bits = "fp32"  # what an ONNX graph keeps the weights of its products in
     table: str = "none"  # and its word embedding
 

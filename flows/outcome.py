@@ -143,7 +143,7 @@ def write_evidence(
         recipe_digest=recipe.digest,
         payback=facts["payback_sentence"],
         limits=tuple(facts["limits"]),
-        labels=tuple(about["labels"]),
+        labels=tuple(about.get("labels", ())),
         multi_label=bool(about.get("multi_label")),
         pairs=bool(about.get("pairs")),
         exports=tuple(f"{one['export']}: {units.compared(one)} ({one['runtime']})" for one in seen["exports"]),

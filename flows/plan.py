@@ -18,6 +18,7 @@ from flows.pace import Pace, pace
 from flows.planned import Plan, StagePlan
 from flows.recipe import Recipe, Source
 from flows.rules import foretell
+from flows.rules_decoder import CountedDocuments
 from flows.settings import Settings
 from flows.steps import DATA, TEACHER, Step, name_of, source_of, steps_of
 from registry.records import Band, ShrinkError, StageRecord, digest_directory, sha256_file, sha256_json
@@ -32,19 +33,13 @@ HASHED = 4e8  # bytes a second of a re-used artifact that is hashed again
 
 def make(recipe: Recipe, teacher: Path, data: Path, here: Settings, others: Mapping[str, Path] | None = None) -> Plan:
     """The plan of a run of this recipe with these sources on this machine; `others`: further teachers by name."""
-    folder = layout.find_model(teacher)
-    counted = Counted(recipe, folder, data)
-    source = Made(format="source", bytes=0, shape=shape.of_files(folder), tokenizer=counted.tokenizer_bytes)
+    counted, made = counts(recipe, teacher, data, others or {})
     steps, judged = steps_of(recipe)
     last = [
         Step(name_of(len(steps), recipe.evaluate), recipe.evaluate, "evaluation", judged),
         Step(name_of(len(steps) + 1, ReloadConfig()), ReloadConfig(), "reload", {}),
     ]
     digests = sources_digests(recipe, teacher, data, here.home, others or {})
-    made = {TEACHER: source, DATA: Made(format="source", bytes=0)}
-    for name, directory in (others or {}).items():
-        found = layout.find_model(directory)
-        made[source_of(name)] = Made(format="source", bytes=0, shape=shape.of_files(found), tokenizer=cut_by(found))
     speed, stages = pace(here.home, here.threads), []
     for step in (*steps, *last):
         forecast = foretell(step.config, {role: made[at] for role, at in step.inputs.items()}, counted)
@@ -75,13 +70,31 @@ def planned_stage(step: Step, forecast: Forecast, reused: bool, speed: Pace) -> 
         role=step.role,
         reused=reused,
         known=forecast.known,
-        parameters=made.shape.parameters if made.shape else None,
+        parameters=made.shape.parameters if made.shape else made.weights,
         bytes=made.bytes,
         ram_mb=0.0 if reused else forecast.ram_mb,
         work=forecast.work,
         seconds=seconds,
         kwh=Band(low=0, central=0, high=0) if reused else speed.kwh(seconds),
     )
+
+
+def counts(
+    recipe: Recipe, teacher: Path, data: Path, others: Mapping[str, Path]
+) -> tuple[Counted | CountedDocuments, dict[str, Made]]:
+    """The data counted, and what the sources are, by their names."""
+    rows = Made(format="source", bytes=0)
+    if recipe.task == "generate":
+        documents = CountedDocuments(recipe, teacher, data, others.get("second"))
+        return documents, {TEACHER: documents.source, DATA: rows, **{source_of(name): rows for name in others}}
+    folder = layout.find_model(teacher)
+    counted = Counted(recipe, folder, data)
+    source = Made(format="source", bytes=0, shape=shape.of_files(folder), tokenizer=counted.tokenizer_bytes)
+    made = {TEACHER: source, DATA: rows}
+    for name, directory in others.items():
+        found = layout.find_model(directory)
+        made[source_of(name)] = Made(format="source", bytes=0, shape=shape.of_files(found), tokenizer=cut_by(found))
+    return counted, made
 
 
 def cut_by(folder: Path) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flows import units
+from flows import preflight_decoder, units
 from flows.recipe import Recipe
 from flows.sizes import check_stages
 from registry.records import ShrinkError
@@ -24,12 +24,15 @@ def preflight(
     recipe: Recipe, teacher_directory: Path, data_directory: Path, others: Mapping[str, Path] | None = None
 ) -> None:
     """Raise ShrinkError when the sources cannot go through the recipe's stages; `others`: further teachers by name."""
+    check_extras(recipe)
+    if recipe.task == "generate":
+        preflight_decoder.preflight(recipe, teacher_directory, data_directory, others or {})
+        return
     model = layout.read(teacher_directory)
     more = {name: layout.read(directory) for name, directory in (others or {}).items()}
     rows, labels = data.labelled_rows(data_directory, recipe.rows)
     parts = splits.split_rows(rows, recipe.rows.split)
     splits.check_splits(parts, labels)
-    check_extras(recipe)
     if not recipe.rows.multi_label:  # several labels a row have no folds
         check_folds(recipe, parts["train"], labels)
     check_calibration(recipe, len(parts["train"]))

@@ -1,18 +1,21 @@
 """What each stage kind leaves and takes, foretold from sizes alone: weights, bytes, memory, processor seconds.
 
-A rule a kind, in four rooms: rules_ends (data, floor, comparison, evaluation), rules_teach (all that learns or
-answers), rules_cut (what makes a student smaller) and rules_export. A kind that has none is foretold as a training
-(where it has epochs) or as a pass over the training texts, and says so.
+A rule a kind, in five rooms: rules_ends (data, floor, comparison, evaluation), rules_teach (all that learns or
+answers), rules_cut (what makes a student smaller), rules_export, and rules_decoder for models that write. A kind that
+has none is foretold as a training (where it has epochs) or as a pass over the training texts, and says so.
 """
 
-from flows import rules_cut, rules_ends, rules_export, rules_teach
+from flows import rules_cut, rules_decoder, rules_ends, rules_export, rules_teach
 from flows.amounts import Forecast, Made, calibrated
 from flows.counted import Counted
+from flows.rules_decoder import CountedDocuments
 from tasks.kinds import AnyStageConfig
 
 
-def foretell(config: AnyStageConfig, inputs: dict[str, Made], counted: Counted) -> Forecast:
+def foretell(config: AnyStageConfig, inputs: dict[str, Made], counted: Counted | CountedDocuments) -> Forecast:
     """The forecast of a stage with these inputs by role."""
+    if isinstance(counted, CountedDocuments):
+        return rules_decoder.foretell(config, inputs, counted)
     if isinstance(config, rules_ends.Ends):
         return rules_ends.foretell(config, inputs, counted)
     if isinstance(config, rules_teach.Teaching):

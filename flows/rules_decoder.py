@@ -1,0 +1,108 @@
+"""What each stage of a `generate` recipe leaves and takes, foretold from the decoder's and the documents' sizes.
+
+A token is about BYTES_A_TOKEN bytes of English; every pass multiplies each weight once a token, and a training three
+times. Constants were fitted to a run of the recipe `smollm2`.
+"""
+
+from pathlib import Path
+
+from flows.amounts import BARE, FORWARD, TORCH, TRAINING, Forecast, Made
+from flows.recipe import Recipe
+from registry.records import directory_bytes
+from tasks.generate import documents, header
+from tasks.generate.documents import DocumentsConfig
+from tasks.generate.header import Decoder
+from tasks.kinds import AnyStageConfig
+
+BYTES_A_TOKEN = 4.3
+START = 6.0  # seconds to import, load and save
+BLOCK_BITS, TABLE_BITS, HALF_BITS = 4.5, 8.5, 16.0
+GRID_BITS = {"q4_0": 4.5, "q4_1": 5.0, "q5_0": 5.5, "q5_1": 6.0, "q8_0": 8.5}  # tasks/generate/grids.py
+TIMED_TOKENS = 4_000  # of three models, generated one after the other
+
+
+class CountedDocuments:
+    """The documents of a recipe as numbers, and its decoder."""
+
+    def __init__(self, recipe: Recipe, model: Path, source: Path, second: Path | None) -> None:
+        assert isinstance(recipe.data, DocumentsConfig)
+        self.decoder: Decoder = header.look(model)
+        parts = documents.split_documents(source, recipe.data)
+        self.sizes = {name: sum(len(row["text"].encode()) for row in rows) for name, rows in parts.items()}
+        self.rows = sum(len(rows) for rows in parts.values())
+        if second is not None and recipe.data.second_file:
+            read = documents.read(second, recipe.data.second_file, "prose", "second_file")
+            self.sizes["second"] = sum(len(row["text"].encode()) for row in documents.thinned(read, recipe.data.limit))
+            self.rows += len(read)
+        self.max_length = recipe.data.max_length
+        self.source = Made(format="source", bytes=directory_bytes(model), weights=self.decoder.parameters)
+
+    def tokens(self, *names: str) -> float:
+        """About how many tokens some splits have."""
+        return sum(self.sizes.get(name, 0) for name in names) / BYTES_A_TOKEN
+
+
+def foretell(config: AnyStageConfig, inputs: dict[str, Made], counted: CountedDocuments) -> Forecast:
+    """The forecast of a stage with these inputs by role."""
+    decoder = counted.decoder
+    model = next((one for one in inputs.values() if one.weights), counted.source)
+    weights = float(model.weights or decoder.parameters)
+    held = TORCH + 4e-6 * weights
+    match config.kind:
+        case "data":
+            size = sum(counted.sizes.values()) * 1.02 + 30 * counted.rows + 300
+            return Forecast(made=Made(format="rows", bytes=round(size)), work=0.3, ram_mb=BARE + 5e-6 * size)
+        case "adopt":
+            weights = kept(decoder, getattr(config, "keep_layers", None))
+            made = Made(format="lm", bytes=round(4 * weights) + decoder.tokenizer_bytes, weights=round(weights))
+            return Forecast(
+                made=made, work=START + 8e-8 * decoder.parameters, ram_mb=TORCH + 1.5e-5 * decoder.parameters
+            )
+        case "floor":
+            weights = kept(decoder, getattr(config, "keep_layers", None))
+            bits = BLOCK_BITS * (weights - decoder.tables) + TABLE_BITS * decoder.tables
+            made = Made(format="gguf", bytes=round(bits / 8) + decoder.tokenizer_bytes, weights=round(weights))
+            return Forecast(
+                made=made, work=START + 1e-7 * decoder.parameters, ram_mb=TORCH + 1.5e-5 * decoder.parameters
+            )
+        case "export":
+            bits = model.bits or HALF_BITS
+            made = Made(format="gguf", bytes=round(bits * weights / 8) + decoder.tokenizer_bytes, weights=model.weights)
+            return Forecast(made=made, work=START + 2e-8 * weights, ram_mb=held, parallel=False)
+        case "compare":
+            work = 2 * START + 4 * 2_000 * weights / FORWARD
+            return Forecast(made=Made(format="comparison", bytes=500), work=work, ram_mb=held * 1.3)
+        case "evaluate":
+            tokens = counted.tokens("test", "second") + TIMED_TOKENS
+            made = Made(format="evaluation", bytes=30_000)
+            return Forecast(made=made, work=4 * START + 3 * tokens * weights / FORWARD, ram_mb=3 * held - 2 * TORCH)
+        case "reload":
+            return Forecast(made=Made(format="result", bytes=100), work=START, ram_mb=held)
+        case _:
+            return changed(config, model, weights, counted)
+
+
+def changed(config: AnyStageConfig, model: Made, weights: float, counted: CountedDocuments) -> Forecast:
+    """A stage that rounds, prunes or trains: passes over so many tokens, and what the weights take then."""
+    bits = getattr(config, "target", None) or grid_bits(getattr(config, "grid", None)) or model.bits
+    size = (bits or 32.0) * weights / 8 + counted.decoder.tokenizer_bytes
+    made = model.model_copy(update={"format": config.writes[1], "bytes": round(size), "bits": bits})
+    trained = config.kind in {"distill", "correct"}
+    blocks = getattr(config, "blocks", None) or getattr(config, "calibration_blocks", None)
+    tokens = blocks * counted.max_length if blocks else counted.tokens("train") * float(getattr(config, "epochs", 1))
+    if steps := getattr(config, "steps", None):
+        tokens = steps * getattr(config, "batch", 1) * counted.max_length
+    work = START + (3 * tokens * weights / TRAINING if trained else 2 * tokens * weights / FORWARD + 4e-7 * weights)
+    return Forecast(made=made, work=work, ram_mb=TORCH + (20e-6 if trained else 8e-6) * weights)
+
+
+def grid_bits(grid: object) -> float | None:
+    """Bits of a weight on a grid of GGUF by its name."""
+    return GRID_BITS.get(grid) if isinstance(grid, str) else None
+
+
+def kept(decoder: Decoder, layers: int | None) -> float:
+    """Weights of the bottom layers with the tables."""
+    if layers is None:
+        return decoder.parameters
+    return decoder.tables + (decoder.parameters - decoder.tables) * min(layers, decoder.layers) / decoder.layers
