@@ -234,6 +234,7 @@ def place(loc: tuple[int | str, ...]) -> str:
     if len(loc) < 2 or loc[0] != "stages":
         return ".".join(str(part) for part in loc)
     inside = [str(part) for part in loc[2:]]
+    inside = inside[1:] if inside[1:2] == inside[:1] else inside  # the methods of a kind, one of which has its name
     names = [kind for kind in inside[:1] if kind in methods()]
     names += [method for method in inside[1:2] if names and method in methods()[names[0]]]
     stage = f"stage {int(loc[1]) + 1}" + (f" ({'/'.join(names)})" if names else "")

@@ -88,10 +88,11 @@ def changed(config: AnyStageConfig, model: Made, weights: float, counted: Counte
     size = (bits or 32.0) * weights / 8 + counted.decoder.tokenizer_bytes
     made = model.model_copy(update={"format": config.writes[1], "bytes": round(size), "bits": bits})
     trained = config.kind in {"distill", "correct"}
-    blocks = getattr(config, "blocks", None) or getattr(config, "calibration_blocks", None)
-    tokens = blocks * counted.max_length if blocks else counted.tokens("train") * float(getattr(config, "epochs", 1))
+    blocks = next(filter(None, (getattr(config, one, None) for one in ("blocks", "calibration_blocks", "windows"))), 0)
+    length = getattr(config, "length", counted.max_length)
+    tokens = blocks * length if blocks else counted.tokens("train") * float(getattr(config, "epochs", 1))
     if steps := getattr(config, "steps", None):
-        tokens = steps * getattr(config, "batch", 1) * counted.max_length
+        tokens = steps * getattr(config, "batch", 1) * length
     work = START + (3 * tokens * weights / TRAINING if trained else 2 * tokens * weights / FORWARD + 4e-7 * weights)
     return Forecast(made=made, work=work, ram_mb=TORCH + (20e-6 if trained else 8e-6) * weights)
 

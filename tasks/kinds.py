@@ -17,6 +17,8 @@ from tasks.distill.hidden import DistillHiddenConfig
 from tasks.distill.logits import DistillLogitsConfig
 from tasks.distill.quantized import DistillQuantizedConfig
 from tasks.distill.relations import DistillRelationsConfig
+from tasks.distill.rounded import DistillRoundedConfig
+from tasks.distill.tokens import DistillTokensConfig
 from tasks.distill.triple import DistillTripleConfig
 from tasks.embed.adopt import AdoptConfig
 from tasks.embed.evaluate import EmbedEvaluateConfig
@@ -29,7 +31,9 @@ from tasks.export.packed import PackedConfig
 from tasks.finetune import FinetuneConfig
 from tasks.floor import FloorConfig
 from tasks.generate.adopt import AdoptDecoderConfig
+from tasks.generate.correct import CorrectConfig
 from tasks.generate.documents import DocumentsConfig
+from tasks.generate.top_k import LabelTopKConfig
 from tasks.label import LabelConfig
 from tasks.prune.gradual import PruneGradualConfig
 from tasks.prune.low_rank import PruneLowRankConfig
@@ -61,6 +65,12 @@ def as_encoder(raw: Any) -> Any:
     return {"method": "encoder"} | raw if isinstance(raw, dict) else raw
 
 
+def label_tag(raw: Any) -> str:
+    """Which answers a label stage keeps: a classifier's where it names no method."""
+    method = raw.get("method") if isinstance(raw, dict) else getattr(raw, "method", None)
+    return "label" if method is None else "top_k"
+
+
 def data_tag(raw: Any) -> str:
     """Which data a stage reads: whole documents for models that write, rows for all others."""
     task = raw.get("task") if isinstance(raw, dict) else getattr(raw, "task", None)
@@ -73,16 +83,21 @@ def as_classify(raw: Any) -> Any:
 
 
 DistillBeside = DistillRelationsConfig | DistillHiddenConfig | DistillTripleConfig  # a teacher runs along
-DistillMethods = (
+DistillDecoders = DistillTokensConfig | DistillRoundedConfig
+DistillEncoders = (
     DistillLogitsConfig | DistillBeside | DistillSelfConfig | DistillQuantizedConfig | DistillEmbeddingsConfig
 )
+DistillMethods = DistillEncoders | DistillDecoders
 PruneZeros = PruneMagnitudeConfig | PruneWandaConfig | PruneGradualConfig | PruneMovementConfig
 PruneMethods = PruneStructuredConfig | PruneVocabularyConfig | PruneLowRankConfig | PruneZeros
 ExportMethods = OnnxConfig | PackedConfig | OpenvinoConfig | ExecutorchConfig
 QuantizeMethods = Int8DynamicConfig | Int8StaticConfig | Int4WeightOnlyConfig | SmoothConfig
 AdoptMethods = AdoptConfig | AdoptDecoderConfig
 StartMethods = FinetuneConfig | AdoptMethods | LabelConfig
-AnyChainConfig = StartMethods | StudentMethods | DistillMethods | PruneMethods | ExportMethods | QuantizeMethods
+StartDecoders = CorrectConfig | LabelTopKConfig
+AnyChainConfig = (
+    StartMethods | StartDecoders | StudentMethods | DistillMethods | PruneMethods | ExportMethods | QuantizeMethods
+)
 DataTasks = DataConfig | DocumentsConfig
 FloorTasks = FloorConfig | EmbedFloorConfig
 EvaluateTasks = EvaluateConfig | EmbedEvaluateConfig
@@ -90,6 +105,9 @@ AnyStageConfig = AnyChainConfig | DataTasks | FloorTasks | CompareConfig | Evalu
 
 AnyData = Annotated[
     Annotated[DataConfig, Tag("rows")] | Annotated[DocumentsConfig, Tag("documents")], Discriminator(data_tag)
+]
+AnyLabel = Annotated[
+    Annotated[LabelConfig, Tag("label")] | Annotated[LabelTopKConfig, Tag("top_k")], Discriminator(label_tag)
 ]
 AnyAdopt = Annotated[Annotated[AdoptMethods, Field(discriminator="method")], BeforeValidator(as_encoder)]
 DistillConfig = Annotated[Annotated[DistillMethods, Field(discriminator="method")], BeforeValidator(as_logits)]
@@ -102,7 +120,8 @@ AnyEvaluate = Annotated[Annotated[EvaluateTasks, Field(discriminator="task")], B
 ChainStage = Annotated[
     FinetuneConfig
     | AnyAdopt
-    | LabelConfig
+    | AnyLabel
+    | CorrectConfig
     | StudentConfig
     | DistillConfig
     | ExportConfig
@@ -116,7 +135,7 @@ EveryStage: TypeAdapter[AnyStageConfig] = TypeAdapter(
 
 ROOT = Path(__file__).parent.parent  # where `tasks` and `registry` lie
 # their processes are forked from one that has imported it
-USES_TORCH = {"finetune", "adopt", "label", "student", "distill", "prune", "export", "compare"}
+USES_TORCH = {"finetune", "adopt", "correct", "label", "student", "distill", "prune", "export", "compare"}
 
 
 def module_of(config: AnyStageConfig) -> str:

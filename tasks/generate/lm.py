@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -65,6 +66,22 @@ def expanded(stored: dict[str, Tensor]) -> dict[str, Tensor]:
         elif part not in {"scale", "shift"} or f"{base}.codes" not in stored:
             found[name] = value.float()
     return found
+
+
+def integers(directory: Path) -> tuple[dict[str, Rounded], dict[str, Grid]]:
+    """The rounded weights of a folder and their grids, by name; none where nothing is rounded."""
+    if not (directory / "grids.json").is_file():
+        return {}, {}
+    told = json.loads((directory / "grids.json").read_text(encoding="utf-8"))
+    known = {name: Grid.model_validate(one) for name, one in told.items()}
+    rounded = {}
+    with safe_open(directory / "model.safetensors", "pt") as stored:
+        names = set(stored.keys())
+        for name in known:
+            scale = stored.get_tensor(f"{name}.scale").float()
+            shift = stored.get_tensor(f"{name}.shift").float() if f"{name}.shift" in names else torch.zeros_like(scale)
+            rounded[name] = Rounded(stored.get_tensor(f"{name}.codes"), scale, shift)
+    return rounded, known
 
 
 def save(directory: Path, model: Any, beside: Path, rounded: dict[str, Rounded], grids: dict[str, Grid]) -> None:

@@ -43,12 +43,25 @@ def blocks(tokenizer: Any, texts: Sequence[str], length: int, count: int, seed: 
 
     Raises ShrinkError when the texts do not have so many.
     """
+    found = running(tokenizer, texts, length)
+    if len(found) < count:
+        raise ShrinkError(
+            f"calibration asks for {count} blocks of {length} tokens but the training text has {len(found)}: lower it."
+        )
+    return drawn(found, count, seed)
+
+
+def running(tokenizer: Any, texts: Sequence[str], length: int) -> Tensor:
+    """All texts behind each other, each led in by the token that begins one, as blocks [n, length]; a rest is left."""
     begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if begin is None:
+        raise ShrinkError("the tokenizer names neither bos_token nor eos_token: name one in tokenizer_config.json.")
     ids = [number for text in texts for number in (begin, *tokenizer(text, add_special_tokens=False)["input_ids"])]
     have = len(ids) // length
-    if have < count:
-        raise ShrinkError(
-            f"calibration asks for {count} blocks of {length} tokens but the training text has {have}: lower it."
-        )
-    chosen = np.random.default_rng(seed).permutation(have)[:count]
-    return torch.tensor(ids[: have * length]).view(have, length)[torch.as_tensor(np.sort(chosen))]
+    return torch.tensor(ids[: have * length], dtype=torch.long).view(have, length)
+
+
+def drawn(found: Tensor, count: int, seed: int) -> Tensor:
+    """Some blocks [count, length] of many, in their order."""
+    chosen = np.random.default_rng(seed).permutation(len(found))[:count]
+    return found[torch.as_tensor(np.sort(chosen))]
