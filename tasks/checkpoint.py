@@ -5,9 +5,11 @@ state, what goes along with the training, and as JSON the rest. tasks/worker.py 
 nothing is written.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 
 SECONDS = 20.0  # of training at most that a kill costs; writing takes a tenth of a second
 FILE = "checkpoint.safetensors"
+PART = "part-"  # names of files with one finished part of a stage begin so
 place: tuple[Path, str] | None = None  # a stage's directory and key
 written = 0.0  # time.monotonic() of the last one
 
@@ -44,13 +47,18 @@ def save(optimizer: torch.optim.Optimizer, facts: dict[str, Any], others: dict[s
     for number, weight in weights(optimizer):
         tensors[f"weight.{number}"] = weight.detach()
         tensors |= {f"{name}.{number}": value for name, value in optimizer.state[weight].items()}
-    partial = directory / f".{FILE}"
+    write(directory / FILE, key, facts, tensors)
+    written = time.monotonic()
+
+
+def write(path: Path, key: str, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Write facts and tensors, or replace them, in one step."""
+    partial = path.with_name(f".{path.name}")
     told = json.dumps(facts)
     save_file(tensors, partial, {"key": key, "facts": told, "sha256": digest(tensors, told)})
     with partial.open("rb") as stream:
         os.fsync(stream.fileno())
-    partial.rename(directory / FILE)
-    written = time.monotonic()
+    partial.rename(path)
 
 
 def load(optimizer: torch.optim.Optimizer, others: dict[str, Tensor]) -> dict[str, Any] | None:
@@ -75,10 +83,10 @@ def load(optimizer: torch.optim.Optimizer, others: dict[str, Tensor]) -> dict[st
     return facts
 
 
-def read(directory: Path, key: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+def read(directory: Path, key: str, file: str = FILE) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """A checkpoint's facts and tensors; None when there is none of this key whose bytes are those that were written."""
     try:
-        with safe_open(directory / FILE, "pt") as stored:
+        with safe_open(directory / file, "pt") as stored:
             about = stored.metadata() or {}
             if about.get("key") != key:
                 return None
@@ -100,10 +108,31 @@ def digest(tensors: dict[str, Tensor], facts: str) -> str:
 
 
 def clear() -> None:
-    """Remove the checkpoint of a stage that is done."""
+    """Remove the checkpoint, and the finished parts, of a stage that is done."""
     if place is not None:
-        for name in (FILE, f".{FILE}"):
-            (place[0] / name).unlink(missing_ok=True)
+        for path in (place[0] / FILE, place[0] / f".{FILE}", *place[0].glob(f"{PART}*"), *place[0].glob(f".{PART}*")):
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def parts() -> Iterator[tuple[Path, str]]:
+    """Where a stage keeps the parts that it has finished, and their key; gone with the stage where none goes on."""
+    if place is not None:
+        yield place
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        yield Path(directory), ""
+
+
+def keep_part(at: tuple[Path, str], name: str, tensors: dict[str, Tensor]) -> None:
+    """Write one finished part of a stage."""
+    write(at[0] / f"{PART}{name}.safetensors", at[1], {}, {name: one.contiguous() for name, one in tensors.items()})
+
+
+def part(at: tuple[Path, str], name: str) -> dict[str, Tensor] | None:
+    """One finished part; None where there is none of this key whose bytes are those that were written."""
+    found = read(*at, f"{PART}{name}.safetensors")
+    return None if found is None else found[1]
 
 
 def weights(optimizer: torch.optim.Optimizer) -> Iterator[tuple[int, nn.Parameter]]:

@@ -42,9 +42,11 @@ from tasks.prune.movement import PruneMovementConfig
 from tasks.prune.structured import PruneStructuredConfig
 from tasks.prune.vocabulary import PruneVocabularyConfig
 from tasks.prune.wanda import PruneWandaConfig
+from tasks.quantize.gptq import GptqConfig
 from tasks.quantize.int4_weight_only import Int4WeightOnlyConfig
 from tasks.quantize.int8_dynamic import Int8DynamicConfig
 from tasks.quantize.int8_static import Int8StaticConfig
+from tasks.quantize.rtn import RtnConfig
 from tasks.quantize.smooth import SmoothConfig
 from tasks.reload import ReloadConfig
 from tasks.students import StudentMethods
@@ -91,7 +93,9 @@ DistillMethods = DistillEncoders | DistillDecoders
 PruneZeros = PruneMagnitudeConfig | PruneWandaConfig | PruneGradualConfig | PruneMovementConfig
 PruneMethods = PruneStructuredConfig | PruneVocabularyConfig | PruneLowRankConfig | PruneZeros
 ExportMethods = OnnxConfig | PackedConfig | OpenvinoConfig | ExecutorchConfig
-QuantizeMethods = Int8DynamicConfig | Int8StaticConfig | Int4WeightOnlyConfig | SmoothConfig
+RoundDecoders = RtnConfig | GptqConfig
+QuantizeGraphs = Int8DynamicConfig | Int8StaticConfig | Int4WeightOnlyConfig | SmoothConfig
+QuantizeMethods = QuantizeGraphs | RoundDecoders
 AdoptMethods = AdoptConfig | AdoptDecoderConfig
 StartMethods = FinetuneConfig | AdoptMethods | LabelConfig
 StartDecoders = CorrectConfig | LabelTopKConfig
@@ -136,6 +140,12 @@ EveryStage: TypeAdapter[AnyStageConfig] = TypeAdapter(
 ROOT = Path(__file__).parent.parent  # where `tasks` and `registry` lie
 # their processes are forked from one that has imported it
 USES_TORCH = {"finetune", "adopt", "correct", "label", "student", "distill", "prune", "export", "compare"}
+
+
+def uses_torch(raw: dict[str, Any]) -> bool:
+    """Whether the stage of this config, as a dict, computes with torch: by its kind, or by a language model it has."""
+    config = EveryStage.validate_python(raw)
+    return config.kind in USES_TORCH or "lm" in {config.writes[1], *config.reads.values()}
 
 
 def module_of(config: AnyStageConfig) -> str:

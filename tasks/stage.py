@@ -26,7 +26,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel
 
 from registry.records import STRICT, ShrinkError
-from tasks.kinds import USES_TORCH
+from tasks.kinds import uses_torch
 from tasks.way import ALONE, Way
 from tasks.worker import FULL
 
@@ -97,7 +97,7 @@ def zygote_of(call: StageCall) -> Iterator[subprocess.Popen[str]]:
 
     Ended when the block breaks: an answer of a broken-off stage must not reach the next one.
     """
-    torch_too = call.config["kind"] in USES_TORCH
+    torch_too = uses_torch(call.config)
     key = tuple(sorted(call.environment.items()))
     zygote = kept.pop(key, None) if torch_too else None
     if zygote is not None and zygote.poll() is not None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from registry.records import ShrinkError
 from tasks import progress
-from tasks.kinds import USES_TORCH, EveryStage, function_of
+from tasks.kinds import EveryStage, function_of, uses_torch
 from tasks.way import ALONE, Way
 
 FULL = ("No space left on device", "Disk quota exceeded")  # what libraries say of a full disk, in whatever error
@@ -58,7 +58,7 @@ def run_call(directory: Path, call: dict[str, Any]) -> None:
         "peak_rss_mb": peak or used[0].ru_maxrss * 1024 / 1e6,
     }
     (directory / "result.json").write_text(json.dumps(result))
-    if call["config"]["kind"] in USES_TORCH:
+    if uses_torch(call["config"]):
         checkpoint().clear()
     out = directory / "out"
     if out.is_symlink():  # of an earlier go of this run, when it led to the cache
@@ -70,7 +70,7 @@ def run_call(directory: Path, call: dict[str, Any]) -> None:
 def computed(directory: Path, call: dict[str, Any]) -> dict[str, Any]:
     """What the stage function measured; its artifact lies in `out.partial`."""
     config = EveryStage.validate_python(call["config"])
-    if config.kind in USES_TORCH:
+    if uses_torch(call["config"]):
         prepare_torch(directory, call)
     inputs = {role: Path(path) for role, path in call["inputs"].items()}
     return function_of(config)(inputs, config, directory / "out.partial", int(call["seed"]))

@@ -13,7 +13,9 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from registry.records import STRICT, ShrinkError
+from tasks.generate import choices
 
+ROWS = 4096  # of a weight that are rounded at once: an embedding's would take gigabytes
 SHRUNK = tuple(1.0 - 0.025 * step for step in range(13))  # parts of the full range that a fit tries
 
 
@@ -66,6 +68,12 @@ def integer(bits: int, group: int, symmetric: bool) -> Grid:
     return Grid(
         name=name, low=low, high=high, group=group, bits=bits + extra, zero="middle" if symmetric else "integer"
     )
+
+
+def named(name: str) -> Grid:
+    """The grid of a name that a recipe may say (tasks/generate/choices.py)."""
+    said = choices.integers(name)
+    return GGUF[name] if said is None else integer(*said)
 
 
 def grouped(weight: Tensor, grid: Grid) -> Tensor:
@@ -141,6 +149,9 @@ def spread(values: Tensor, grid: Grid) -> Tensor:
 
 def nearest(weight: Tensor, grid: Grid, importance: Tensor | None = None) -> Rounded:
     """Round to nearest: every weight by itself, on the groups' fitted scales."""
-    scale, shift = fit(weight, grid, importance)
-    code = codes(weight, spread(scale, grid), spread(shift, grid), grid)
-    return Rounded(code.to(torch.int8), scale, shift)
+    parts = []
+    for rows in weight.split(ROWS):
+        scale, shift = fit(rows, grid, importance)
+        code = codes(rows, spread(scale, grid), spread(shift, grid), grid)
+        parts.append(Rounded(code.to(torch.int8), scale, shift))
+    return Rounded(*(torch.cat(part) for part in zip(*parts, strict=True)))

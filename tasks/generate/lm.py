@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from registry.records import ShrinkError
@@ -32,19 +32,31 @@ def load(directory: Path) -> Any:
     except Exception as error:  # of several kinds, with the field in the text
         said = " ".join(str(error).split())[:200]
         raise ShrinkError(f"config.json will not do ({said}): give a language model's own config.json.") from None
-    state = model.state_dict()
-    weights = expanded(load_file(directory / "model.safetensors"))
-    tied = {name for name in state if name not in weights and model.config.tie_word_embeddings and "head" in name}
-    wrong = [
-        name
-        for name, value in state.items()
-        if name not in tied and (name not in weights or weights[name].shape != value.shape)
-    ]
-    if wrong:
-        raise ShrinkError(f"model.safetensors lacks {wrong[0]} in the size that config.json says: use a matching pair.")
-    model.load_state_dict(weights, strict=False)
+    read(model, directory / "model.safetensors")
     model.tie_weights()
     return model.float().eval()
+
+
+def read(model: Any, path: Path) -> None:
+    """Put a file's weights into a model one by one: a second copy of all of them need not fit into memory."""
+    from transformers.pytorch_utils import Conv1D
+
+    turned = {f"{name}.weight" for name, one in model.named_modules() if isinstance(one, Conv1D)}
+    with safe_open(path, "pt") as stored:
+        names = set(stored.keys())
+    for name, value in model.state_dict().items():
+        held = [one for one in (name, *(f"{name}.{part}" for part in Rounded._fields)) if one in names]
+        if not held and model.config.tie_word_embeddings and "head" in name:
+            continue
+        with safe_open(path, "pt") as stored:  # opened anew: pages that were read count as ours until it is closed
+            found = expanded({one: stored.get_tensor(one) for one in held}).get(name)
+            if found is not None and f"{name}.codes" in held and name in turned:
+                found = found.T
+            if found is None or found.shape != value.shape:
+                raise ShrinkError(
+                    f"model.safetensors lacks {name} in the size that config.json says: use a matching pair."
+                )
+            value.copy_(found)
 
 
 def load_tokenizer(directory: Path) -> Any:
@@ -121,8 +133,15 @@ def own_weights(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def bits_per_weight(model: nn.Module, grids: dict[str, Grid], other: float = 16.0) -> float:
-    """Bits over all weights, each counted once: a grid's with its scales, `other` for what is not rounded."""
+def bits_per_weight(model: nn.Module, grids: dict[str, Grid]) -> float:
+    """Bits over all weights, each counted once: a grid's with its scales, else 16 of a matrix and 32 of a vector.
+
+    That is what a GGUF file of them takes; the folder itself keeps a byte for each integer.
+    """
     weights = own_weights(model)
-    bits = sum(value.numel() * (grids[name].bits if name in grids else other) for name, value in weights.items())
-    return bits / sum(value.numel() for value in weights.values())
+    return sum(bits_of(name, value, grids) for name, value in weights.items()) / sum(map(torch.numel, weights.values()))
+
+
+def bits_of(name: str, value: Tensor, grids: dict[str, Grid]) -> float:
+    """Bits that one weight takes."""
+    return value.numel() * (grids[name].bits if name in grids else 16.0 if value.ndim > 1 else 32.0)

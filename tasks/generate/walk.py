@@ -82,7 +82,7 @@ def start(model: Any, ids: Tensor, batch: int) -> tuple[list[Tensor], list[Caugh
         with torch.no_grad():
             for begin in range(0, len(ids), batch):
                 with contextlib.suppress(Enough):
-                    model(input_ids=ids[begin : begin + batch], use_cache=False)
+                    model.base_model(input_ids=ids[begin : begin + batch], use_cache=False)  # no logits: large
     finally:
         for handle in handles:
             handle.remove()

@@ -1,0 +1,88 @@
+"""What a recipe may say of grids, and the settings that all roundings of a decoder share; readable without torch."""
+
+import re
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
+
+from pydantic import AfterValidator, BaseModel, Field, model_validator
+
+from registry.records import STRICT
+
+GGUF_GRIDS = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0")  # GGUF's blocks of 32, in the order of their bits
+INTEGER = re.compile(r"int([2-8])_g([1-9]\d{0,3})(_zero)?")
+KEPT = "none"  # in the place of a grid: half precision
+
+
+class Integers(NamedTuple):
+    """A grid of integers as its name says it."""
+
+    bits: int
+    group: int  # neighbours in a row that share a scale
+    symmetric: bool  # without zero points
+
+
+def integers(name: str) -> Integers | None:
+    """What intB_gN or intB_gN_zero says; None of another name."""
+    found = INTEGER.fullmatch(name)
+    return Integers(int(found[1]), int(found[2]), found[3] is None) if found else None
+
+
+def known_grid(name: str) -> str:
+    """The name of a grid that there is."""
+    if name not in GGUF_GRIDS and integers(name) is None:
+        raise ValueError(
+            f"there are {', '.join(GGUF_GRIDS)}, and integers of 2 to 8 bits in groups, such as int4_g64 or, with zero "
+            "points, int4_g64_zero"
+        )
+    return name
+
+
+def grid_or_none(name: str) -> str:
+    """The name of a grid that there is, or none."""
+    return name if name == KEPT else known_grid(name)
+
+
+GridName = Annotated[str, AfterValidator(known_grid)]
+GridOrNone = Annotated[str, AfterValidator(grid_or_none)]
+
+
+class CalibrationConfig(BaseModel):
+    """Which training text goes through the layers while they are changed."""
+
+    model_config = STRICT
+    tasks: ClassVar[tuple[str, ...]] = ("generate",)
+    reads: ClassVar[dict[str, str]] = {"student": "lm", "data": "rows"}
+    writes: ClassVar[tuple[str, str]] = ("student", "lm")
+    calibration_blocks: int = Field(default=32, ge=1, description="Blocks of training text that go through the layers.")
+    calibration_length: int = Field(default=256, ge=8, description="Tokens of such a block.")
+    batch: int = Field(default=8, ge=1, description="Blocks that go through a layer at once; memory grows with it.")
+
+
+class RoundingConfig(CalibrationConfig):
+    """Which grid each weight is rounded to."""
+
+    kind: Literal["quantize"] = Field("quantize", description="The stage's kind.")
+    grid: GridName | None = Field(
+        default=None,
+        description="Of all linear layers: q4_0, q4_1, q5_0, q5_1 or q8_0 (which go into a GGUF file), or integers "
+        "such as int4_g64 (4 bits, 64 share a scale) or int4_g64_zero (with zero points), which do not.",
+    )
+    embedding: GridOrNone | None = Field(
+        default=None, description="Of the embedding and the output head: a grid, or none for half precision."
+    )
+    exceptions: dict[str, GridOrNone] = Field(
+        default={},
+        description="Other grids (or none) of layers by name or pattern: {down_proj: q8_0, 'layers.0.*': none}; the "
+        "last that fits counts.",
+    )
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if self.grid is None:
+            raise ValueError("grid is missing: name one, such as q4_0")
+        return self
+
+
+def gguf_missing(config: RoundingConfig) -> str | None:
+    """The first grid of a rounding that a GGUF file cannot hold, or None: what flows refuses before an export/gguf."""
+    named = [config.grid, config.embedding, *config.exceptions.values()]
+    return next((name for name in named if name is not None and name not in (*GGUF_GRIDS, KEPT)), None)
