@@ -57,7 +57,7 @@ def check_task(recipe: "Recipe") -> None:
 def measures_of(recipe: "Recipe") -> tuple[str, ...]:
     """The measures that the recipe's evaluation takes: of embeddings several, the probe's where there are labels."""
     if isinstance(recipe.data, DocumentsConfig):
-        return tuple(name for name in WRITING if name != "perplexity_second" or recipe.data.second_file)
+        return tuple(name for name in WRITING if not name.endswith("_second") or recipe.data.second_file)
     if recipe.task == "classify":
         return ()
     labelled = recipe.data.format == "rated" or recipe.data.label_column is not None

@@ -72,11 +72,13 @@ class StageRecord(BaseModel):
 
 Task = Literal["classify", "embed", "generate"]
 Metric = Literal["accuracy", "macro_f1", "micro_f1", "mcc"]
-Embedding = Literal["overlap_at_10", "spearman", "probe_accuracy"]
-Writing = Literal["perplexity", "perplexity_second", "top1", "chat", "facts", "endings"]
+Embedding = Literal["overlap_at_10", "spearman", "probe_accuracy"]  # measures of models that embed
+Perplexity = Literal["perplexity", "perplexity_second", "byte_perplexity", "byte_perplexity_second"]  # lower is better
+Writing = Perplexity | Literal["top1_agreement", "chat_agreement", "facts", "endings"]  # of models that write
 MeasureName = Embedding | Writing
 EMBEDDING: tuple[Embedding, ...] = get_args(Embedding)
-WRITING: tuple[Writing, ...] = get_args(Writing)
+PERPLEXITIES: tuple[Perplexity, ...] = get_args(Perplexity)
+WRITING: tuple[Writing, ...] = (*PERPLEXITIES, "top1_agreement", "chat_agreement", "facts", "endings")
 METRICS: dict[str, str] = {  # as people write them
     "accuracy": "accuracy",
     "macro_f1": "macro-F1",
@@ -85,17 +87,32 @@ METRICS: dict[str, str] = {  # as people write them
     "overlap_at_10": "overlap@10",
     "spearman": "rank correlation",
     "probe_accuracy": "probe accuracy",
-    "perplexity": "perplexity a byte",
-    "perplexity_second": "perplexity a byte, second domain",
-    "top1": "top-1 agreement",
-    "chat": "same answers to prompts",
-    "facts": "questions of fact",
-    "endings": "endings of sentences",
+    "perplexity": "perplexity",
+    "perplexity_second": "perplexity, second domain",
+    "byte_perplexity": "byte perplexity",
+    "byte_perplexity_second": "byte perplexity, second domain",
+    "top1_agreement": "top-1 agreement",
+    "chat_agreement": "chat agreement",
+    "facts": "accuracy on facts",
+    "endings": "accuracy on endings",
 }
 
 
+class Speed(BaseModel):
+    """How fast a model writes with so many threads: medians over rounds in which the compared models take turns."""
+
+    model_config = STRICT
+    threads: int
+    prefill_tokens_per_s: float  # reading a prompt, its first answer token included
+    decode_tokens_per_s: float  # writing, one token after the other
+    first_token_ms: float  # from a short prompt to the first token of the answer
+
+
 class ModelScore(BaseModel):
-    """One model's measurements: quality on the test split, size, speed at one thread."""
+    """One model's measurements: quality on the test split, size, speed at one thread.
+
+    Of a model that writes, p50_ms and p95_ms are of one written token, and throughput is prompt tokens a second.
+    """
 
     model_config = STRICT
     accuracy: float | None = None  # a classifier's; an embedding model has measures instead
@@ -109,10 +126,17 @@ class ModelScore(BaseModel):
     p95_ms: float
     throughput: float
     peak_rss_mb: float | None
+    bits_per_weight: float | None = None  # over all weights; these four of a model that writes
+    kl: Interval | None = None  # nats a token from the teacher's distribution; null where tokenizers differ
+    kl_second: Interval | None = None  # the same on the second domain
+    speeds: tuple[Speed, ...] = ()
 
 
 class Measure(BaseModel):
-    """One quality of an embedding model: three scores, and the paired comparisons as an Evaluation has them."""
+    """One quality of a model that embeds or writes: three scores, and the comparisons as an Evaluation has them.
+
+    Where a lower score is better, retention is teacher/student and a win is floor minus student: more is always better.
+    """
 
     model_config = STRICT
     teacher: float
@@ -126,7 +150,8 @@ class Measure(BaseModel):
 class Evaluation(BaseModel):
     """Teacher, student and honest floor on the same examples; retention and lift are ratios (1 = all kept).
 
-    Of an embedding model there are several measures; what stands outside of them is of the one that kept least.
+    Of a model that embeds or writes there are several measures; what stands outside of them is of `metric`: of
+    embeddings the one that kept least, of writing the perplexity.
     """
 
     model_config = STRICT
@@ -143,6 +168,9 @@ class Evaluation(BaseModel):
     flips_to_wrong: int | None  # null where there are no labels to be right or wrong by
     flips_to_right: int | None
     agreement: float | None
+    left_out: dict[MeasureName, str] = {}  # why a measure was not taken
+    runtime: str | None = None  # that ran the models, where there is a choice
+    reference: tuple[Speed, ...] = ()  # the teacher in float32 in transformers, in the same minutes
 
     def scores(self) -> dict[str, float]:
         """Teacher's, student's and floor's score by the metric that this evaluation goes by."""

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from registry.records import STRICT, Evaluation, Metric, ModelScore, ShrinkError, directory_bytes
 from tasks import bench, floor, metrics, multilabel, pairs, progress, runtime
 
-SPEED = ("p50_ms", "p95_ms", "throughput", "peak_rss_mb")
+SPEED = ("p50_ms", "p95_ms", "throughput", "peak_rss_mb", "speeds")
 ROLES = ("teacher", "student", "floor")
 GOLDEN = (
     "A warm and funny film that never loses its way.",
@@ -121,7 +121,7 @@ def model_bytes(directory: Path) -> int:
 
 def quality(result: Evaluation) -> dict[str, Any]:
     """The part of an evaluation that does not change from run to run: all but speed and memory."""
-    values = result.model_dump(mode="json")
+    values = result.model_dump(mode="json", exclude={"reference"})
     for role in ROLES:
         values[role] = {name: value for name, value in values[role].items() if name not in SPEED}
     return values

@@ -33,6 +33,7 @@ from tasks.floor import FloorConfig
 from tasks.generate.adopt import AdoptDecoderConfig
 from tasks.generate.correct import CorrectConfig
 from tasks.generate.documents import DocumentsConfig
+from tasks.generate.evaluate import GenerateEvaluateConfig
 from tasks.generate.top_k import LabelTopKConfig
 from tasks.label import LabelConfig
 from tasks.prune.gradual import PruneGradualConfig
@@ -104,7 +105,7 @@ AnyChainConfig = (
 )
 DataTasks = DataConfig | DocumentsConfig
 FloorTasks = FloorConfig | EmbedFloorConfig
-EvaluateTasks = EvaluateConfig | EmbedEvaluateConfig
+EvaluateTasks = EvaluateConfig | EmbedEvaluateConfig | GenerateEvaluateConfig
 AnyStageConfig = AnyChainConfig | DataTasks | FloorTasks | CompareConfig | EvaluateTasks | ReloadConfig
 
 AnyData = Annotated[
@@ -175,6 +176,12 @@ def source_of(name: str) -> Path | None:
     return next((path for path in (plain.with_suffix(".py"), plain / "__init__.py") if path.is_file()), None)
 
 
+def data_of(path: Path) -> str:
+    """What a package's own data files say (its prompts, its questions): they make a stage's result as its code does."""
+    files = sorted(one for one in path.parent.iterdir() if one.suffix in {".yaml", ".jsonl"})
+    return "".join(one.read_text(encoding="utf-8") for one in files) if path.name == "__init__.py" else ""
+
+
 def code_digest(config: AnyStageConfig) -> str:
     """SHA-256 over the sources that a stage reaches inside `tasks` (and the records), found by their imports."""
     pending, seen = [module_of(config)], dict[str, str]()
@@ -183,7 +190,7 @@ def code_digest(config: AnyStageConfig) -> str:
         if name in seen or (path := source_of(name)) is None:
             continue
         source = path.read_text(encoding="utf-8")
-        seen[name] = source
+        seen[name] = source + data_of(path)
         for package, names in re.findall(
             r"^\s*from (tasks[\w.]*|registry\.records) import (.+)$", source, re.MULTILINE
         ):
