@@ -6,8 +6,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from registry.records import METRICS, STRICT, Check, Evaluation, Interval, MeasureName, Verdict
+from registry.records import METRICS, PERPLEXITIES, STRICT, Check, Evaluation, Interval, MeasureName, Verdict
 
+GENERAL: tuple[MeasureName, ...] = ("perplexity", "perplexity_second")
 SMOKE = "-smoke"  # ends the name of a recipe that only shows that the chain runs, its gate open
 
 
@@ -27,17 +28,22 @@ class Gate(BaseModel):
         None, gt=0, allow_inf_nan=False, description="least lower end of the 95 % interval of student/teacher score"
     )
     retention_min_of: dict[MeasureName, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
-        {}, description="of an embedding model: {measure: least}, instead of the two limits above, for some measures"
+        {}, description="of a model that embeds or writes: {measure: least}, in the place of the two limits above"
     )
     beat_floor: bool = Field(True, description="the student must beat the floor with its whole 95 % interval")
     beat_floor_of: tuple[MeasureName, ...] | None = Field(
-        None, description="of an embedding model: the measures in which it must beat the floor; null: in all"
+        None,
+        description="the measures in which it must beat the floor; null: all of a model that embeds, perplexity "
+        "of one that writes",
     )
     bytes_ratio_min: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="least teacher bytes / student bytes"
     )
     speed_ratio_min: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="least teacher p50 latency / student p50 latency, one thread"
+    )
+    bits_per_weight_max: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="of a model that writes: most bits a weight, over all weights"
     )
 
 
@@ -64,6 +70,8 @@ def _checks(gate: Gate, seen: Evaluation) -> Iterator[Check]:
     if gate.speed_ratio_min is not None:
         text = f"teacher p50 {seen.teacher.p50_ms:.3f} ms over student p50 {seen.student.p50_ms:.3f} ms"
         yield _at_least("speed_ratio", _ratio(seen.teacher.p50_ms, seen.student.p50_ms), gate.speed_ratio_min, text)
+    if gate.bits_per_weight_max is not None:
+        yield _bits(seen.student.bits_per_weight, gate.bits_per_weight_max)
 
 
 def _ratio(above: float, below: float) -> float:
@@ -83,26 +91,56 @@ def _at_least(name: str, value: float, limit: float, what: str) -> Check:
 
 
 def _of_measures(gate: Gate, seen: Evaluation) -> Iterator[Check]:
-    """What is asked of the one score of a classifier, of each measure of an embedding model."""
-    for name, one in seen.measures.items():
-        what, own = f"the student's {METRICS[name]} over the teacher's", gate.retention_min_of.get(name)
-        if (least := gate.retention_min if own is None else own) is not None:
+    """What is asked of the one score of a classifier, of each measure of a model that embeds or writes.
+
+    Of one that writes, what is asked of no measure by name is asked of its perplexities a token: how it answers a few
+    prompts and questions has limits of another size, to be named.
+    """
+    general = [name for name in seen.measures if seen.task == "embed" or name in GENERAL]
+    floors = general if gate.beat_floor_of is None else gate.beat_floor_of
+    for name in (*seen.measures, *(one for one in (*gate.retention_min_of, *floors) if one not in seen.measures)):
+        if name not in seen.measures:
+            kind = "retention" if name in gate.retention_min_of else "beat_floor"
+            yield _unmeasured(kind, name, seen.left_out.get(name, "the evaluation does not take it"))
+            continue
+        one, own = seen.measures[name], gate.retention_min_of.get(name)
+        order = (
+            "the teacher's {0} over the student's" if name in PERPLEXITIES else "the student's {0} over the teacher's"
+        )
+        what = order.format(METRICS[name])
+        least = gate.retention_min if own is None and name in general else own
+        if least is not None:
             yield _at_least(f"retention_{name}", one.retention.point, least, what)
-        if gate.retention_low_min is not None and own is None:
+        if gate.retention_low_min is not None and own is None and name in general:
             text = f"the lower end of the 95 % interval of {what}"
             yield _at_least(f"retention_low_{name}", one.retention.low, gate.retention_low_min, text)
-        if gate.beat_floor and (gate.beat_floor_of is None or name in gate.beat_floor_of):
-            yield _beat_floor(f"beat_floor_{name}", one.win_over_floor, seen.examples)
+        if gate.beat_floor and name in floors:
+            lower = name in PERPLEXITIES
+            yield _beat_floor(f"beat_floor_{name}", one.win_over_floor, seen.examples, lower=lower)
 
 
-def _beat_floor(name: str, won: Interval, examples: int, possible: bool = True) -> Check:
+def _unmeasured(kind: str, name: MeasureName, why: str) -> Check:
+    return Check(name=f"{kind}_{name}", value=None, limit=None, passed=False, why=f"{METRICS[name]} was not measured: {why}")
+
+
+def _bits(value: float | None, limit: float) -> Check:
+    if value is None or not math.isfinite(value):
+        why = f"the student's bits per weight are not known, which fails; at most {limit:g} is asked for"
+        return Check(name="bits_per_weight", value=None, limit=limit, passed=False, why=why)
+    verb = "stays within" if value <= limit else "exceeds"
+    why = f"the student takes {value:.3f} bits per weight and {verb} the most {limit:g}"
+    return Check(name="bits_per_weight", value=value, limit=limit, passed=value <= limit, why=why)
+
+
+def _beat_floor(name: str, won: Interval, examples: int, possible: bool = True, lower: bool = False) -> Check:
     if not all(math.isfinite(value) for value in (won.low, won.point, won.high)):
         why = "the student's win over the floor is not a finite number, which fails"
         return Check(name=name, value=None, limit=0.0, passed=False, why=why)
     passed = won.low > 0
     verb = "lies above" if passed else "is not wholly above"
+    order = "floor minus student" if lower else "student minus floor"
     why = (
-        f"student minus floor is {won.point:+.4f}, and its 95 % interval {won.low:+.4f} to {won.high:+.4f} {verb} zero"
+        f"{order} is {won.point:+.4f}, and its 95 % interval {won.low:+.4f} to {won.high:+.4f} {verb} zero"
         f" on {examples} examples"
     )
     if not passed and not possible:

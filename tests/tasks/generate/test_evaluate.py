@@ -13,14 +13,14 @@ from safetensors.numpy import load_file
 
 from registry.records import PERPLEXITIES, Evaluation, ShrinkError
 from tasks import data
-from tasks.generate import chatting, evaluation, gguf_write, grids, reading, speed
+from tasks.generate import chatting, evaluation, gguf_write, grids, judging, multiple_choice, reading, speed
 from tasks.generate import evaluate as stage
 from tasks.generate.evaluation import Question
 from tasks.generate.runtime import Opened, open_model
 from tests.tasks.generate.decoders import tiny
 from tests.tasks.generate.test_gguf_write import folder_of
 
-WORDS = "the cat sat on the mat a dog ate the cake cats and dogs on and on it goes".split()
+WORDS = ["the", "cat", "sat", "on", "mat", "a", "dog", "ate", "cake", "cats", "and", "dogs", "it", "goes"]
 CONFIG = stage.GenerateEvaluateConfig(text_bytes=4000, prompts=4, answer=6, bootstrap=100, rounds=1)
 
 
@@ -96,7 +96,9 @@ def test_the_same_models_give_the_same_artifact(
     made: dict[str, Path], judged: tuple[Evaluation, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     took = {"p50_ms": 1.0, "p95_ms": 2.0, "throughput": 3.0, "peak_rss_mb": None, "speeds": ()}  # others than before
-    monkeypatch.setattr(stage, "speeds", lambda inputs, config: (dict.fromkeys(("teacher", "student", "floor"), took), ()))
+    monkeypatch.setattr(
+        stage, "speeds", lambda inputs, config: (dict.fromkeys(("teacher", "student", "floor"), took), ())
+    )
     stage.run(made, CONFIG, tmp_path, 0)
     for name in ("evaluation.json", "golden.json", "values.safetensors"):
         assert (tmp_path / name).read_bytes() == (judged[1] / name).read_bytes()
@@ -138,15 +140,17 @@ def test_without_a_second_domain_or_with_other_tokens_the_measures_are_left_out_
     names = ("teacher", "student", "floor")
     models = {one: reading.Model(open_model(made[one], "transformers"), 0) for one in names}
     student = models["student"].opened
-    models["student"] = models["student"]._replace(opened=student._replace(ids=lambda text: student.ids(text + "")[::-1]))
-    seen = stage.judged(models, rows, config, 0)
+    models["student"] = models["student"]._replace(
+        opened=student._replace(ids=lambda text: student.ids(text + "")[::-1])
+    )
+    seen = judging.judged(models, rows, config, 0)
     assert set(seen.measures) == {"perplexity", "byte_perplexity", "chat_agreement", "facts"}
     assert seen.left_out["perplexity_second"] == "the data has no second domain"
     assert seen.left_out["top1_agreement"] == "student cuts text into other tokens than the teacher"
     assert "kl" in seen.kl["floor"] and "kl" not in seen.kl["student"]
     (rows / "test.jsonl").write_text("")
     with pytest.raises(ShrinkError, match="no test documents"):
-        stage.judged(models, rows, config, 0)
+        judging.judged(models, rows, config, 0)
 
 
 def test_documents_are_spread_over_a_split_and_none_weighs_more_than_a_tenth() -> None:
