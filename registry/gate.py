@@ -97,7 +97,7 @@ def _of_measures(gate: Gate, seen: Evaluation) -> Iterator[Check]:
     prompts and questions has limits of another size, to be named.
     """
     general = [name for name in seen.measures if seen.task == "embed" or name in GENERAL]
-    floors = general if gate.beat_floor_of is None else gate.beat_floor_of
+    floors = () if not gate.beat_floor else general if gate.beat_floor_of is None else gate.beat_floor_of
     for name in (*seen.measures, *(one for one in (*gate.retention_min_of, *floors) if one not in seen.measures)):
         if name not in seen.measures:
             kind = "retention" if name in gate.retention_min_of else "beat_floor"
@@ -114,13 +114,15 @@ def _of_measures(gate: Gate, seen: Evaluation) -> Iterator[Check]:
         if gate.retention_low_min is not None and own is None and name in general:
             text = f"the lower end of the 95 % interval of {what}"
             yield _at_least(f"retention_low_{name}", one.retention.low, gate.retention_low_min, text)
-        if gate.beat_floor and name in floors:
+        if name in floors:
             lower = name in PERPLEXITIES
             yield _beat_floor(f"beat_floor_{name}", one.win_over_floor, seen.examples, lower=lower)
 
 
 def _unmeasured(kind: str, name: MeasureName, why: str) -> Check:
-    return Check(name=f"{kind}_{name}", value=None, limit=None, passed=False, why=f"{METRICS[name]} was not measured: {why}")
+    return Check(
+        name=f"{kind}_{name}", value=None, limit=None, passed=False, why=f"{METRICS[name]} was not measured: {why}"
+    )
 
 
 def _bits(value: float | None, limit: float) -> Check:
