@@ -160,7 +160,9 @@ def write_golden(student: Opened, runtime: Runtime, path: Path) -> None:
     prompts = [student.ids(text) for text in GOLDEN]
     ids = [list(student.stream(prompt, GOLDEN_TOKENS)) for prompt in prompts]
     found = [
-        multiple_choice.log_probabilities(student.logits(prompt + own)[len(prompt) - 1 : -1], own).tolist() if own else []
+        multiple_choice.log_probabilities(student.logits(prompt + own)[len(prompt) - 1 : -1], own).tolist()
+        if own
+        else []
         for prompt, own in zip(prompts, ids, strict=True)
     ]
     write_json(path, {"prompts": list(GOLDEN), "ids": ids, "logprobs": found, "runtime": runtime})

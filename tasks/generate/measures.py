@@ -42,6 +42,11 @@ def read(logits: Tensor, ids: Tensor, teacher: Tensor | None = None) -> Read:
     return Read(float(nats), float(kl), int(same), int(real.sum()))
 
 
+def perplexity(nats: Tensor, sizes: Tensor) -> float:
+    """Per byte, over documents: the exponential of all nats [n] over all bytes [n]."""
+    return float(score("byte_perplexity", np.asarray(nats.sum()), np.asarray(sizes.sum())))
+
+
 def score(name: MeasureName, above: Floats, below: Floats) -> Floats:
     """A measure [...] from its sums [...]: their ratio; of a perplexity exp(nats / tokens), or of bytes for tokens."""
     ratio = np.asarray(above, dtype=np.float64) / below
