@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from flows import units
+from flows import units, written
 from registry.gate import is_smoke
-from registry.records import METRICS
+from registry.records import METRICS, PERPLEXITIES, better
 
 PLAIN_SECONDS = 15.0  # between two progress lines where there is no terminal
 SCORES = {
@@ -120,6 +120,10 @@ def stage_line(stage: dict[str, Any]) -> str:
 
 def score(measured: dict[str, Any]) -> str:
     """What a stage measured of its model's quality; empty where it measured none."""
+    if measured.get("metric") in PERPLEXITIES:
+        return f"perplexity {written.more(1 / measured['retention']['point'])}"
+    if isinstance(measured.get("perplexity"), float):
+        return f"byte perplexity {units.number(measured['perplexity'])}"
     if isinstance(measured.get("retention"), dict):
         return f"retention {measured['retention']['point']:.1%}"
     if measured.get("cosine") is not None:
@@ -140,10 +144,12 @@ def digits(value: float) -> str:
 def sentence(shown: dict[str, Any]) -> str:
     """The run in one sentence; a dash for what is not known."""
     size, speed, metric = shown["bytes"], shown["latency_ms"], shown.get("metric", "accuracy")
+    before = "smoke walk on a 2-layer clone, its scores mean nothing: " if is_smoke(shown["model"]) else ""
+    if shown.get("task") == "generate":
+        return before + written.sentence(shown)
     scores = shown.get("score") or shown["accuracy"]  # versions of before it could be chosen go by accuracy
     floor = units.ratio(scores["floor"], scores["teacher"] or None)
     kept = interval(shown["retention"]) if scores["teacher"] else "– (the teacher's score is 0)"
-    before = "smoke walk on a 2-layer clone, its scores mean nothing: " if is_smoke(shown["model"]) else ""
     return (
         f"{before}{megabytes(size['teacher'])} MB → {megabytes(size['student'])} MB, "
         f"{milliseconds(speed['teacher'])} → {milliseconds(speed['student'])} ms, "
@@ -155,9 +161,10 @@ def sentence(shown: dict[str, Any]) -> str:
 def lift(shown: dict[str, Any]) -> str:
     """What of the teacher's win over the floor is left; where there is no win, no share of it can be kept."""
     scores = shown.get("score") or shown["accuracy"]
-    if not scores["teacher"] > scores["floor"]:
-        return "lift over bag-of-words: none to retain, the teacher does not beat it either"
-    return f"lift over bag-of-words retained: {interval(shown['lift_retained'])}"
+    floor = written.FLOOR if shown.get("task") == "generate" else "bag-of-words"
+    if not better(shown.get("metric", "accuracy"), scores["teacher"], scores["floor"]):
+        return f"lift over {floor}: none to retain, the teacher does not beat it either"
+    return f"lift over {floor} retained: {interval(shown['lift_retained'])}"
 
 
 def milliseconds(value: float | None) -> str:
@@ -185,6 +192,11 @@ def interval(seen: dict[str, Any]) -> str:
 def comparison(evaluation: dict[str, Any]) -> Table:
     """Teacher, student and floor side by side."""
     table = Table("", *MODELS)
+    if evaluation.get("task") == "generate":
+        table.add_column("")
+        for row, scores, write, gained in written.rows(evaluation):
+            table.add_row(row, *(write(scores[who]) for who in MODELS), gained)
+        return table
     rows = [("accuracy", 1, ".3f"), ("macro_f1", 1, ".3f"), ("bytes", 1e6, ".3f"), ("p50_ms", 1, ".2f")]
     measures: dict[str, dict[str, Any]] = evaluation.get("measures") or {}
     for name, one in measures.items():

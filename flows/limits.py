@@ -62,8 +62,8 @@ def _limits_carbon(facts: dict[str, Any]) -> list[str]:
         lines.append("Cooling and power conversion of the site are not included (PUE 1).")
     if facts["payback"]["requests"]:
         lines.append(
-            "Pay-back assumes that a request draws the mean power of the evaluation for its median latency, at one "
-            "thread and batch 1; batching or another machine changes it."
+            f"Pay-back assumes that a {facts['request']} draws the mean power of the evaluation for its median "
+            "latency, at one thread and batch 1; batching or another machine changes it."
         )
     return lines
 
@@ -82,7 +82,9 @@ def _limits_quality(facts: dict[str, Any]) -> list[str]:
         f"Quality rests on {evaluation['examples']:,} test examples: retention lies between {percent(kept['low'])} and "
         f"{percent(kept['high'])} with 95 % confidence, on this task and data alone."
     )
-    if evaluation["measures"]:
+    if evaluation["task"] == "generate":
+        lines += _limits_writing(evaluation)
+    elif evaluation["measures"]:
         lines.append(
             f"Of {len(evaluation['measures'])} measures of the embeddings, retention is the one of "
             f"{METRICS[evaluation['metric']]}, which kept least. Neighbours and ranks are compared with the teacher's, "
@@ -105,6 +107,20 @@ def _limits_quality(facts: dict[str, Any]) -> list[str]:
     if facts["verdict"] is None:
         lines.append("No gate has judged this student.")
     return lines
+
+
+def _limits_writing(evaluation: dict[str, Any]) -> list[str]:
+    """What perplexity, prompts and questions do not say of a model that writes."""
+    left_out = [f"{METRICS[name]} was not measured: {why}." for name, why in evaluation["left_out"].items()]
+    return [
+        "Retention is the teacher's perplexity over the student's, on text that neither was trained on here; whether "
+        "what they write is true, safe or helpful is not judged, and a teacher's faults are kept.",
+        "Chat prompts and questions are a few dozen of our own, in English: they show that answers stay, not how good "
+        "they are.",
+        "Tokens a second are of one text at a time on this machine; a longer prompt takes longer to read, and each "
+        "token behind it, too.",
+        *left_out,
+    ]
 
 
 def shared_texts(facts: dict[str, Any]) -> int:

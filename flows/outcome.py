@@ -177,7 +177,7 @@ def about_model(recipe: Recipe) -> str:
 def description(verdict: Verdict, said: str) -> str:
     """One sentence and the verdict as a Markdown table, shown on the version's page."""
     lines = [f"**{'passed' if verdict.passed else 'REJECTED'}**: {said}", ""]
-    lines += [f"| check{WIDE} | value{WIDE} | least{WIDE} | passed |", "|---|---|---|---|"]
+    lines += [f"| check{WIDE} | value{WIDE} | limit{WIDE} | passed |", "|---|---|---|---|"]
     for check in verdict.checks:
         value, least = units.checked(check.name, check.value), units.checked(check.name, check.limit)
         cells = (check.name, value, least, "yes" if check.passed else "NO")

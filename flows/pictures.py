@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flows import units
+from flows import units, written
 from flows.obtain import Workshop
 from registry.gate import is_smoke
 from registry.records import Evaluation, StageRecord, Verdict
@@ -11,6 +11,7 @@ SCORES = (
     "validation_accuracy",
     "validation_overlap",
     "agreement",
+    "perplexity",
     "max_difference",
 )  # what a stage measured, the first it has
 
@@ -57,6 +58,12 @@ def stage_row(record: StageRecord) -> dict[str, Any]:
 
 def comparison_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
     """Teacher, student and floor side by side."""
+    if evaluation.task == "generate":
+        told = written.rows(evaluation.model_dump(mode="json"))
+        return [
+            {"line": name, **{who: values[who] for who in written.MODELS}, "limit": "", "passed": ""}
+            for name, values, _, _ in told
+        ]
     scores = ("accuracy", "macro_f1", "micro_f1", "mcc")  # of an embedding model none
     own = tuple(name for name in scores if getattr(evaluation.student, name) is not None)
     fields = (*own, "bytes", "p50_ms", "p95_ms", "throughput", "peak_rss_mb")

@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 
-from flows import units
+from flows import units, written
 from flows.limits import limits
 from registry import footprint as fp
 from registry.gate import is_smoke
@@ -19,6 +19,7 @@ from registry.records import METRICS, Band, Evaluation, Footprint, StageRecord, 
 TEMPLATES = Path(__file__).parent / "templates"
 MODELS = ("teacher", "student", "floor")
 UNIT = r"(?<=\d) (?=(?:%|[kmµ]?Wh\b|k?g\b|[kMG]?B\b|ms\b|s\b|min\b|h\b))"  # the blank before one must not break
+REQUEST = {True: "written token", False: "request"}  # what energy and pay-back are told for: models that write, others
 COMPARED = (
     ("accuracy", "Accuracy on the test split", "longer is better", units.percent),
     ("bytes", "Size on disk", "shorter is better", units.size),
@@ -45,7 +46,7 @@ def build(
     payback = fp.Payback(requests=None, why="unknown: no student has been judged")
     if judged:
         payback = fp.payback(cost.kwh, requests["teacher"], requests["student"])
-    rows = _stage_rows(stages, owners)
+    rows, one = _stage_rows(stages, owners), REQUEST[bool(evaluation and evaluation.task == "generate")]
     facts: dict[str, Any] = {
         "title": title or (f"{judged['recipe']}: what it cost and what it won" if judged else "What it cost"),
         "runs": [_run_row(run) for run in runs],
@@ -62,12 +63,14 @@ def build(
         "bytes_ratio": units.ratio(evaluation.teacher.bytes, evaluation.student.bytes) if evaluation else None,
         "speed_ratio": units.ratio(evaluation.teacher.p50_ms, evaluation.student.p50_ms) if evaluation else None,
         "payback": payback.model_dump() | {"cost": _dump(cost.kwh)},
-        "payback_sentence": payback_sentence(payback, cost, requests),
+        "payback_sentence": payback_sentence(payback, cost, requests, one),
+        "request": one,
         "request_wh": {name: _dump(band) for name, band in requests.items()},
         "stages": rows,
         "bars": _bars(rows, len(runs) > 1),
         "evaluation": evaluation.model_dump() if evaluation else None,
         "comparison": _comparison(evaluation),
+        "kept": written.kept(evaluation) if evaluation else None,
         "verdict": verdict.model_dump() if verdict else None,
     }
     if verdict and not verdict.passed:
@@ -102,10 +105,12 @@ def carbon_text(facts: dict[str, Any]) -> str | None:
     return f"{units.span(facts['co2e_g'], 'mass')} over {over} ({grid['year']})".replace("over the range over", "over")
 
 
-def payback_sentence(payback: fp.Payback, cost: fp.Total, requests: dict[str, Band | None]) -> str:
+def payback_sentence(
+    payback: fp.Payback, cost: fp.Total, requests: dict[str, Band | None], one: str = "request"
+) -> str:
     """After how many requests the student has saved what making it took, or why that cannot be said."""
     if payback.requests is None:
-        reason = payback.why.split(": ")[-1]
+        reason = payback.why.split(": ")[-1].replace("request", one)
         return f"{'It never pays back' if payback.why.startswith('never') else 'Pay-back is not known'}: {reason}."
     teacher, student = requests["teacher"], requests["student"]
     if cost.kwh is None or teacher is None or student is None:
@@ -114,8 +119,8 @@ def payback_sentence(payback: fp.Payback, cost: fp.Total, requests: dict[str, Ba
     each, before = units.energy(student.central / 1000), units.energy(teacher.central / 1000)
     after, band = units.count(payback.requests.central), units.span(_dump(payback.requests), "count")
     return (
-        f"Making it took {least}{units.energy(cost.kwh.central)}; a request takes {each} instead of {before}, "
-        f"so it has paid back after {least}{after} requests ({band})."
+        f"Making it took {least}{units.energy(cost.kwh.central)}; a {one} takes {each} instead of {before}, "
+        f"so it has paid back after {least}{after} {one}s ({band})."
     )
 
 
@@ -205,6 +210,8 @@ def _comparison(evaluation: Evaluation | None) -> list[dict[str, Any]]:
         return []
     scores = evaluation.model_dump()
     charts = []
+    if evaluation.task == "generate":
+        return written.charts(evaluation)
     chosen = (evaluation.metric, f"{METRICS[evaluation.metric]} on the test split", "longer is better", units.number)
     own = [(name, f"{METRICS[name]} on held-out texts", *chosen[2:]) for name in evaluation.measures]
     classified = COMPARED if evaluation.metric == "accuracy" else (chosen, *COMPARED)

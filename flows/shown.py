@@ -6,7 +6,7 @@ Registered as show.json in the version's evidence; version number, aliases and C
 from typing import Any
 
 from flows import console as screen
-from flows import units
+from flows import units, written
 from registry import footprint as fp
 from registry.records import METRICS, Band, Discrepancy, Evaluation, Footprint, StageRecord, Verdict
 
@@ -48,6 +48,7 @@ def shown(
             "ratio": units.ratio(teacher.p50_ms, student.p50_ms),
         },
         "parameters": {"teacher": teacher.parameters, "student": student.parameters},
+        **written.facts(evaluation),
         "footprint": emitted(energy(fp.whole(fp.spent(records))), country),
         "payback": {"requests": facts["payback"]["requests"], "sentence": facts["payback_sentence"]},
         "stages": [
@@ -126,6 +127,8 @@ def page(facts: dict[str, Any]) -> list[str]:
 
 def figures(facts: dict[str, Any]) -> list[str]:
     """Teacher, student and floor side by side."""
+    if facts.get("task") == "generate":
+        return written_figures(facts)
     size, speed = facts["bytes"], facts["latency_ms"]
     measures: dict[str, dict[str, Any]] = facts.get("measures") or {}
     own = [(METRICS[name], one, units.number, None) for name, one in measures.items()]
@@ -145,6 +148,27 @@ def figures(facts: dict[str, Any]) -> list[str]:
         gained = f"   keeps {screen.interval(values['retention'])}" if "retention" in values else gained
         lines.append(f"{name:{wide}}" + "".join(f"{write(values.get(who)):>14}" for who in screen.MODELS) + gained)
     return [*lines, screen.lift(facts)]
+
+
+def written_figures(facts: dict[str, Any]) -> list[str]:
+    """The same of a model that writes, and what was not measured with the reason."""
+    told = facts["writing"]
+    models = {
+        who: {
+            "bytes": facts["bytes"][who],
+            "peak_rss_mb": facts["peak_rss_mb"][who],
+            **{key: told[key][who] for key in ("bits_per_weight", "kl", "kl_second", "speeds")},
+        }
+        for who in screen.MODELS
+    }
+    rows = written.rows({**models, "measures": facts["measures"], "reference": told["reference"]})
+    wide = max(len(row[0]) + 1 for row in rows)
+    lines = [f"{'':{wide}}" + "".join(f"{name:>12}" for name in screen.MODELS)]
+    for name, values, write, gained in rows:
+        cells = "".join(f"{write(values.get(who)):>12}" for who in screen.MODELS)
+        lines.append(f"{name:{wide}}{cells}   {gained}".rstrip())
+    lines += [f"{METRICS[name]}: not measured, {why}" for name, why in told["left_out"].items()]
+    return [*lines, f"run by {told['runtime']}", screen.lift(facts)]
 
 
 def cost(facts: dict[str, Any]) -> list[str]:

@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+from registry.records import PERPLEXITIES
+
 
 def stage_name(kind: str, method: str | None, role: str) -> str:
     """KIND/METHOD, the teacher's export told from the student's."""
@@ -26,6 +28,10 @@ def checked(name: str, value: float | None) -> str:
         return "—"
     if name.endswith("_ratio"):
         return f"{number(value)}×"
+    if name == "bits_per_weight":
+        return f"{number(value)} bits"
+    if name.startswith("beat_floor") and name.endswith(PERPLEXITIES):
+        return f"{value:+.3g}" if value else "0"
     return percent(value) if name.startswith("retention") else f"{100 * value:+.1f} points" if value else "0 points"
 
 

@@ -7,11 +7,16 @@ import yaml
 from pydantic import BaseModel
 
 from registry.card_code import use
-from registry.card_tables import gate, interval, measures, scores, text, times
+from registry.card_tables import gate, interval, measures, more, scores, text, times
 from registry.gate import is_smoke
-from registry.records import METRICS, STRICT, Evaluation, Footprint, Task, Verdict
+from registry.records import METRICS, STRICT, Evaluation, Footprint, Task, Verdict, better
 
-TAGS: dict[Task, str] = {"classify": "text-classification", "embed": "sentence-similarity"}  # Hugging Face's
+TAGS: dict[Task, str] = {  # Hugging Face's
+    "classify": "text-classification",
+    "embed": "sentence-similarity",
+    "generate": "text-generation",
+}
+FORMATS: dict[Task, str] = {"classify": "onnx", "embed": "onnx", "generate": "gguf"}
 
 SMOKE_WARNING = (
     "**A smoke walk on a 2-layer clone and a few rows: it shows that the chain runs. No figure on this card says "
@@ -73,8 +78,8 @@ def _metadata(name: str, evaluation: Evaluation, story: Story) -> str:
     teacher, tag, scores = story.sources.get("teacher", ""), TAGS[evaluation.task], _results(evaluation)
     meta: dict[str, Any] = {
         "pipeline_tag": tag,
-        "library_name": "onnx",
-        "tags": ["distillation", "pruning", "quantization", "onnx", tag],
+        "library_name": FORMATS[evaluation.task],
+        "tags": ["distillation", "pruning", "quantization", FORMATS[evaluation.task], tag],
         **licence,
         **({"base_model": _package(teacher)} if teacher.startswith("pypi:") else {}),
         "co2_eq_emissions": {
@@ -119,6 +124,11 @@ def _package(uri: str) -> str:
 
 def _answers(story: Story, recipe: Mapping[str, Any]) -> str:
     """What goes in and what comes out."""
+    if recipe.get("task") == "generate":
+        return (
+            "It takes a text, or a conversation in its chat template, and goes on with it token by token. Weights, "
+            "tokenizer and chat template lie in one GGUF file, which llama.cpp and transformers read."
+        )
     longest = recipe.get("data", {}).get("max_length")
     cut = f", cut after {longest} tokens" if longest else ""
     if not story.labels:
@@ -135,8 +145,10 @@ def _summary(seen: Evaluation, verdict: Verdict, gate: str) -> str:
     faster = times(seen.teacher.p50_ms, seen.student.p50_ms)
     outcome = f"passed {gate}" if verdict.passed else f"**was rejected by {gate}**"
     lift = f"{interval(seen.lift_retained)} of the teacher's lift over the floor"
-    if seen.scores()["teacher"] <= seen.scores()["floor"]:
+    if not better(seen.metric, seen.scores()["teacher"], seen.scores()["floor"]):
         lift = "no lift over the floor, which the teacher does not beat either"
+    if seen.task == "generate":
+        return _summary_of_writing(seen, smaller, faster, outcome, lift)
     which = f" (of {len(seen.measures)} measures the one that kept least)" if seen.measures else ""
     said = (
         f"A student that takes {seen.student.bytes / 1e6:.2f} MB where its teacher takes {seen.teacher.bytes / 1e6:.2f}"
@@ -150,6 +162,18 @@ def _summary(seen: Evaluation, verdict: Verdict, gate: str) -> str:
     return (
         f"{said} {whose} agrees with the teacher on {seen.agreement:.1%};"
         f" {seen.flips_to_wrong} answers turned wrong and {seen.flips_to_right} turned right."
+    )
+
+
+def _summary_of_writing(seen: Evaluation, smaller: str, faster: str, outcome: str, lift: str) -> str:
+    read, bits = seen.measures["perplexity"], seen.student.bits_per_weight
+    weighs = "" if bits is None else f", {bits:.2f} bits per weight"
+    at = f" At {seen.agreement:.1%} of all places both find the same next token likeliest." if seen.agreement else ""
+    return (
+        f"A student that takes {seen.student.bytes / 1e6:.2f} MB{weighs}, where its teacher takes"
+        f" {seen.teacher.bytes / 1e6:.2f} MB ({smaller}), writes {faster} as fast, and {outcome}. Its perplexity is"
+        f" {read.student:.3f} where its teacher's is {read.teacher:.3f} ({more(seen.retention)}; 95 % interval,"
+        f" {seen.examples} documents read by all three); it keeps {lift}.{at}"
     )
 
 

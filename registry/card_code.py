@@ -18,6 +18,15 @@ tokenizer.no_padding()
 tokenizer.enable_truncation(config["max_length"])
 session = onnxruntime.InferenceSession(folder + "/model.onnx", providers=["CPUExecutionProvider"])
 """
+GENERATE = """
+import mlflow
+from llama_cpp import Llama
+
+folder = mlflow.artifacts.download_artifacts("models:/%s@champion") + "/model"
+model = Llama(folder + "/model.gguf", n_ctx=2048, verbose=False)
+answer = model.create_chat_completion([{"role": "user", "content": "Why is the sky blue?"}], temperature=0)
+print(answer["choices"][0]["message"]["content"])
+"""
 ASK: dict[Task, str] = {
     "classify": """ids = np.array([tokenizer.encode("a text"%(pair)s).ids])
 logits = session.run(["logits"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0][0]
@@ -35,15 +44,23 @@ SEVERAL_LABELS = 'labels = [name for name, logit in zip(config["labels"], logits
 
 def use(name: str, task: Task, pairs: bool, multi_label: bool) -> str:
     """The section of a card that says how the model is used."""
-    path = {"classify": "predict", "embed": "embed"}[task]
+    path = {"classify": "predict", "embed": "embed", "generate": "generate"}[task]
     words = '"a text" --pair "another text"' if pairs else '"a text"'
+    asked = [
+        f"shrink predict {name}@champion {words}     # fetched from the registry, verified against its digest",
+        f"shrink deploy {name}                        # /{path} and /healthz on loopback, follows the alias",
+    ]
+    if task == "generate":
+        asked = [
+            f'shrink generate {name}@champion "Once upon a time"     # fetched, verified against its digest, streamed',
+            f"shrink chat {name}@champion                           # a conversation",
+        ]
     return "\n".join(
         [
             "## Use it",
             "",
             "```",
-            f"shrink predict {name}@champion {words}     # fetched from the registry, verified against its digest",
-            f"shrink deploy {name}                        # /{path} and /healthz on loopback, follows the alias",
+            *asked,
             "```",
             "",
             "Without this project, with MLFLOW_TRACKING_URI set (no torch needed, nothing is unpickled):",
@@ -56,7 +73,9 @@ def use(name: str, task: Task, pairs: bool, multi_label: bool) -> str:
 
 
 def code(name: str, task: Task, pairs: bool = False, multi_label: bool = False) -> str:
-    """Python lines that ask a registered model with MLflow and ONNX Runtime alone."""
+    """Python lines that ask a registered model with MLflow and ONNX Runtime (or llama.cpp) alone."""
+    if task == "generate":
+        return (GENERATE % name).strip()
     choose, pair = SEVERAL_LABELS if multi_label else ONE_LABEL, ', "another text"' if pairs else ""
     ask = ASK[task] % {"pair": pair, "choose": choose} if task == "classify" else ASK[task]
     return (SNIPPET % name + ask).strip()

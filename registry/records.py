@@ -181,6 +181,11 @@ class Evaluation(BaseModel):
         return {role: float(getattr(model, self.metric)) for role, model in models.items()}
 
 
+def better(metric: str, one: float, other: float) -> bool:
+    """Whether the one score by a metric or measure is better than the other."""
+    return one < other if metric in PERPLEXITIES else one > other
+
+
 class Discrepancy(BaseModel):
     """How far an export's answers are from its source's on held-out texts; deviations are absolute."""
 

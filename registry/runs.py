@@ -174,6 +174,8 @@ def _flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, floa
     for name, inner in value.items():
         if isinstance(inner, Mapping):
             flat += _flatten(inner, f"{prefix}{name}.")
+        elif isinstance(inner, list):
+            flat += _flatten({str(place): one for place, one in enumerate(inner, start=1)}, f"{prefix}{name}.")
         elif isinstance(inner, int | float):
             flat.append((f"{prefix}{name}", float(inner)))
     return flat

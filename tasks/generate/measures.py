@@ -17,6 +17,7 @@ from registry.records import PERPLEXITIES, Interval, Measure, MeasureName
 from tasks import metrics
 
 Floats = NDArray[np.float64]
+LARGEST = 700.0  # nats a token whose exponential is still a number
 
 
 class Read(NamedTuple):
@@ -50,7 +51,7 @@ def perplexity(nats: Tensor, sizes: Tensor) -> float:
 def score(name: MeasureName, above: Floats, below: Floats) -> Floats:
     """A measure [...] from its sums [...]: their ratio; of a perplexity exp(nats / tokens), or of bytes for tokens."""
     ratio = np.asarray(above, dtype=np.float64) / below
-    return np.asarray(np.exp(ratio) if name in PERPLEXITIES else ratio, dtype=np.float64)
+    return np.asarray(np.exp(np.minimum(ratio, LARGEST)) if name in PERPLEXITIES else ratio, dtype=np.float64)
 
 
 def retention(name: MeasureName, teacher: Floats, student: Floats) -> Floats:
