@@ -5,40 +5,64 @@ another order of rows (its rotation pairs neighbours, transformers' pairs halves
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from registry.records import ShrinkError
-from tasks.generate import gguf_blocks, gguf_tokenizer
-from tasks.generate.grids import Rounded
+from tasks.generate import gguf_blocks, gguf_fit, gguf_tokenizer
+from tasks.generate.grids import GGUF, Rounded
 
-FAMILIES = {"llama": "llama", "mistral": "llama"}  # transformers' model_type to GGUF's architecture
+Plain = Literal["f16", "f32"]
 
 
-def write(folder: Path, path: Path) -> None:
-    """Write the model of a folder; raises ShrinkError for a family or a tokenizer that is not known."""
+class Part(NamedTuple):
+    """A weight that is to be written."""
+
+    name: str
+    shape: tuple[int, ...]
+    blocks: str | None  # the grid that it is on; none: plain numbers
+
+
+def write(
+    folder: Path, path: Path, plain: Plain = "f16", tell: Callable[[int, int], None] = lambda done, of: None
+) -> None:
+    """Write the model of a folder, one weight in memory after the other; `plain` is of matrices that are not rounded.
+
+    Raises ShrinkError for a family, a tokenizer or a grid that is not known.
+    """
     import gguf
 
+    gguf_fit.check(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    family = FAMILIES.get(str(config.get("model_type")))
-    if family is None:
-        raise ShrinkError(f"no GGUF is written of a '{config.get('model_type')}': known are {', '.join(FAMILIES)}.")
-    writer = gguf.GGUFWriter(path, family)
+    writer = gguf.GGUFWriter(path, gguf_fit.FAMILIES[config["model_type"]])
     sizes(writer, config)
     vocabulary(writer, folder, config)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
-    for name, weight, kind in weights(folder, config):
-        found = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        if found is None:
-            raise ShrinkError(f"GGUF has no name for the weight '{name}': choose another export.")
-        writer.add_tensor(found, weight, raw_dtype=None if kind is None else gguf.GGMLQuantizationType[kind.upper()])
+    found = parts(folder)
+    for part in found:
+        name = names.get_name(part.name, try_suffixes=(".weight", ".bias"))
+        if name is None:
+            raise ShrinkError(f"GGUF has no name for the weight '{part.name}': choose another export.")
+        kind = gguf.GGMLQuantizationType[kind_of(part, plain).upper()]
+        block, size = gguf.GGML_QUANT_SIZES[kind]
+        count = int(np.prod(part.shape)) // block * size
+        writer.add_tensor_info(name, part.shape, np.dtype(np.float32), count, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
+    writer.write_ti_data_to_file()
+    for number, part in enumerate(found, start=1):
+        writer.write_tensor_data(array(folder, part, config, plain))
+        tell(number, len(found))
     writer.close()
+
+
+def kind_of(part: Part, plain: Plain) -> str:
+    """GGUF's type of a weight: its blocks, or plain numbers, of vectors always in full."""
+    return part.blocks or (plain if len(part.shape) > 1 else "f32")
 
 
 def sizes(writer: Any, config: dict[str, Any]) -> None:
@@ -93,25 +117,39 @@ def vocabulary(writer: Any, folder: Path, config: dict[str, Any]) -> None:
         writer.add_chat_template(template.read_text(encoding="utf-8"))
 
 
-def weights(folder: Path, config: dict[str, Any]) -> "Any":
-    """Every stored weight in turn: name, array, and the type of its blocks (none: as the array is)."""
+def parts(folder: Path) -> list[Part]:
+    """Every stored weight by its name, read off the headers."""
     from safetensors import safe_open
 
     grids = folder / "grids.json"
     known = json.loads(grids.read_text(encoding="utf-8")) if grids.is_file() else {}
     with safe_open(folder / "model.safetensors", "pt") as stored:
-        names = set(stored.keys())
-        for name in sorted({part_of(name, known) for name in names}):
-            if name in known:
-                scale = stored.get_tensor(f"{name}.scale").float()
-                shift = stored.get_tensor(f"{name}.shift").float() if f"{name}.shift" in names else scale * 0
-                turned = Rounded(
-                    *(reordered(one, name, config) for one in (stored.get_tensor(f"{name}.codes"), scale, shift))
-                )
-                yield name, gguf_blocks.packed(known[name]["name"], turned), known[name]["name"]
-            else:
-                plain = reordered(stored.get_tensor(name).float(), name, config).numpy()
-                yield name, plain.astype(np.float16) if plain.ndim > 1 else plain, None
+        names = sorted({part_of(name, known) for name in stored.keys()})  # noqa: SIM118
+        held = {name: f"{name}.codes" if name in known else name for name in names}
+        shapes = {name: tuple(stored.get_slice(where).get_shape()) for name, where in held.items()}
+    return [Part(name, shapes[name], known[name]["name"] if name in known else None) for name in names]
+
+
+def array(folder: Path, part: Part, config: dict[str, Any], plain: Plain) -> NDArray[Any]:
+    """The numbers, or the bytes of the blocks, of one weight; rows in GGUF's order."""
+    from safetensors import safe_open
+
+    with safe_open(folder / "model.safetensors", "pt") as stored:
+        if part.blocks is None:
+            rows = reordered(stored.get_tensor(part.name).float(), part.name, config).numpy()
+            return halved(part.name, rows) if kind_of(part, plain) == "f16" else rows
+        scale = stored.get_tensor(f"{part.name}.scale").float()
+        free = GGUF[part.blocks].zero == "free"
+        shift = stored.get_tensor(f"{part.name}.shift").float() if free else scale * 0
+        rounded = stored.get_tensor(f"{part.name}.codes"), scale, shift
+    return gguf_blocks.packed(part.blocks, Rounded(*(reordered(one, part.name, config) for one in rounded)))
+
+
+def halved(name: str, rows: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Numbers in half precision; ShrinkError for those beyond it."""
+    if not np.abs(rows).max(initial=0) <= np.finfo(np.float16).max:
+        raise ShrinkError(f"the weight '{name}' is too large for half precision: set plain of export/gguf to f32.")
+    return rows.astype(np.float16)
 
 
 def part_of(name: str, known: dict[str, Any]) -> str:

@@ -1,0 +1,82 @@
+"""Which models can be written as GGUF: asked of config.json, tokenizer.json and grids.json alone, before any training.
+
+What is refused here is what llama.cpp would compute otherwise, or cannot read: a file that runs and answers something
+else is the worst of all exports.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from registry.records import ShrinkError
+from tasks import layout
+from tasks.generate import gguf_check, gguf_tokenizer
+
+FAMILIES = {"llama": "llama", "mistral": "llama"}  # transformers' model_type to GGUF's architecture
+BLOCKS = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0")  # grids that GGUF has blocks of
+INSTEAD = "choose another export."
+
+
+def check(folder: Path) -> None:
+    """Refuse a folder (of a teacher's source, or `lm`) of which no GGUF can be written; ShrinkError with the reason."""
+    files = sorted(folder.glob("*.gguf"))
+    if files:
+        check_keys(gguf_check.check(files[0]).keys, files[0].name)
+        return
+    check_family(layout.read_json(folder / "config.json"))
+    gguf_tokenizer.name_of(layout.read_json(folder / "tokenizer.json"))
+    if (folder / "grids.json").is_file():
+        check_grids({one["name"] for one in layout.read_json(folder / "grids.json").values()})
+
+
+def check_keys(keys: dict[str, Any], file: str) -> None:
+    """The same of a GGUF file's own keys: it must come back as what it was."""
+    family, cut = keys.get("general.architecture"), keys.get("tokenizer.ggml.pre", "gpt-2")
+    if family not in FAMILIES.values():
+        raise ShrinkError(f"no GGUF is written of '{file}', a '{family}': known are {', '.join(FAMILIES)}.")
+    if keys.get("tokenizer.ggml.model") != "gpt2" or cut not in gguf_tokenizer.PRETOKENIZERS:
+        raise ShrinkError(
+            f"no GGUF is written of '{file}': its tokenizer {keys.get('tokenizer.ggml.model')}/{cut} is none of gpt2 "
+            f"with {', '.join(gguf_tokenizer.PRETOKENIZERS)}; {INSTEAD}"
+        )
+
+
+def check_family(config: dict[str, Any]) -> None:
+    """Refuse what llama.cpp's Llama does not compute."""
+    family = config.get("model_type")
+    if family not in FAMILIES:
+        raise ShrinkError(f"no GGUF is written of a '{family}': known are {', '.join(FAMILIES)}.")
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    window = config.get("sliding_window")
+    odd = {
+        "attention_bias": config.get("attention_bias"),
+        "mlp_bias": config.get("mlp_bias"),
+        f"hidden_act {config.get('hidden_act')}": config.get("hidden_act", "silu") != "silu",
+        f"rope_type {kind}": kind != "default",
+        f"sliding_window {window}": window is not None and window < config["max_position_embeddings"],
+    }
+    if found := next((name for name, said in odd.items() if said), None):
+        raise ShrinkError(f"no GGUF is written of this {family}: {found} is not known there; {INSTEAD}")
+
+
+def check_grids(names: set[str]) -> None:
+    """Refuse grids that GGUF has no blocks of."""
+    if unknown := sorted(names - set(BLOCKS)):
+        raise ShrinkError(
+            f"GGUF has no blocks of {unknown[0]}: quantize to one of {', '.join(BLOCKS)} for this export."
+        )
+
+
+def bits_per_weight(path: Path) -> float:
+    """Bits over all weights of a GGUF file that was looked through: all that its tensors take, scales included."""
+    from gguf import GGUFReader
+
+    tensors = GGUFReader(path).tensors
+    return 8 * sum(int(one.n_bytes) for one in tensors) / sum(int(one.n_elements) for one in tensors)
+
+
+def described(folder: Path) -> dict[str, Any]:
+    """The config.json of a `gguf` folder made of an `lm` folder, but for its bits."""
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return {"task": "generate", "context": int(config["max_position_embeddings"])}
