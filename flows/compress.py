@@ -22,12 +22,13 @@ from flows.obtain import Workshop, obtain
 from flows.preflight import preflight
 from flows.recipe import Recipe, load
 from flows.settings import settings
+from flows.smoke import layers_of
 from flows.smoke import smoke as smoke_of
 from flows.steps import source_of, steps_of
 from flows.trouble import explained
 from registry import gate, store
 from registry.records import Evaluation, ShrinkError
-from tasks import carbon, layout
+from tasks import carbon
 from tasks.reload import ReloadConfig
 
 log = logging.getLogger("flows.compress")
@@ -47,7 +48,7 @@ def compress(recipe: str, smoke: bool = False) -> dict[str, Any]:
     teacher, data = sources.resolve(chosen.teacher, here.home), sources.resolve(chosen.data_source, here.home)
     others = {name: sources.resolve(source, here.home) for name, source in chosen.more.items()}
     if smoke:
-        chosen = smoke_of(chosen, min(layout.read(path).layers for path in (teacher, *others.values())))
+        chosen = smoke_of(chosen, layers_of(chosen, teacher, others))
     preflight(chosen, teacher, data, others)
     foretold = plan.make(chosen, teacher, data, here, others)
     plan.refuse(foretold, here)

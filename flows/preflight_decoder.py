@@ -24,9 +24,9 @@ def preflight(recipe: Recipe, teacher: Path, data: Path, others: Mapping[str, Pa
         )
     have = sum(len(row["text"].encode()) for row in parts["train"])  # a token has a byte at least
     for number, stage in enumerate(recipe.stages, start=1):
-        blocks = getattr(stage, "blocks", 0) or 0
-        if blocks * recipe.data.max_length > have:
+        blocks, length = getattr(stage, "calibration_blocks", 0), getattr(stage, "calibration_length", 0)
+        if blocks * length > have:
             raise ShrinkError(
-                f"{units.numbered(number, stage)}: blocks is {blocks} of {recipe.data.max_length} tokens but the "
-                f"training text has {have} bytes: lower it, or give more text."
+                f"{units.numbered(number, stage)}: calibration_blocks is {blocks} of {length} tokens but the training "
+                f"text has {have} bytes: lower it, or give more text."
             )

@@ -88,11 +88,7 @@ def changed(config: AnyStageConfig, model: Made, weights: float, counted: Counte
     size = (bits or 32.0) * weights / 8 + counted.decoder.tokenizer_bytes
     made = model.model_copy(update={"format": config.writes[1], "bytes": round(size), "bits": bits})
     trained = config.kind in {"distill", "correct"}
-    blocks = next(filter(None, (getattr(config, one, None) for one in ("blocks", "calibration_blocks", "windows"))), 0)
-    length = getattr(config, "length", counted.max_length)
-    tokens = blocks * length if blocks else counted.tokens("train") * float(getattr(config, "epochs", 1))
-    if steps := getattr(config, "steps", None):
-        tokens = steps * getattr(config, "batch", 1) * length
+    tokens = read_by(config, counted)
     work = START + (3 * tokens * weights / TRAINING if trained else 2 * tokens * weights / FORWARD + 4e-7 * weights)
     return Forecast(made=made, work=work, ram_mb=TORCH + (20e-6 if trained else 8e-6) * weights)
 
@@ -107,3 +103,13 @@ def kept(decoder: Decoder, layers: int | None) -> float:
     if layers is None:
         return decoder.parameters
     return decoder.tables + (decoder.parameters - decoder.tables) * min(layers, decoder.layers) / decoder.layers
+
+
+def read_by(config: AnyStageConfig, counted: CountedDocuments) -> float:
+    """Tokens that a stage reads: steps of windows, windows, blocks for calibration, or none."""
+    length = getattr(config, "length", counted.max_length)
+    if steps := getattr(config, "steps", None):
+        return float(steps * getattr(config, "batch", 1) * length)
+    if windows := getattr(config, "windows", None):
+        return float(min(windows * length, counted.tokens("train")))
+    return float(getattr(config, "calibration_blocks", 0) * getattr(config, "calibration_length", 0))

@@ -8,10 +8,9 @@ from tasks.embed.evaluate import EmbedEvaluateConfig
 from tasks.embed.floor import EmbedFloorConfig
 from tasks.evaluate import EvaluateConfig
 from tasks.floor import FloorConfig
-from tasks.kinds import FloorTasks
 from tasks.reload import ReloadConfig
 
-Ends = DataConfig | FloorTasks | CompareConfig | EvaluateConfig | EmbedEvaluateConfig | ReloadConfig
+Ends = DataConfig | FloorConfig | EmbedFloorConfig | CompareConfig | EvaluateConfig | EmbedEvaluateConfig | ReloadConfig
 
 
 def foretell(config: Ends, inputs: dict[str, Made], counted: Counted) -> Forecast:

@@ -6,13 +6,13 @@ from tasks.export.executorch import ExecutorchConfig
 from tasks.export.onnx import OnnxConfig
 from tasks.export.openvino import OpenvinoConfig
 from tasks.export.packed import PackedConfig
-from tasks.kinds import ExportMethods, QuantizeGraphs
+from tasks.kinds import ExportEncoders, QuantizeGraphs
 from tasks.quantize.int4_weight_only import Int4WeightOnlyConfig
 from tasks.quantize.int8_dynamic import Int8DynamicConfig
 from tasks.quantize.int8_static import Int8StaticConfig
 from tasks.quantize.smooth import SmoothConfig
 
-Exports = ExportMethods | QuantizeGraphs
+Exports = ExportEncoders | QuantizeGraphs
 
 
 def foretell(config: Exports, student: Made, counted: Counted) -> Forecast:

@@ -1,7 +1,12 @@
 """The smoke walk of a recipe: the same chain, made small enough to show in a minute that all of it runs."""
 
+from collections.abc import Mapping
+from pathlib import Path
+
+from flows import smoke_decoder
 from flows.recipe import Recipe
 from registry.gate import SMOKE, Gate
+from tasks import layout
 from tasks.distill.embeddings import DistillEmbeddingsConfig
 from tasks.distill.exits import DistillSelfConfig
 from tasks.distill.hidden import DistillHiddenConfig
@@ -12,14 +17,15 @@ from tasks.distill.triple import DistillTripleConfig
 from tasks.embed.adopt import AdoptConfig
 from tasks.finetune import FinetuneConfig
 from tasks.floor import FloorConfig
-from tasks.generate.adopt import AdoptDecoderConfig
+from tasks.generate import header
 from tasks.generate.documents import DocumentsConfig
-from tasks.kinds import DataTasks
 from tasks.prune.dynamic import DynamicConfig
 from tasks.prune.structured import PruneStructuredConfig
 from tasks.prune.wanda import PruneWandaConfig
 from tasks.quantize.int8_static import Int8StaticConfig
 from tasks.quantize.smooth import SmoothConfig
+
+FEW_QUESTIONS = {"text_bytes": 2000, "prompts": 2, "answer": 8, "rounds": 2}
 
 
 def smoke(recipe: Recipe, layers: int = 2) -> Recipe:
@@ -27,6 +33,8 @@ def smoke(recipe: Recipe, layers: int = 2) -> Recipe:
 
     `layers` is what the smallest teacher has: one with a single layer stays so. Few rows need few folds of the floor.
     """
+    if recipe.task == "generate":
+        return of_writer(recipe, min(2, layers))
     stages, count = [], min(2, layers)
     for stage in recipe.stages:
         match stage:
@@ -37,7 +45,7 @@ def smoke(recipe: Recipe, layers: int = 2) -> Recipe:
                 stage = stage.model_copy(update={"layers": tuple(range(count))})
             case PruneWandaConfig() | Int8StaticConfig() | SmoothConfig():
                 stage = stage.model_copy(update={"calibration_rows": min(stage.calibration_rows, 64)})
-            case AdoptConfig() | AdoptDecoderConfig():
+            case AdoptConfig():
                 stage = stage.model_copy(update={"keep_layers": count})
             case DistillLogitsConfig() | DistillTripleConfig() | DistillQuantizedConfig() | DistillEmbeddingsConfig():
                 stage = stage.model_copy(update={"epochs": 1})
@@ -50,13 +58,7 @@ def smoke(recipe: Recipe, layers: int = 2) -> Recipe:
             case DistillRelationsConfig():
                 stage = stage.model_copy(update={"epochs": 1, "teacher_layer": None})
         stages.append(stage)
-    match recipe.data:
-        case DocumentsConfig():
-            data: DataTasks = recipe.data.model_copy(
-                update={"limit": 24, "max_length": min(128, recipe.data.max_length)}
-            )
-        case _:
-            data = recipe.data.model_copy(update={"limit": 300, "transfer": recipe.data.transfer[:1]})
+    data = recipe.rows.model_copy(update={"limit": 300, "transfer": recipe.rows.transfer[:1]})
     return recipe.model_copy(
         update={
             "name": f"{recipe.name}{SMOKE}",
@@ -66,3 +68,26 @@ def smoke(recipe: Recipe, layers: int = 2) -> Recipe:
             "gate": Gate(beat_floor=False, bytes_ratio_min=1.0),
         }
     )
+
+
+def of_writer(recipe: Recipe, layers: int) -> Recipe:
+    """The same for a model that writes."""
+    assert isinstance(recipe.data, DocumentsConfig)
+    evaluate = {name: min(most, getattr(recipe.evaluate, name)) for name, most in FEW_QUESTIONS.items()}
+    return recipe.model_copy(
+        update={
+            "name": f"{recipe.name}{SMOKE}",
+            "stages": tuple(smoke_decoder.stage(stage, layers) for stage in recipe.stages),
+            "data": smoke_decoder.data(recipe.data),
+            "floor": recipe.floor.model_copy(update={"keep_layers": layers}),
+            "evaluate": recipe.evaluate.model_copy(update={**evaluate, "questions": ()}),
+            "gate": Gate(beat_floor=False, bytes_ratio_min=1.0),
+        }
+    )
+
+
+def layers_of(recipe: Recipe, teacher: Path, others: Mapping[str, Path]) -> int:
+    """Layers of the smallest teacher; `others` are further ones by name (text of a second domain is none)."""
+    if recipe.task == "generate":
+        return header.look(teacher).layers
+    return min(layout.read(path).layers for path in (teacher, *others.values()))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from flows import roles
 from flows.recipe import Recipe
 from tasks.compare import CompareConfig
+from tasks.export.gguf import GgufConfig
 from tasks.export.onnx import OnnxConfig
 from tasks.kinds import AnyChainConfig, AnyStageConfig
 
@@ -17,6 +18,7 @@ def source_of(what: str) -> str:
     return f"{what} source"
 
 
+DOCUMENTS = 8  # of which the beginnings are compared, token by token
 TEACHER, DATA = source_of("teacher"), source_of("data")
 
 
@@ -48,6 +50,18 @@ def comparison(stage: AnyChainConfig, quantized: bool) -> CompareConfig:
     return CompareConfig.model_validate(fields)
 
 
+def comparisons(stage: AnyChainConfig, quantized: bool, recipe: Recipe) -> list[CompareConfig]:
+    """The same in each runtime that will read the export: a model that writes is read by one or two.
+
+    llama.cpp rounds what flows between products of rounded weights, so that its answers are near and not the same.
+    """
+    if stage.writes[1] != "gguf":
+        return [comparison(stage, quantized)]
+    plain = comparison(stage, quantized=False).model_copy(update={"rows": DOCUMENTS})
+    fast = plain.model_copy(update={"export": "llama_cpp", "exact": False})
+    return [plain, fast] if getattr(recipe.evaluate, "runtime", None) == "llama_cpp" else [plain]
+
+
 def steps_of(recipe: Recipe) -> Steps:
     """Data, floor, the recipe's stages, the teacher's deployable, each export compared; what evaluation then judges."""
     steps: list[Step] = []
@@ -67,15 +81,13 @@ def steps_of(recipe: Recipe) -> Steps:
         made = add(stage, role, inputs)
         roles.write(held, stage, made)
         quantized = quantized or stage.kind == "quantize"
-        if stage.kind in {"export", "quantize"}:
-            add(
-                comparison(stage, quantized),
-                role,
-                {"source": next(iter(inputs.values())), "export": made, "data": data},
-            )
-    export = OnnxConfig()
+        if stage.kind in {"export", "quantize"} and stage.writes[0] == "model":
+            for config in comparisons(stage, quantized, recipe):
+                add(config, role, {"source": next(iter(inputs.values())), "export": made, "data": data})
+    export = GgufConfig() if recipe.task == "generate" else OnnxConfig()
     deployable = add(export, "teacher", {"model": held["teacher"]})
     compared = {"source": held["teacher"], "export": deployable, "data": data}
-    add(comparison(export, quantized=False), "teacher", compared)
+    for config in comparisons(export, quantized=False, recipe=recipe):
+        add(config, "teacher", compared)
     judged = {"teacher": deployable, "student": held["student"], "floor": floor, "data": data}
     return Steps(tuple(steps), judged)

@@ -124,7 +124,8 @@ def small(value: float) -> str:
 def compared(seen: dict[str, Any]) -> str:
     """How far an export's answers are from its source's, in one line."""
     apart = f"at most {small(seen['largest'])} apart, {small(seen['mean'])} on average"
-    same = f"{percent(seen['agreement'])} of {seen['texts']} texts with the same"
+    unit = seen.get("unit", "text")
+    same = f"{percent(seen['agreement'])} of {seen['texts']} {unit}s with the same"
     if seen.get("cosine") is not None:
         return f"{same} nearest text, cosine at least {seen['cosine']:.5f}; numbers {apart}"
-    return f"{same} label; logits {apart}"
+    return f"{same} {'likeliest next one' if unit == 'token' else 'label'}; logits {apart}"

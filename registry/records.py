@@ -191,6 +191,7 @@ class Discrepancy(BaseModel):
 
     model_config = STRICT
     texts: int
+    unit: Literal["text", "token"] = "text"  # what was counted: a model that writes answers every token
     largest: float
     mean: float
     agreement: (

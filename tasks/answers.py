@@ -15,8 +15,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-Format = Literal["torch", "packed", "onnx", "openvino", "executorch"]
-LIBRARIES: dict[Format, str] = {"torch": "torch", "packed": "torch", "onnx": "onnxruntime"}  # others are of that name
+Format = Literal["torch", "packed", "onnx", "openvino", "executorch", "lm", "gguf", "llama_cpp"]
+LIBRARIES: dict[Format, str] = {  # others are of that name
+    **{"torch": "torch", "packed": "torch", "onnx": "onnxruntime"},
+    **{"lm": "transformers", "gguf": "transformers", "llama_cpp": "llama_cpp_python"},
+}
+TOKENS = 64  # of a document at most, of which a model that writes answers each
 
 
 def answers(form: Format, directory: Path, texts: Sequence[Any]) -> NDArray[np.float32]:
@@ -42,6 +46,16 @@ def answers(form: Format, directory: Path, texts: Sequence[Any]) -> NDArray[np.f
             from tasks.export import executorch
 
             return executorch.predict(directory, texts)
+        case "lm" | "gguf" | "llama_cpp":
+            return by_writer(form, directory, texts)
+
+
+def by_writer(form: Format, directory: Path, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Logits [tokens, pieces] of a model that writes: each token of every document's beginning, one below the other."""
+    from tasks.generate import runtime
+
+    opened = runtime.open_model(directory, "llama_cpp" if form == "llama_cpp" else "transformers")
+    return np.concatenate([opened.logits(opened.ids(text)[:TOKENS]) for text in texts])
 
 
 def by_torch(directory: Path, texts: Sequence[Any]) -> NDArray[np.float32]:

@@ -26,8 +26,8 @@ class CompareConfig(BaseModel):
 
     model_config = STRICT
     reads: ClassVar[dict[str, str]] = {
-        "source": "torch|onnx",
-        "export": "onnx|packed|openvino|executorch",
+        "source": "torch|onnx|lm",
+        "export": "onnx|packed|openvino|executorch|gguf|llama_cpp",
         "data": "rows",
     }
     writes: ClassVar[tuple[str, str]] = ("comparison", "comparison")
@@ -41,7 +41,7 @@ class CompareConfig(BaseModel):
     @property
     def needs(self) -> tuple[str, ...]:
         """The extra that the export's runtime is."""
-        return (self.export,) if self.export in {"openvino", "executorch"} else ()
+        return (self.export,) if self.export in {"openvino", "executorch", "llama_cpp"} else ()
 
 
 def run(inputs: dict[str, Path], config: CompareConfig, out: Path, seed: int) -> dict[str, Any]:
@@ -90,6 +90,7 @@ def discrepancy(
     apart = np.abs(found.astype(np.float64) - expected)
     return Discrepancy(
         texts=len(found),
+        unit="token" if head.get("task") == "generate" else "text",
         largest=float(apart.max()),
         mean=float(apart.mean()),
         agreement=agreement(expected, found, head),
@@ -101,7 +102,8 @@ def discrepancy(
 def agreement(expected: NDArray[np.float32], found: NDArray[np.float32], head: dict[str, Any]) -> float:
     """Share of the texts with the same likeliest label; of several labels a text with the same ones.
 
-    Of embeddings that of the texts with the same nearest other text.
+    Of embeddings that of the texts with the same nearest other text, of models that write that of the tokens with the
+    same likeliest next one.
     """
     if head.get("task") == "embed":
         near = [measures.neighbours(one @ one.T, 1)[:, 0] for one in (expected, found)]
@@ -124,8 +126,8 @@ def check(seen: Discrepancy, config: CompareConfig) -> None:
         return
     if seen.agreement < LEAST_AGREEMENT:
         raise RuntimeError(
-            f"export/{config.method} decides like its source on {seen.agreement:.1%} of {seen.texts} held-out texts "
-            f"(least {LEAST_AGREEMENT:.0%}), its outputs are up to {seen.largest:.3g} apart: it is broken"
+            f"export/{config.method} decides like its source on {seen.agreement:.1%} of {seen.texts} held-out "
+            f"{seen.unit}s (least {LEAST_AGREEMENT:.0%}), its outputs are up to {seen.largest:.3g} apart: it is broken"
         )
     if seen.cosine is not None and not seen.cosine >= LEAST_COSINE:
         raise RuntimeError(

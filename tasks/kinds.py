@@ -25,6 +25,7 @@ from tasks.embed.evaluate import EmbedEvaluateConfig
 from tasks.embed.floor import EmbedFloorConfig
 from tasks.evaluate import EvaluateConfig
 from tasks.export.executorch import ExecutorchConfig
+from tasks.export.gguf import GgufConfig
 from tasks.export.onnx import OnnxConfig
 from tasks.export.openvino import OpenvinoConfig
 from tasks.export.packed import PackedConfig
@@ -34,6 +35,7 @@ from tasks.generate.adopt import AdoptDecoderConfig
 from tasks.generate.correct import CorrectConfig
 from tasks.generate.documents import DocumentsConfig
 from tasks.generate.evaluate import GenerateEvaluateConfig
+from tasks.generate.floor import GenerateFloorConfig
 from tasks.generate.top_k import LabelTopKConfig
 from tasks.label import LabelConfig
 from tasks.prune.gradual import PruneGradualConfig
@@ -93,7 +95,8 @@ DistillEncoders = (
 DistillMethods = DistillEncoders | DistillDecoders
 PruneZeros = PruneMagnitudeConfig | PruneWandaConfig | PruneGradualConfig | PruneMovementConfig
 PruneMethods = PruneStructuredConfig | PruneVocabularyConfig | PruneLowRankConfig | PruneZeros
-ExportMethods = OnnxConfig | PackedConfig | OpenvinoConfig | ExecutorchConfig
+ExportEncoders = OnnxConfig | PackedConfig | OpenvinoConfig | ExecutorchConfig
+ExportMethods = ExportEncoders | GgufConfig
 RoundDecoders = RtnConfig | GptqConfig
 QuantizeGraphs = Int8DynamicConfig | Int8StaticConfig | Int4WeightOnlyConfig | SmoothConfig
 QuantizeMethods = QuantizeGraphs | RoundDecoders
@@ -104,7 +107,7 @@ AnyChainConfig = (
     StartMethods | StartDecoders | StudentMethods | DistillMethods | PruneMethods | ExportMethods | QuantizeMethods
 )
 DataTasks = DataConfig | DocumentsConfig
-FloorTasks = FloorConfig | EmbedFloorConfig
+FloorTasks = FloorConfig | EmbedFloorConfig | GenerateFloorConfig
 EvaluateTasks = EvaluateConfig | EmbedEvaluateConfig | GenerateEvaluateConfig
 AnyStageConfig = AnyChainConfig | DataTasks | FloorTasks | CompareConfig | EvaluateTasks | ReloadConfig
 

@@ -14,7 +14,7 @@ class ReloadConfig(BaseModel):
     """Settings of the reload check."""
 
     model_config = STRICT
-    reads: ClassVar[dict[str, str]] = {"model": "onnx", "golden": "evaluation"}
+    reads: ClassVar[dict[str, str]] = {"model": "onnx|gguf", "golden": "evaluation"}
     writes: ClassVar[tuple[str, str]] = ("reload", "result")
     kind: Literal["reload"] = Field("reload", description="The stage's kind.")
     tolerance: float = Field(1e-4, gt=0, description="Largest allowed difference of an output from its golden one.")
@@ -24,6 +24,10 @@ def run(inputs: dict[str, Path], config: ReloadConfig, out: Path, seed: int) -> 
     """Recompute the golden texts with inputs["model"]; a difference above the tolerance raises RuntimeError."""
     from tasks import runtime
 
+    if runtime.task(inputs["model"]) == "generate":
+        from tasks.generate import rewrite
+
+        return rewrite.run(inputs, config.tolerance, out)
     texts, expected = runtime.golden(inputs["golden"])
     answers = runtime.predict(inputs["model"], texts, batch=1)
     name = runtime.OUTPUTS[runtime.task(inputs["model"])]

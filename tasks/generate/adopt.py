@@ -44,17 +44,17 @@ def take(source: Path, out: Path, layers: int | None = None) -> Any:
     """
     import torch
 
-    from tasks.generate import lm, walk
+    from tasks.generate import gguf_read, lm, walk
 
     file = gguf_of(source)
-    model = of_gguf(file) if file is not None else lm.load(source)
+    model, tokenizer = gguf_read.model_and_tokenizer(file) if file is not None else (lm.load(source), None)
     if bad := next((name for name, value in model.state_dict().items() if not torch.isfinite(value).all()), None):
         raise ShrinkError(f"the teacher's weight {bad} is not finite: take a fresh copy of the model.")
     if layers is not None and layers < len(walk.layers_of(model)):
         keep(model, layers)
     out.mkdir(parents=True, exist_ok=True)
-    if file is not None:
-        write_tokenizer(file, model.config, out)
+    if tokenizer is not None:
+        write_tokenizer(tokenizer, out)
     lm.save(out, model, source if file is None else out, {}, {})
     return model
 
@@ -69,28 +69,6 @@ def gguf_of(source: Path) -> Path | None:
     return files[0] if files else None
 
 
-def of_gguf(file: Path) -> Any:
-    """The model of a checked GGUF file as transformers reads it, without traces of how it was stored."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from tasks.generate import gguf_check
-
-    gguf_check.check(file)
-    read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    about = {key: value for key, value in read.config.to_dict().items() if key not in TRACES}
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**about), dtype=torch.float32)
-    model.load_state_dict(read.state_dict())
-    model.tie_weights()
-    return model.eval()
-
-
-TRACES = (
-    *("quantization_config", "_name_or_path", "_model_name_or_path", "transformers_version"),
-    *("dtype", "torch_dtype", "architectures"),
-)
-
-
 def keep(model: Any, layers: int) -> None:
     """Keep the bottom layers of a decoder, in place."""
     from tasks.generate import walk
@@ -101,32 +79,15 @@ def keep(model: Any, layers: int) -> None:
         model.config.layer_types = model.config.layer_types[:layers]
 
 
-def write_tokenizer(file: Path, config: Any, out: Path) -> None:
-    """The tokenizer and chat template of a GGUF file, as transformers writes them.
-
-    Which pieces begin and end a text is said by the model's config: a converted tokenizer may name others.
-    """
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    for name in ("bos", "eos", "pad", "unk"):
-        number = getattr(config, f"{name}_token_id", None)
-        if isinstance(number, int):
-            setattr(tokenizer, f"{name}_token", tokenizer.convert_ids_to_tokens(number))
-    tokenizer.clean_up_tokenization_spaces = False
+def write_tokenizer(tokenizer: Any, out: Path) -> None:
+    """A GGUF file's tokenizer and chat template as transformers keeps them: the files that an `lm` folder has."""
     tokenizer.save_pretrained(out)
     path = out / "tokenizer_config.json"
-    about = {key: value for key, value in json.loads(path.read_text(encoding="utf-8")).items() if key not in OWN}
+    about = {key: value for key, value in json.loads(path.read_text(encoding="utf-8")).items() if key not in TRACES}
     path.write_text(json.dumps(about, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
     for extra in out.iterdir():
         if extra.name not in {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}:
             shutil.rmtree(extra) if extra.is_dir() else extra.unlink()
 
 
-OWN = {
-    "name_or_path",
-    "gguf_file",
-    "is_local",
-    "local_files_only",
-    *(f"{one}_token_id" for one in ("bos", "eos", "pad", "unk")),
-}
+TRACES = {"name_or_path", "gguf_file", "is_local", "local_files_only"}  # of where it was read

@@ -1,5 +1,6 @@
 """Tiny decoders with random weights, one of each family that is known."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,3 +49,28 @@ def tiny(family: str, seed: int = 0) -> Any:
 
 KINDS = ["sliding_attention", "full_attention", "sliding_attention"]
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3", "phi", "phi3", "gpt2", "opt")
+
+
+def folder(where: Path) -> Path:
+    """A tiny Llama with a byte-level BPE of all bytes and a chat template, as transformers saves them."""
+    import transformers as t
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from tokenizers import decoders as back
+
+    where.mkdir(parents=True, exist_ok=True)
+    special = ["<|endoftext|>", "<|im_end|>"]
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), back.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=288, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    made.train_from_iterator(["the quick brown fox jumps over the lazy dog and the evil queen"] * 3, trainer)
+    fast = t.PreTrainedTokenizerFast(tokenizer_object=made, bos_token=special[0], eos_token=special[1])
+    fast.chat_template = "{% for one in messages %}{{ one['content'] }} {% endfor %}"
+    fast.save_pretrained(where)
+    torch.manual_seed(0)
+    config = t.LlamaConfig(**{**MODERN, "vocab_size": made.get_vocab_size(), "max_position_embeddings": 512}, **ENDS)
+    model: Any = t.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.save_pretrained(where)
+    return where

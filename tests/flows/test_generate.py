@@ -1,0 +1,147 @@
+"""A recipe for a model that writes through the command and the real servers, and what is refused when one is read."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flows import plan, recipe, steps
+from flows.preflight import preflight
+from flows.settings import Settings
+from flows.smoke import smoke
+from infra.addresses import Services
+from registry.records import ShrinkError
+from tests.flows.test_compress import shrink
+from tests.tasks.generate import decoders
+
+WORDS = [
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "a",
+    "lazy",
+    "dog",
+    "while",
+    "seven",
+    "wizards",
+    "make",
+    "toxic",
+    "brew",
+    "for",
+    "the",
+    "evil",
+    "queen",
+    "and",
+    "jack",
+]
+
+
+def text_of(number: int) -> str:
+    """A document of a few dozen words, different for every number."""
+    return " ".join(WORDS[(number * step + step // 3) % len(WORDS)] for step in range(1, 60)) + f" {number}."
+
+
+@pytest.fixture(scope="module")
+def tiny_writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny-writer")
+    decoders.folder(folder / "teacher")
+    (folder / "data").mkdir()
+    lines = [json.dumps({"text": text_of(number)}) for number in range(60)]
+    (folder / "data" / "texts.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    prose = "\n\n".join(" ".join(text_of(number).split()[:40]) + " end." for number in range(100, 130))
+    (folder / "data" / "book.txt").write_text(prose, encoding="utf-8")
+    content = {
+        "name": "tiny-writer",
+        "task": "generate",
+        "teacher": {"uri": f"dir:{folder / 'teacher'}"},
+        "data_source": {"uri": f"dir:{folder / 'data'}"},
+        "second_source": {"uri": f"dir:{folder / 'data'}"},
+        "data": {"file": "texts.jsonl", "second_file": "book.txt", "max_length": 48},
+        "stages": [
+            {"kind": "adopt", "method": "decoder"},
+            {"kind": "quantize", "method": "rtn", "grid": "q8_0"},
+            {"kind": "export", "method": "gguf"},
+        ],
+        "evaluate": {"prompts": 2, "answer": 4, "rounds": 2, "questions": []},
+        "gate": {"beat_floor": False, "bytes_ratio_min": 1.01, "retention_min_of": {"perplexity": 0.9}},
+    }
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(content))
+    return folder
+
+
+def test_the_whole_loop_of_a_recipe_that_writes(servers: Services, servers_home: Path, tiny_writer: Path) -> None:
+    printed = shrink(servers_home, "run", str(tiny_writer / "tiny.yaml")).stdout
+    assert "perplexity" in printed and "accuracy" not in printed
+    shown = json.loads(shrink(servers_home, "show", "tiny-writer@champion", "--json").stdout)
+    assert shown["verdict"]["passed"] and 8 < shown["bits_per_weight"] < 12
+    assert shown["perplexity"]["ratio"] == pytest.approx(1, abs=0.05)
+    assert set(shown["tokens_per_second"]) >= {"teacher", "student"}
+    assert set(shown["peak_rss_mb"]) >= {"teacher", "student"}
+    written = json.loads(
+        shrink(
+            servers_home, "generate", "tiny-writer@champion", "the quick", "--raw", "--max-tokens", "5", "--json"
+        ).stdout
+    )
+    assert len(written["ids"]) <= 5
+    version = servers_home / "models" / "tiny-writer" / "1"
+    assert (version / "model" / "model.gguf").is_file()
+    assert "pipeline_tag: text-generation" in (version / "evidence" / "README.md").read_text()
+
+
+def loaded(folder: Path, **changes: Any) -> recipe.Recipe:
+    """The tiny recipe with some keys changed."""
+    return recipe.parse(yaml.safe_load((folder / "tiny.yaml").read_text()) | changes, "tiny.yaml")
+
+
+def test_data_floor_and_evaluation_follow_the_task_and_the_smoke_walk_keeps_them(tiny_writer: Path) -> None:
+    one = loaded(tiny_writer)
+    assert getattr(one.data, "task", None) == one.floor.task == one.evaluate.task == "generate"
+    walk = smoke(one)
+    assert getattr(walk.stages[0], "keep_layers", None) == getattr(walk.floor, "keep_layers", None) == 2
+    again = recipe.parse(json.loads(walk.model_dump_json()), "recipe.json")
+    assert again.digest == walk.digest
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"second_source": None}, "data.second_file is given but not second_source: give both, or none"),
+        ({"task": "classify"}, "unknown key|is for task|of another task"),
+        ({"stages": [{"kind": "adopt", "method": "decoder"}]}, "without a deployable; add kind: export, method: gguf"),
+        ({"stages": [{"kind": "adopt"}]}, r"stage 1 \(adopt/encoder\) is for task embed, not generate: adopt/decoder"),
+        ({"stages": [{"kind": "export", "method": "gguf"}]}, "needs student as lm, but it is source there"),
+        ({"data": {"file": "texts.jsonl", "fil": 1}}, "unknown key 'data.fil'; did you mean 'file'"),
+        ({"data": {"file": "texts.jsonl", "max_length": 4}}, "'data.max_length' = 4"),
+    ],
+)
+def test_wrong_combinations_are_refused_when_the_recipe_is_read(
+    tiny_writer: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ShrinkError, match=said):
+        loaded(tiny_writer, **changes)
+
+
+def test_what_cannot_go_through_is_refused_before_any_work(tiny_writer: Path) -> None:
+    places = (tiny_writer / "teacher", tiny_writer / "data")
+    one = loaded(tiny_writer)
+    preflight(one, *places, {"second": places[1]})
+    long = one.model_copy(update={"data": one.data.model_copy(update={"max_length": 8192})})
+    with pytest.raises(ShrinkError, match=r"data\.max_length is 8192 but the teacher reads 512 tokens"):
+        preflight(long, *places, {"second": places[1]})
+    lost = one.model_copy(update={"data": one.data.model_copy(update={"second_file": "bok.txt"})})
+    with pytest.raises(ShrinkError, match=r"data\.second_file is 'bok\.txt' .* did you mean 'book\.txt'"):
+        preflight(lost, *places, {"second": places[1]})
+
+
+def test_a_plan_knows_every_step_and_the_bytes_that_come(tiny_writer: Path, tmp_path: Path) -> None:
+    one, source = loaded(tiny_writer), tiny_writer / "data"
+    made = plan.make(one, tiny_writer / "teacher", source, Settings(home=tmp_path), {"second": source})
+    assert [stage.name for stage in made.stages][: len(steps.steps_of(one).steps)] == [
+        step.name for step in steps.steps_of(one).steps
+    ]
+    assert all(stage.known and stage.bytes > 0 and stage.ram_mb > 0 for stage in made.stages)
