@@ -47,7 +47,10 @@ def free(target: Path) -> None:
 
 def check(model: Path) -> None:
     """Raise ShrinkError for a model that the page has no form for."""
-    if json.loads((model / "config.json").read_text(encoding="utf-8")).get("pairs"):
+    about = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    if about.get("task") == "generate":
+        raise ShrinkError(f"the model writes text, which the page cannot show: ask it with {units.WRITES}.")
+    if about.get("pairs"):
         raise ShrinkError("the model answers pairs of texts, which the page cannot ask for; `shrink deploy` serves it.")
 
 

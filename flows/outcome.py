@@ -247,6 +247,8 @@ def predictions(model: str, texts: list[str], home: Path, others: Sequence[str] 
 
     _, directory = fetched(model, home)
     config = runtime.settings(directory / "model")
+    if runtime.task(directory / "model") == "generate":
+        raise ShrinkError(f"model '{model}' writes text: ask it with {units.WRITES}.")
     if bool(config.get("pairs")) != bool(others):
         what = "pairs: give each text's second one with --pair" if config.get("pairs") else "single texts: drop --pair"
         raise ShrinkError(f"model '{model}' answers {what}.")

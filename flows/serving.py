@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows import units
 from flows.outcome import by_ledger
 from registry import promotion, versions
 from registry.records import STRICT, Task
@@ -110,6 +111,8 @@ def load(registry: Any, name: str, version: str, cache: Path, threads: int = 1) 
 
 def opened(model: Path, golden: Path, version: str, threads: int = 1) -> Loaded:
     """Open a model's directory and compare its answers with the golden ones; raises Unfit when they differ."""
+    if runtime.task(model) == "generate":
+        raise Unfit(f"it writes text, which is not served: ask it with {units.WRITES}")
     session = runtime.session(model, threads)
     texts, expected = runtime.golden(golden)
     task = runtime.task(model)

@@ -5,6 +5,8 @@ from typing import Any
 
 from registry.records import PERPLEXITIES
 
+WRITES = "`shrink generate` or `shrink chat`"  # what a model that writes is asked with
+
 
 def stage_name(kind: str, method: str | None, role: str) -> str:
     """KIND/METHOD, the teacher's export told from the student's."""

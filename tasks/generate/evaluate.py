@@ -48,7 +48,7 @@ class GenerateEvaluateConfig(BaseModel):
     text_bytes: int = Field(
         50_000, ge=1000, description="Bytes of text at most of each domain, documents spread over it; 4 to 5 a token."
     )
-    prompts: int = Field(40, ge=0, description="Shipped chat prompts at most, on which answers are compared.")
+    prompts: int = Field(40, ge=0, le=40, description="Shipped chat prompts at most, on which answers are compared.")
     answer: int = Field(32, ge=1, le=4096, description="Tokens at most of an answer to a chat prompt.")
     questions: tuple[Questions, ...] = Field(
         ("facts", "endings"), description="Shipped questions with answers to choose from, asked of all three models."

@@ -2,17 +2,18 @@
 
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from flows import console, pictures, report, units, written
+from flows import bundle, console, pictures, report, serving, units, written
 from flows.shown import page, shown
 from registry import card
 from registry.card_code import code
 from registry.gate import Gate, judge
-from registry.records import Evaluation, Footprint, StageRecord, Verdict
+from registry.records import Evaluation, Footprint, ShrinkError, StageRecord, Verdict
 from registry.runs import _flatten
 from tests.flows.test_report import EVALUATION, stage
 from tests.registry.samples import written as sample
@@ -144,3 +145,11 @@ def test_the_card_tells_what_kept_means_for_a_perplexity() -> None:
     ):
         assert part in text, f"{part!r} is not in\n{text}"
     compile(code("tiny", "generate"), "card", "exec")
+
+
+def test_a_model_that_writes_is_not_served_bundled_or_asked_for_labels(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"task": "generate", "context": 64}')
+    with pytest.raises(ShrinkError, match="the page cannot show: ask it with `shrink generate` or `shrink chat`"):
+        bundle.check(tmp_path)
+    with pytest.raises(serving.Unfit, match="it writes text, which is not served"):
+        serving.opened(tmp_path, tmp_path / "golden.json", "1")

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,25 @@ def test_documents_are_spread_over_a_split_and_none_weighs_more_than_a_tenth() -
     assert reading.chosen(texts, 10**9) == texts
 
 
+def test_a_text_begins_with_the_token_that_the_folder_names(made: dict[str, Path], tmp_path: Path) -> None:
+    lm_folder = made["teacher"].with_name("teacher-lm")
+    assert reading.first_token(made["teacher"]) == reading.first_token(lm_folder) == 0
+    model = reading.Model(open_model(lm_folder, "transformers"), 0)
+    ids = model.opened.ids("the cat sat on the mat")
+    cut = reading.windows(model, "the cat sat on the mat", 4)
+    assert [one for window in cut for one in window[1:]] == ids and cut[0][0] == 0
+    assert all(before[-1] == after[0] for before, after in pairwise(cut)) and max(map(len, cut)) == 4
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((lm_folder / name).read_bytes())
+    about = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    for bos, first in (("<|im_end|>", 1), (None, 1)):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(about | {"bos_token": bos}))
+        assert reading.first_token(tmp_path) == first
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(about | {"bos_token": None, "eos_token": None}))
+    with pytest.raises(ShrinkError, match="names neither bos_token nor eos_token"):
+        reading.first_token(tmp_path)
+
+
 def table(said: dict[tuple[int, ...], list[float]]) -> Opened:
     """A model that only knows what likely follows some ids, over four pieces; three ends an answer."""
 
@@ -215,7 +235,11 @@ def test_choices_are_picked_as_by_hand() -> None:
 
 
 def test_what_is_shipped_can_be_asked() -> None:
-    assert len(evaluation.prompts()) == 40 and all(isinstance(one, str) for one in evaluation.prompts())
+    with pytest.raises(ValueError):
+        stage.GenerateEvaluateConfig(prompts=1 + len(evaluation.prompts()))
+    assert len(evaluation.prompts()) == stage.GenerateEvaluateConfig.model_fields["prompts"].default and all(
+        isinstance(one, str) for one in evaluation.prompts()
+    )
     names: tuple[evaluation.Questions, ...] = ("facts", "endings")
     for name in names:
         asked = evaluation.questions(name)
