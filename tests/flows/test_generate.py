@@ -2,17 +2,20 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
 from flows import plan, recipe, steps
 from flows.preflight import preflight
+from flows.rules import foretell
+from flows.rules_decoder import CountedDocuments
 from flows.settings import Settings
 from flows.smoke import smoke
 from infra.addresses import Services
 from registry.records import ShrinkError
+from tasks.kinds import AnyStageConfig
 from tests.flows.test_compress import shrink
 from tests.tasks.generate import decoders
 
@@ -145,3 +148,17 @@ def test_a_plan_knows_every_step_and_the_bytes_that_come(tiny_writer: Path, tmp_
         step.name for step in steps.steps_of(one).steps
     ]
     assert all(stage.known and stage.bytes > 0 and stage.ram_mb > 0 for stage in made.stages)
+
+
+WRITING = [config for config in get_args(AnyStageConfig) if getattr(config, "tasks", ()) == ("generate",)]
+GIVEN: dict[str, Any] = {"file": "texts.jsonl", "grid": "q4_0", "keep": 2, "ffn": 32, "min_count": 1, "groups": 1}
+
+
+@pytest.mark.parametrize("config", WRITING, ids=lambda config: config.__module__)
+def test_every_stage_that_writes_has_a_rule(config: Any, tiny_writer: Path) -> None:
+    source = tiny_writer / "data"
+    counted = CountedDocuments(loaded(tiny_writer), tiny_writer / "teacher", source, source)
+    stage = config.model_validate({name: GIVEN[name] for name in config.model_fields if name in GIVEN})
+    forecast = foretell(stage, dict.fromkeys(stage.reads, counted.source), counted)
+    assert forecast.made.format == stage.writes[1] and forecast.made.bytes > 0
+    assert forecast.work > 0 and forecast.ram_mb > 0
