@@ -17,6 +17,7 @@ from tasks.embed import static
 from tasks.floor import FloorConfig
 from tasks.teachers import MAIN
 
+COMPILED = "set evaluate.runtime to transformers (it compiles: give it a C++ compiler and cmake, minutes)"
 SAMPLE = 2000  # texts that are cut into pieces, spread over the file
 
 
@@ -49,6 +50,8 @@ def check_extras(recipe: Recipe) -> None:
     for number, stage in enumerate(recipe.stages, start=1):
         for library in getattr(stage, "needs", ()):
             extras.require(library, f"{units.numbered(number, stage)}: ")
+    for library in getattr(recipe.evaluate, "needs", ()):
+        extras.require(library, "evaluate: ", extra="llama-cpp", instead=COMPILED)
     for library in getattr(recipe.floor, "needs", ()):
         extras.require(library, "floor: ", extra="model2vec", instead=static.INSTEAD)
 

@@ -58,6 +58,11 @@ class GenerateEvaluateConfig(BaseModel):
     )
     rounds: int = Field(5, ge=1, le=10_000, description="Timed rounds a model and number of threads.")
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The extra that the runtime is."""
+        return ("llama_cpp",) if self.runtime == "llama_cpp" else ()
+
 
 def run(inputs: dict[str, Path], config: GenerateEvaluateConfig, out: Path, seed: int) -> dict[str, Any]:
     """Read, ask and time all three models, compare them, and write the evaluation artifact.

@@ -38,7 +38,9 @@ def open_model(directory: Path, runtime: Runtime, threads: int = 1) -> Opened:
         case "transformers":
             return by_transformers(directory, threads)
         case "llama_cpp":
-            raise ShrinkError("llama.cpp cannot be asked yet: set runtime to transformers.")
+            from tasks.generate import llama
+
+            return llama.opened(directory, threads)
 
 
 def by_transformers(directory: Path, threads: int) -> Opened:
