@@ -208,6 +208,8 @@ def init(
     lines = [f"{found['recipe']} written: {labels}, rows: {rows}"]
     if found["few_test_rows"]:
         lines.append("few test rows: the intervals will be wide and the gate hard to pass; label more if you can")
+    if found["several"]:
+        lines.append(found["several"])
     if found["head_replaced"]:
         lines.append("the model's own classifier is not used: the finetune stage trains a new one on your labels")
     lines.append(f"next:   shrink run {found['recipe']} --smoke  ·  shrink run {found['recipe']}")

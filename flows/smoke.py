@@ -1,7 +1,7 @@
 """The smoke walk of a recipe: the same chain, made small enough to show in a minute that all of it runs."""
 
 from flows.recipe import Recipe
-from registry.gate import SMOKE, Gate
+from registry.gate import OPEN, SMOKE
 from tasks.distill.embeddings import DistillEmbeddingsConfig
 from tasks.distill.exits import DistillSelfConfig
 from tasks.distill.hidden import DistillHiddenConfig
@@ -47,13 +47,16 @@ def smoke(recipe: Recipe, layers: int = 2) -> Recipe:
             case DistillRelationsConfig():
                 stage = stage.model_copy(update={"epochs": 1, "teacher_layer": None})
         stages.append(stage)
+    fewer = {"min_df": min(recipe.floor.min_df, 2)}
     data = recipe.data.model_copy(update={"limit": 300, "transfer": recipe.data.transfer[:1]})
     return recipe.model_copy(
         update={
             "name": f"{recipe.name}{SMOKE}",
             "stages": tuple(stages),
             "data": data,
-            "floor": recipe.floor.model_copy(update={"folds": 2} if isinstance(recipe.floor, FloorConfig) else {}),
-            "gate": Gate(beat_floor=False, bytes_ratio_min=1.0),
+            "floor": recipe.floor.model_copy(
+                update=fewer | ({"folds": 2} if isinstance(recipe.floor, FloorConfig) else {})
+            ),
+            "gate": OPEN,
         }
     )

@@ -9,6 +9,8 @@ from pydantic import BaseModel, Field
 from registry.records import METRICS, STRICT, Check, Evaluation, Interval, MeasureName, Verdict
 
 SMOKE = "-smoke"  # ends the name of a recipe that only shows that the chain runs, its gate open
+MOST_KEPT = 2.0  # a student that is asked for more than twice its teacher's score is asked for a slip of the pen
+MOST_TIMES = 10_000.0  # smaller or faster than the teacher
 
 
 def is_smoke(name: str) -> bool:
@@ -21,12 +23,20 @@ class Gate(BaseModel):
 
     model_config = STRICT
     retention_min: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="least student/teacher score, point estimate (1 = all kept)"
+        None,
+        gt=0,
+        le=MOST_KEPT,
+        allow_inf_nan=False,
+        description="least student/teacher score, point estimate (1 = all kept)",
     )
     retention_low_min: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="least lower end of the 95 % interval of student/teacher score"
+        None,
+        gt=0,
+        le=MOST_KEPT,
+        allow_inf_nan=False,
+        description="least lower end of the 95 % interval of student/teacher score",
     )
-    retention_min_of: dict[MeasureName, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+    retention_min_of: dict[MeasureName, Annotated[float, Field(gt=0, le=MOST_KEPT, allow_inf_nan=False)]] = Field(
         {}, description="of an embedding model: {measure: least}, instead of the two limits above, for some measures"
     )
     beat_floor: bool = Field(True, description="the student must beat the floor with its whole 95 % interval")
@@ -34,11 +44,18 @@ class Gate(BaseModel):
         None, description="of an embedding model: the measures in which it must beat the floor; null: in all"
     )
     bytes_ratio_min: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="least teacher bytes / student bytes"
+        None, gt=0, le=MOST_TIMES, allow_inf_nan=False, description="least teacher bytes / student bytes"
     )
     speed_ratio_min: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="least teacher p50 latency / student p50 latency, one thread"
+        None,
+        gt=0,
+        le=MOST_TIMES,
+        allow_inf_nan=False,
+        description="least teacher p50 latency / student p50 latency, one thread",
     )
+
+
+OPEN = Gate(beat_floor=False, bytes_ratio_min=1.0)  # of a smoke walk
 
 
 def judge(gate: Gate, evaluation: Evaluation) -> Verdict:
