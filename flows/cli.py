@@ -86,10 +86,20 @@ def run(
         screen.tell(f"registered as {journal['recipe']}, to be looked at; next: shrink run {recipe}")
     if not smoke:
         journal = execute(recipe, smoke=False)
-        screen.summary(journal, facts_of(journal), got, settings().country)
+        screen.summary(journal, facts_of(journal), got, settings().country, again=registered_before(journal))
     if as_json:
         typer.echo(json.dumps(journal, indent=1))
     raise typer.Exit(0 if journal["status"] == "passed" else 3)
+
+
+def registered_before(journal: dict[str, Any]) -> bool:
+    """Whether an earlier run made the very version that this one ends with."""
+    from flows.journal import read_all
+
+    if journal["version"] is None:
+        return False
+    same = [run for run in read_all(settings().home) if run["recipe"] == journal["recipe"]]
+    return any(run["version"] == journal["version"] for run in same if run["run_id"] < journal["run_id"])
 
 
 def check(recipe: str) -> None:

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from flows.recipe import load
 from flows.smoke import smoke
 from registry.records import digest_directory
-from tasks import anatomy, checkpoint, data, finetune, label, models, train
+from tasks import anatomy, data, finetune, label, models, train
 from tasks.export import packed
 from tasks.kinds import EveryStage
 from tasks.prune import gradual, movement, straight
 from tasks.prune.dynamic import DynamicConfig, cubic, wanted
+from tests import kills
 from tests.tasks.test_sparsity import is_pruned, kept_by_numpy
 from tests.tasks.test_torch_stages import make_model, make_texts, make_tokenizer
 
@@ -278,24 +279,10 @@ def test_killed_and_gone_on_with_it_ends_with_the_same_bytes(
 ) -> None:
     fields, at = {"epochs": 2, "every": 5, "sparsity": 0.6}, 14  # between two choices of the masks
     measured = pruned(made, method, tmp_path / "one", **fields)
-    steps = iter(range(1000))
-    step_once: Callable[..., float] = train.step_once
-
-    def cut(*arguments: Any) -> float:
-        if next(steps) == at:
-            raise KeyboardInterrupt
-        return step_once(*arguments)
-
-    monkeypatch.setattr(checkpoint, "place", (tmp_path, "key"))
-    monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
-    monkeypatch.setattr(train, "step_once", cut)
-    with pytest.raises(KeyboardInterrupt):
-        pruned(made, method, tmp_path / "two", **fields)
-    assert (tmp_path / checkpoint.FILE).exists()
-    assert pruned(made, method, tmp_path / "three", **fields) == measured
-    rows = len(data.read_rows(made["data"], "train"))
-    assert next(steps) < at + 2 * -(-rows // 8)  # the first steps were not made again
-    assert digest_directory(tmp_path / "three") == digest_directory(tmp_path / "one")
+    whole = 2 * -(-len(data.read_rows(made["data"], "train")) // 8)
+    kills.goes_on_to_the_same_bytes(
+        monkeypatch, tmp_path / "one", measured, lambda out: pruned(made, method, out, **fields), at=at, whole=whole
+    )
 
 
 def test_a_smoke_walk_makes_one_pass() -> None:
