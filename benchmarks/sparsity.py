@@ -35,6 +35,7 @@ STUDENTS |= {f"wanda-{share}": PruneWandaConfig(sparsity=share) for share in SHA
 STUDENTS |= {"dense, taught on": DistillLogitsConfig(epochs=1)}  # what the next ones owe to their further pass
 STUDENTS |= {f"gradual-{share}": PruneGradualConfig(sparsity=share, epochs=1) for share in SHARES[1:]}
 STUDENTS |= {f"movement-{share}": PruneMovementConfig(sparsity=share, epochs=1) for share in SHARES[1:]}
+STUDENTS |= {"movement-0.7, from 0": PruneMovementConfig(sparsity=0.7, epochs=1, start="zeros")}
 
 
 def stages_of(run: Path) -> Made:

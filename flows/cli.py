@@ -86,10 +86,20 @@ def run(
         screen.tell(f"registered as {journal['recipe']}, to be looked at; next: shrink run {recipe}")
     if not smoke:
         journal = execute(recipe, smoke=False)
-        screen.summary(journal, facts_of(journal), got, settings().country)
+        screen.summary(journal, facts_of(journal), got, settings().country, again=registered_before(journal))
     if as_json:
         typer.echo(json.dumps(journal, indent=1))
     raise typer.Exit(0 if journal["status"] == "passed" else 3)
+
+
+def registered_before(journal: dict[str, Any]) -> bool:
+    """Whether an earlier run made the very version that this one ends with."""
+    from flows.journal import read_all
+
+    if journal["version"] is None:
+        return False
+    same = [run for run in read_all(settings().home) if run["recipe"] == journal["recipe"]]
+    return any(run["version"] == journal["version"] for run in same if run["run_id"] < journal["run_id"])
 
 
 def check(recipe: str) -> None:
@@ -208,6 +218,8 @@ def init(
     lines = [f"{found['recipe']} written: {labels}, rows: {rows}"]
     if found["few_test_rows"]:
         lines.append("few test rows: the intervals will be wide and the gate hard to pass; label more if you can")
+    if found["several"]:
+        lines.append(found["several"])
     if found["head_replaced"]:
         lines.append("the model's own classifier is not used: the finetune stage trains a new one on your labels")
     lines.append(f"next:   shrink run {found['recipe']} --smoke  ·  shrink run {found['recipe']}")
@@ -216,7 +228,7 @@ def init(
 
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     COMPRESS: (cli_runs.plan, cli_runs.stages, cli_runs.runs, cli_runs.logs),
-    REGISTRY: (cli_registry.show, cli_registry.why, cli_registry.predict, cli_registry.bundle),
+    REGISTRY: (cli_registry.show, cli_registry.why, cli_registry.predict, cli_registry.generate, cli_registry.bundle),
     OPERATE: (
         cli_operate.deploy,
         cli_operate.report,

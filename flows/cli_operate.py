@@ -75,6 +75,7 @@ def require_port(port: int) -> None:
 
 
 def report(
+    model: Annotated[str | None, typer.Argument(help="only the runs of this model, its smoke walks apart")] = None,
     out: Annotated[Path | None, typer.Option(help="HTML file to write (default: report.html in .shrink)")] = None,
     as_json: Json = False,
 ) -> None:
@@ -83,7 +84,10 @@ def report(
     from flows.report import build, render_html
 
     home = settings().home
-    facts = build([with_stages(home, run) for run in read_all(home)], settings().country)
+    runs = read_all(home)
+    facts = build(
+        [with_stages(home, run) for run in (runs if model is None else runs_of(runs, model))], settings().country
+    )
     target = out or home / "report.html"
     if out is not None or not as_json:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -96,6 +100,23 @@ def report(
     else:
         lines.append(NO_RUNS)
     say(facts, as_json, screen.fitted("\n".join(lines)))
+
+
+def runs_of(runs: list[dict[str, Any]], model: str) -> list[dict[str, Any]]:
+    """The runs of a model by its name; ShrinkError where there are none."""
+    name, _, alias = model.partition("@")
+    if alias:
+        raise ShrinkError(
+            f"model is '{model}' but a report is of all its runs: give '{name}', or `shrink show {model}`."
+        )
+    found = [run for run in runs if run["recipe"] == name]
+    if not found:
+        from flows.recipe import instead
+
+        known = sorted({str(run["recipe"]) for run in runs})
+        hint = instead(name, known, "there are runs of") if known else "there are no runs yet."
+        raise ShrinkError(f"model '{name}' has no runs; {hint}")
+    return found
 
 
 def environment(as_json: Json = False) -> None:

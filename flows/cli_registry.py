@@ -1,4 +1,4 @@
-"""The commands on registered models: `shrink show | why | predict | bundle`."""
+"""The commands on registered models: `shrink show | why | predict | generate | bundle`."""
 
 import itertools
 from pathlib import Path
@@ -92,6 +92,38 @@ def predict(
 
     found = predictions(model, texts, settings().home, others)
     say(found, as_json, "\n".join(similar(found) if "embedding" in found[0] else map(labelled, found)))
+
+
+def generate(
+    model: Model,
+    prompt: Annotated[str, typer.Argument(help="what is asked, quoted")],
+    raw: Annotated[bool, typer.Option("--raw", help="go on with the text itself, without the chat template")] = False,
+    max_tokens: Annotated[int, typer.Option(help="tokens of the answer at most")] = 128,
+    runtime: Annotated[str, typer.Option(help="auto (the fastest installed), transformers or llama_cpp")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Let a registered version write, fetched and verified; the answer comes as it is written."""
+    if not (has_text(prompt) and is_unicode(prompt)):
+        raise ShrinkError(f"prompt is {prompt!r}; give some words.")
+    if max_tokens < 1:
+        raise ShrinkError(f"max-tokens is {max_tokens} but must be 1 or more.")
+    connected()
+    require(model)
+    from flows import writer
+    from flows.outcome import fetched
+
+    chosen = writer.chosen(runtime)
+    version, directory = fetched(model, settings().home)
+    opened = writer.opened(directory / "model", chosen, settings().threads)
+    tell = (lambda _: None) if as_json else (lambda new: typer.echo(new, nl=False))
+    found = writer.write(opened, prompt, raw, max_tokens, tell)
+    facts = {"model": model, "version": version, "runtime": chosen} | found
+    rate = f"{found['tokens_per_second']:.0f} tokens/s" if found["tokens_per_second"] else "one token"
+    if as_json:
+        say(facts, True, "")
+    else:
+        typer.echo("")
+        screen.tell(f"{found['tokens']} tokens by {chosen}, {rate}")
 
 
 def labelled(one: dict[str, Any]) -> str:

@@ -115,7 +115,7 @@ def stage_line(stage: dict[str, Any]) -> str:
     size, found = f"{digits(stage['bytes'] / 1e6):>7} MB", score(stage["measured"])
     if stage["kind"] in {"reload", "compare"}:  # they leave a proof, no model
         size, found = " " * len(size), found or "same outputs"
-    return f"  {name:22} {size}   {found:17}  {how}"
+    return f"  {name:25} {size}   {found:17}  {how}"
 
 
 def score(measured: dict[str, Any]) -> str:
@@ -243,16 +243,39 @@ def energy_line(stages: list[dict[str, Any]], country: str | None) -> str:
     return f"energy: {kwh}{part}, {digits(grams.low)} to {digits(grams.high)} gCO2e ({where})"
 
 
-def summary(journal: dict[str, Any], facts: dict[str, Any], services: Any, country: str | None) -> None:
-    """The end of a run: one sentence, the table, the verdict, energy, the links and what to type next."""
+def this_run(stages: list[dict[str, Any]]) -> str:
+    """What a run that re-used stages took itself; empty where it re-used none."""
+    from registry import footprint as fp
+    from registry.records import StageRecord
+
+    records = [StageRecord.model_validate(stage) for stage in stages]
+    own = fp.total(record.footprint for record in records if not record.cached)
+    if own.stages == len(records):
+        return ""
+    kwh = f"{digits(own.kwh.central)} kWh" if own.kwh else "none" if not own.stages else "not measured"
+    return f"  of this run: {kwh}; {len(records) - own.stages} of {len(records)} stages were re-used"
+
+
+def summary(
+    journal: dict[str, Any], facts: dict[str, Any], services: Any, country: str | None, again: bool = False
+) -> None:
+    """The end of a run: one sentence, the table, the verdict, energy, the links and what to type next.
+
+    `again`: its version is one that an earlier run registered.
+    """
     directory = f"runs/{journal['run_id']}"
     name, version = journal["recipe"], journal["version"]
     say = [f"\n{sentence(facts)}\n"]
     say.append(lift(facts))
     say += verdict_lines(journal["verdict"], name)
     moved = f"; {name}@champion is this version" if journal["verdict"]["passed"] else "; no alias moved"
-    say.append(f"registered as {name} version {version}{moved}")
-    say.append(energy_line(journal["stages"], country))
+    how = (
+        f"the same as {name} version {version}, registered before"
+        if again
+        else f"registered as {name} version {version}"
+    )
+    say.append(f"{how}{moved}")
+    say += filter(None, (energy_line(journal["stages"], country), this_run(journal["stages"])))
     tell("\n".join(say))
     console.print(comparison(journal["evaluation"]))
     console.print("\n".join(links(name, str(version), directory, services)), markup=False, soft_wrap=True)

@@ -6,6 +6,8 @@ feed-forward width, the first and the last layer always kept.
 
 import json
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,10 @@ import yaml
 
 from flows import fit, init_embed
 from flows.preflight import preflight
-from flows.recipe import anchored, parse
+from flows.recipe import NAMING, anchored, parse
 from flows.recipe_file import shipped
 from registry.records import ShrinkError, Task
-from tasks import architectures, data, layout, splits
+from tasks import architectures, data, layout, multilabel, splits
 from tasks.data import DataConfig
 from tasks.pairs import Text
 
@@ -84,7 +86,9 @@ def write(
         fit.check_embed(config)
     rows, labels = data.labelled_rows(data_file.parent, config)
     parts = splits.split_rows(rows, config.split)
-    splits.check_splits(parts, labels)
+    several = None if config.multi_label or task == "embed" else several_in(labels, config)
+    with hinting(several):
+        splits.check_splits(parts, labels)
     length = max_length([row["text"] for row in rows], found)
     text = (init_embed.TEMPLATE if task == "embed" else TEMPLATE).format(
         file=target.name,
@@ -100,7 +104,8 @@ def write(
         max_length=length,
     )
     recipe = anchored(parse(yaml.safe_load(text), str(target)), folder.absolute())
-    preflight(recipe, model, data_file.parent)
+    with hinting(several):
+        preflight(recipe, model, data_file.parent)
     with target.open("x", encoding="utf-8") as stream:
         stream.write(text)
     counts = {split: len(part) for split, part in parts.items()}
@@ -108,7 +113,26 @@ def write(
         "layers": found.layers,
         "head_replaced": task == "classify" and replaces_head(found),
         "few_test_rows": counts["test"] < FEW_TESTS,
+        "several": several,
     }
+
+
+@contextmanager
+def hinting(sentence: str | None) -> Iterator[None]:
+    """Add a sentence, if there is one, to a refusal of which it may be the cause."""
+    try:
+        yield
+    except ShrinkError as error:
+        raise ShrinkError(f"{error} {sentence}" if sentence else str(error)) from None
+
+
+def several_in(labels: list[str], config: DataConfig) -> str | None:
+    """What to type where labels such as a, b and a|b look like sets of labels; None where they do not."""
+    if (mark := multilabel.separator_in(labels)) is None:
+        return None
+    such = next(name for name in labels if mark in name)
+    how = f"--multi-label --label-separator {mark!r}" if config.format == "csv" else "--multi-label, as JSON lists"
+    return f"Labels such as {such!r:.60} look like several at once: if they are, give {how}."
 
 
 def check_target(name: str, target: Path) -> None:
@@ -116,7 +140,7 @@ def check_target(name: str, target: Path) -> None:
     if name in shipped():
         raise ShrinkError(f"name is '{name}' but a shipped recipe is called so; choose another.")
     if Path(name).name != name:
-        raise ShrinkError(f"name is '{name}' but must be lowercase letters, digits and dashes; choose another.")
+        raise ShrinkError(f"name is '{name}' but {NAMING}; choose another.")
     if target.exists():
         raise ShrinkError(f"'{target}' exists; choose another name or remove it.")
 

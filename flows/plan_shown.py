@@ -11,8 +11,10 @@ FIELDS = {"parameters": "weights", "bytes": "MB", "ram_mb": "memory, MB", "secon
 def table(facts: dict[str, Any]) -> str:
     """A plan with its totals, a line a stage."""
     lines = [f"{facts['recipe']}: {len(facts['stages'])} stages, {facts['total']['reused']} re-used"]
-    lines.append(f"  {'':24} {'weights':>12} {'MB':>8} {'memory, MB':>11} {'time':>22} {'Wh':>7}")
-    lines += [line(stage) for stage in facts["stages"]]
+    wide = max(24, *(len(named(stage)) for stage in facts["stages"]))
+    times = max(22, *(len(spread(stage["seconds"])) for stage in facts["stages"]))
+    lines.append(f"  {'':{wide}} {'weights':>12} {'MB':>8} {'memory, MB':>11} {'time':>{times}} {'Wh':>7}")
+    lines += [line(stage, wide, times) for stage in facts["stages"]]
     total, limits = facts["total"], facts["limits"]
     lines.append(
         f"in all {spread(total['seconds'])}, {digits(total['kwh']['central'] * 1000)} Wh "
@@ -28,15 +30,22 @@ def table(facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def line(stage: dict[str, Any]) -> str:
-    """One stage of a plan."""
-    name = units.stage_name(stage["kind"], stage["method"], stage["role"]) + ("" if stage["known"] else " ~")
+def named(stage: dict[str, Any]) -> str:
+    """A stage's name, marked where there is no rule for it."""
+    return units.stage_name(stage["kind"], stage["method"], stage["role"]) + ("" if stage["known"] else " ~")
+
+
+def line(stage: dict[str, Any], wide: int, times: int) -> str:
+    """One stage of a plan; name and time as wide as the widest."""
+    name = named(stage)
     weights = f"{stage['parameters']:,}" if stage["parameters"] else ""
     size = "" if stage["kind"] == "reload" else digits(stage["bytes"] / 1e6)
     if stage["reused"]:
-        return f"  {name:24} {weights:>12} {size:>8} {'':>11} {'re-used':>22}"
+        return f"  {name:{wide}} {weights:>12} {size:>8} {'':>11} {'re-used':>{times}}"
     wh = digits(stage["kwh"]["central"] * 1000)
-    return f"  {name:24} {weights:>12} {size:>8} {stage['ram_mb']:>11.0f} {spread(stage['seconds']):>22} {wh:>7}"
+    return (
+        f"  {name:{wide}} {weights:>12} {size:>8} {stage['ram_mb']:>11.0f} {spread(stage['seconds']):>{times}} {wh:>7}"
+    )
 
 
 def spread(seconds: dict[str, float]) -> str:
@@ -49,9 +58,10 @@ def spread(seconds: dict[str, float]) -> str:
 def scored(found: dict[str, Any]) -> str:
     """What was foretold and what came, a line a stage; errors by quantity."""
     lines = [f"run {found['run_id']}: foretold → measured"]
+    wide = max([26, *(len(stage["name"]) for stage in found["stages"])])
     for stage in found["stages"]:
         told = [f"{shown(field, stage[field])}" for field in FIELDS if field in stage]
-        lines.append(f"  {stage['name']:26} {'   '.join(told)}")
+        lines.append(f"  {stage['name']:{wide}} {'   '.join(told)}")
     if not found["stages"]:
         lines.append("  every stage came from the index: nothing was measured")
     for field, error in found["errors"].items():

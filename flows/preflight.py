@@ -14,6 +14,7 @@ from flows.sizes import check_stages
 from registry.records import ShrinkError
 from tasks import data, extras, layout, pairs, pieces, splits, tables
 from tasks.embed import static
+from tasks.embed.floor import EmbedFloorConfig
 from tasks.floor import FloorConfig
 from tasks.teachers import MAIN
 
@@ -33,12 +34,13 @@ def preflight(
     more = {name: layout.read(directory) for name, directory in (others or {}).items()}
     rows, labels = data.labelled_rows(data_directory, recipe.rows)
     parts = splits.split_rows(rows, recipe.rows.split)
-    splits.check_splits(parts, labels)
+    splits.check_splits(parts, labels, recipe.rows.limit)
     if not recipe.rows.multi_label:  # several labels a row have no folds
         check_folds(recipe, parts["train"], labels)
     check_calibration(recipe, len(parts["train"]))
     for file in recipe.rows.transfer:
         tables.require_file(data_directory, file, "transfer")
+    check_floor(recipe, data_directory, parts["train"], rows)
     for name, one in {MAIN: model, **more}.items():
         check_lengths(recipe, one, name)
         check_texts(recipe, one, rows, name)
@@ -54,6 +56,17 @@ def check_extras(recipe: Recipe) -> None:
         extras.require(library, "evaluate: ", extra="llama-cpp", instead=COMPILED)
     for library in getattr(recipe.floor, "needs", ()):
         extras.require(library, "floor: ", extra="model2vec", instead=static.INSTEAD)
+
+
+def check_floor(recipe: Recipe, source: Path, train: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
+    """A word of the floor cannot stand in more texts than it reads: those of training, for embeddings transfer too."""
+    if not isinstance(recipe.floor, FloorConfig | EmbedFloorConfig):
+        return
+    texts, wanted = len(train), recipe.floor.min_df
+    if wanted > texts and recipe.task == "embed":
+        texts += len(data.transfer_rows(source, recipe.rows, {splits.normalise(row["text"]) for row in rows}))
+    if wanted > texts:
+        raise ShrinkError(f"floor.min_df is {wanted} but the data has {texts} training texts: lower floor.min_df.")
 
 
 def check_folds(recipe: Recipe, train: list[dict[str, Any]], labels: list[str]) -> None:

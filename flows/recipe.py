@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from flows import fit, order, recipe_file
-from registry.gate import Gate
+from registry.gate import OPEN, SMOKE, Gate, is_smoke
 from registry.records import STRICT, ShrinkError, Task, sha256_json
 from tasks.data import DataConfig
 from tasks.distill.quantized import TargetMethods
@@ -32,6 +32,7 @@ SHORT = reprlib.Repr()  # a repr that stays short whatever is nested
 SHORT.maxstring = 80
 LOCAL = ("dir", "file")  # schemes of sources that are paths
 COUNTABLE = 2**53  # whole numbers beyond are no floats
+NAMING = "a name has 1 to 56 lowercase letters, digits and dashes, the first no dash"
 DATA: dict[int | str, type[BaseModel]] = dict(zip(("rows", "documents"), get_args(DataTasks), strict=True))
 PARTS: dict[str, tuple[type[BaseModel], ...]] = {
     "floor": get_args(FloorTasks),
@@ -162,6 +163,8 @@ def parse(raw: Any, origin: str) -> Recipe:
         raise ShrinkError(f"recipe '{origin}': '{endless}' is not a finite number; give one.")
     if (truth := truth_for_number(raw, recipe.model_dump())) is not None:
         raise ShrinkError(f"recipe '{origin}': '{truth}' is true or false where a number stands; give a number.")
+    if is_smoke(recipe.name) and recipe.gate != OPEN:  # a smoke walk's own recipe.json is read again
+        raise ShrinkError(f"recipe '{origin}': 'name' = '{recipe.name}': only smoke walks end in {SMOKE}; change it.")
     order.check_task(recipe)
     order.check(recipe)
     fit.check(recipe)
@@ -215,6 +218,11 @@ def sentence(error: ValidationError) -> str:
             return f"'{where}' = {SHORT.repr(first['input']):.120}; {instead(str(first['input']), known, 'it may be')}"
         case "missing":
             return f"'{where}' is missing; add it."
+        case "too_short":
+            held, needed = context["actual_length"], context["min_length"]
+            return f"'{where}' has {held} but needs {needed} or more; add what is missing."
+        case "string_pattern_mismatch" if where == "name":
+            return f"'name' = {SHORT.repr(first['input']):.120}: {NAMING}; change it."
     said = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error" and isinstance(first["input"], dict):  # of several keys, which it names
         return f"{where}: {said}."

@@ -46,6 +46,8 @@ def build(
     payback = fp.Payback(requests=None, why="unknown: no student has been judged")
     if judged:
         payback = fp.payback(cost.kwh, requests["teacher"], requests["student"])
+    if smoke:
+        payback = fp.Payback(requests=None, why="unknown: it was a smoke walk, which is not to be deployed")
     rows, one = _stage_rows(stages, owners), REQUEST[bool(evaluation and evaluation.task == "generate")]
     facts: dict[str, Any] = {
         "title": title or (f"{judged['recipe']}: what it cost and what it won" if judged else "What it cost"),
@@ -73,10 +75,8 @@ def build(
         "kept": written.kept(evaluation) if evaluation else None,
         "verdict": verdict.model_dump() if verdict else None,
     }
-    if verdict and not verdict.passed:
+    if verdict and not verdict.passed and not smoke:
         facts["payback_sentence"] += " It was rejected, so it saves nothing unless it is deployed all the same."
-    if smoke:
-        facts["payback_sentence"] += " It is a smoke walk's, which is not to be deployed."
     facts["limits"] = limits(facts)
     return facts
 

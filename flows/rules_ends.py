@@ -10,6 +10,8 @@ from tasks.evaluate import EvaluateConfig
 from tasks.floor import FloorConfig
 from tasks.reload import ReloadConfig
 
+COMPARED = 450.0  # MB that a comparison holds beside its source: torch, even where it is not called, and the export
+
 Ends = DataConfig | FloorConfig | EmbedFloorConfig | CompareConfig | EvaluateConfig | EmbedEvaluateConfig | ReloadConfig
 
 
@@ -61,13 +63,14 @@ def embed_floor(config: EmbedFloorConfig, inputs: dict[str, Made], counted: Coun
 
 
 def compared(config: CompareConfig, inputs: dict[str, Made], counted: Counted) -> Forecast:
-    """Both answer some validation texts, the export in a process of its own."""
+    """Both answer some validation texts, the export in its own process, all forked from one with torch."""
     rows, tokens, squares = counted.of("validation")
     shape = inputs["source"].shape
     part = min(1.0, config.rows / max(1, rows))
-    work = 3 + (2 * part * shape.macs(tokens, squares) / GRAPH if shape else 0)
-    ram = loaded(shape) if shape and config.source != "onnx" else 2 * ONNX + 3 * inputs["source"].bytes / 1e6
-    return Forecast(made=Made(format="comparison", bytes=400), work=work, ram_mb=ram, parallel=False)
+    answers = 2 * part * shape.macs(tokens, squares) / GRAPH if shape else 1.0
+    work = 0.2 + 0.3 * answers if config.source == "onnx" else 0.4 + answers
+    ram = COMPARED + (0.9 if config.source == "onnx" else 1.6) * inputs["source"].bytes / 1e6
+    return Forecast(made=Made(format="comparison", bytes=155), work=work, ram_mb=ram, parallel=False)
 
 
 def evaluate(config: EvaluateConfig, inputs: dict[str, Made], counted: Counted) -> Forecast:

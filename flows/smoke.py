@@ -5,7 +5,7 @@ from pathlib import Path
 
 from flows import smoke_decoder
 from flows.recipe import Recipe
-from registry.gate import SMOKE, Gate
+from registry.gate import OPEN, SMOKE
 from tasks import layout
 from tasks.distill.embeddings import DistillEmbeddingsConfig
 from tasks.distill.exits import DistillSelfConfig
@@ -58,14 +58,17 @@ def smoke(recipe: Recipe, layers: int = 2) -> Recipe:
             case DistillRelationsConfig():
                 stage = stage.model_copy(update={"epochs": 1, "teacher_layer": None})
         stages.append(stage)
+    fewer = {"min_df": min(getattr(recipe.floor, "min_df", 2), 2)}
     data = recipe.rows.model_copy(update={"limit": 300, "transfer": recipe.rows.transfer[:1]})
     return recipe.model_copy(
         update={
             "name": f"{recipe.name}{SMOKE}",
             "stages": tuple(stages),
             "data": data,
-            "floor": recipe.floor.model_copy(update={"folds": 2} if isinstance(recipe.floor, FloorConfig) else {}),
-            "gate": Gate(beat_floor=False, bytes_ratio_min=1.0),
+            "floor": recipe.floor.model_copy(
+                update=fewer | ({"folds": 2} if isinstance(recipe.floor, FloorConfig) else {})
+            ),
+            "gate": OPEN,
         }
     )
 
@@ -81,7 +84,7 @@ def of_writer(recipe: Recipe, layers: int) -> Recipe:
             "data": smoke_decoder.data(recipe.data),
             "floor": recipe.floor.model_copy(update={"keep_layers": layers}),
             "evaluate": recipe.evaluate.model_copy(update={**evaluate, "questions": ()}),
-            "gate": Gate(beat_floor=False, bytes_ratio_min=1.0),
+            "gate": OPEN,
         }
     )
 

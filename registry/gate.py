@@ -10,6 +10,8 @@ from registry.records import METRICS, PERPLEXITIES, STRICT, Check, Evaluation, I
 
 GENERAL: tuple[MeasureName, ...] = ("perplexity", "perplexity_second")
 SMOKE = "-smoke"  # ends the name of a recipe that only shows that the chain runs, its gate open
+MOST_KEPT = 2.0  # a student that is asked for more than twice its teacher's score is asked for a slip of the pen
+MOST_TIMES = 10_000.0  # smaller or faster than the teacher
 
 
 def is_smoke(name: str) -> bool:
@@ -22,12 +24,20 @@ class Gate(BaseModel):
 
     model_config = STRICT
     retention_min: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="least student/teacher score, point estimate (1 = all kept)"
+        None,
+        gt=0,
+        le=MOST_KEPT,
+        allow_inf_nan=False,
+        description="least student/teacher score, point estimate (1 = all kept)",
     )
     retention_low_min: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="least lower end of the 95 % interval of student/teacher score"
+        None,
+        gt=0,
+        le=MOST_KEPT,
+        allow_inf_nan=False,
+        description="least lower end of the 95 % interval of student/teacher score",
     )
-    retention_min_of: dict[MeasureName, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+    retention_min_of: dict[MeasureName, Annotated[float, Field(gt=0, le=MOST_KEPT, allow_inf_nan=False)]] = Field(
         {}, description="of a model that embeds or writes: {measure: least}, in the place of the two limits above"
     )
     beat_floor: bool = Field(True, description="the student must beat the floor with its whole 95 % interval")
@@ -37,14 +47,21 @@ class Gate(BaseModel):
         "of one that writes",
     )
     bytes_ratio_min: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="least teacher bytes / student bytes"
+        None, gt=0, le=MOST_TIMES, allow_inf_nan=False, description="least teacher bytes / student bytes"
     )
     speed_ratio_min: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="least teacher p50 latency / student p50 latency, one thread"
+        None,
+        gt=0,
+        le=MOST_TIMES,
+        allow_inf_nan=False,
+        description="least teacher p50 latency / student p50 latency, one thread",
     )
     bits_per_weight_max: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="of a model that writes: most bits a weight, over all weights"
     )
+
+
+OPEN = Gate(beat_floor=False, bytes_ratio_min=1.0)  # of a smoke walk
 
 
 def judge(gate: Gate, evaluation: Evaluation) -> Verdict:

@@ -59,7 +59,7 @@ def run(inputs: dict[str, Path], config: DataConfig, out: Path, seed: int) -> di
     """
     rows, labels = labelled_rows(inputs["source"], config)
     splits = split_rows(rows, config.split)
-    check_splits(splits, labels)
+    check_splits(splits, labels, config.limit)
     taken = {normalise(row["text"]) for row in rows}
     transfer = transfer_rows(inputs["source"], config, taken)
     for name, part in (*splits.items(), ("transfer", transfer)):

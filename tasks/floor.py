@@ -51,7 +51,9 @@ def run(inputs: dict[str, Path], config: FloorConfig, out: Path, seed: int) -> d
     several = labels.ndim == 2
     names = json.loads((data / "data.json").read_text(encoding="utf-8"))["labels"]
     if not several and min(np.bincount(labels, minlength=len(names))) < config.folds:
-        raise ShrinkError(f"folds: {config.folds} folds need as many training rows of each label; lower folds")
+        raise ShrinkError(
+            f"floor.folds is {config.folds}, which needs as many training rows of each label; lower floor.folds."
+        )
     held = None if several else out_of_fold(texts, labels, config, seed)
     vectorizer, coef, intercept = fit(texts, labels, config)
     save(vectorizer, coef, intercept, config, names, out)
@@ -98,8 +100,9 @@ def fit(texts: Sequence[pairs.Text], labels: NDArray[np.int64], config: FloorCon
     try:
         vectorizer.fit(texts)
     except ValueError as error:
-        message = f"min_df: no word occurs in {config.min_df} training texts; lower min_df or add rows"
-        raise ShrinkError(message) from error
+        raise ShrinkError(
+            f"floor.min_df is {config.min_df} but no word occurs in so many training texts: lower floor.min_df."
+        ) from error
     matrix = features(vectorizer, texts)
     weights = None if config.class_weights == "none" else config.class_weights
     columns = labels.T if labels.ndim == 2 else [labels]

@@ -5,6 +5,7 @@ probability above one half). Accuracy is then the share of rows whose whole set 
 the mean F1 over the labels, micro-F1 the F1 of all (row, label) decisions together.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -51,6 +52,19 @@ def check_cells(rows: Sequence[dict[str, Any]], file: str, separator: str | None
     raise ShrinkError(
         f"multi_label is true but no row of {file} has two labels: leave it out and give every row one label, as text."
     )
+
+
+def separator_in(names: Sequence[str]) -> str | None:
+    """What stands between several labels in names that were read as one each, such as a, b and a|b; else None.
+
+    Some name's parts must all occur in other names too: 'N/A' among 'yes' and 'no' is one label.
+    """
+    for mark in SEPARATORS[:-1]:  # words stand beside each other in many a name
+        parts = [{part.strip() for part in name.split(mark)} for name in names]
+        times = Counter(part for held in parts for part in held)
+        if any(len(held) > 1 and "" not in held and min(times[part] for part in held) > 1 for held in parts):
+            return mark
+    return None
 
 
 def numbered(rows: Sequence[dict[str, Any]], order: Callable[[str], Any]) -> tuple[list[dict[str, Any]], list[str]]:

@@ -62,11 +62,15 @@ def shared_texts(splits: dict[str, list[Row]]) -> int:
     return sum(any(normalise(text) in seen for text in row["text"]) for row in held)
 
 
-def check_splits(splits: dict[str, list[Row]], labels: list[str]) -> None:
-    """ShrinkError when a split is empty or, where there are labels, has one class, or train lacks one that exists."""
+def check_splits(splits: dict[str, list[Row]], labels: list[str], limit: int | None = None) -> None:
+    """ShrinkError when a split is empty or, where there are labels, has one class, or train lacks one that exists.
+
+    `limit` is what the rows were thinned to: then it may be that, not the file, which has too few.
+    """
+    raise_it = "" if limit is None else f"raise data.limit, which is {limit}, or "
     for name, rows in splits.items():
         if not rows:
-            raise ShrinkError(f"The {name} split is empty: give more labelled rows or change split.")
+            raise ShrinkError(f"The {name} split is empty: {raise_it}give more labelled rows or change split.")
         if not labels:
             continue
         if isinstance(rows[0]["label"], list):
@@ -74,10 +78,13 @@ def check_splits(splits: dict[str, list[Row]], labels: list[str]) -> None:
             continue
         present = {row["label"] for row in rows}
         if len(present) < 2:
-            raise ShrinkError(f"The {name} split holds one class only ({labels[present.pop()]}): give rows of others.")
+            held = labels[present.pop()]
+            raise ShrinkError(f"The {name} split holds one class only ({held}): {raise_it}give rows of others.")
         if name == "train" and len(present) < len(labels):
             missing = next(label for index, label in enumerate(labels) if index not in present)
-            raise ShrinkError(f"The train split has no row of label {missing!r}: give more rows of it or drop it.")
+            raise ShrinkError(
+                f"The train split has no row of label {missing!r}: {raise_it}give more rows of it or drop it."
+            )
 
 
 def id_order(value: str) -> tuple[int, int, str]:

@@ -21,6 +21,8 @@ ONE_VALUE = {  # by field: the remedy where a list stands in the place of a text
     "label_column": "give one label, or set multi_label where rows have several",
 }
 
+LABELS = {str: "text", int: "whole number", float: "decimal", bool: "true or false"}  # what JSON knows
+
 
 def rated(source: Path, file: str) -> Iterator[Row]:
     """Rows {id, label (the mean), text} of a file of rated sentences."""
@@ -46,7 +48,7 @@ def table(source: Path, file: str, config: "DataConfig", labelled: bool) -> Iter
     columns |= {"pair_column": config.pair_column} if config.pair_column is not None else {}
     marked = labelled and config.label_column is not None
     needed = columns | ({"label_column": str(config.label_column)} if marked else {})
-    number = 0
+    number, kinds = 0, dict[type, tuple[int, object]]()
     for number, record in enumerate(records(_read_text(source, file), file, set(needed.values())), start=1):
         if number == 1:
             _check_columns(record, needed, file)
@@ -56,9 +58,23 @@ def table(source: Path, file: str, config: "DataConfig", labelled: bool) -> Iter
         }
         if marked and config.multi_label:
             cells["label"] = multilabel.names_in(record, str(config.label_column), config.label_separator, number, file)
+        if marked:
+            _check_kind(kinds, record.get(str(config.label_column)), number, file)
         yield pairs.joined({"id": str(number), **cells})
     if number == 0:
         raise ShrinkError(f"file is {file!r:.80} but it has no rows: give labelled rows, or check the format.")
+
+
+def _check_kind(kinds: dict[type, tuple[int, object]], value: object, number: int, file: str) -> None:
+    """Refuse labels written in two ways: 0 and 0.0 would be two labels, 0 and "0" one; `kinds` keeps the first."""
+    for one in value if isinstance(value, list) else [value]:
+        kinds.setdefault(type(one), (number, one))
+    if len(kinds) > 1:
+        (first, (row, other)), (second, (_, one)) = list(kinds.items())[:2]
+        raise ShrinkError(
+            f"Row {number} of {file} has the label {one!r:.60} ({LABELS.get(second)}) but row {row} {other!r:.60} "
+            f"({LABELS.get(first)}): write all labels alike."
+        )
 
 
 def _check_columns(record: Row, columns: dict[str, str], file: str) -> None:

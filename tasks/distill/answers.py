@@ -30,10 +30,16 @@ class LessonConfig(BaseModel):
     epochs: int = Field(default=2, ge=1, description="Passes over the train (and transfer) texts.")
     lr: float = Field(default=2e-4, gt=0, description="Highest learning rate.")
     batch_size: int = Field(default=32, ge=1, description="Texts in a step.")
-    temperature: float = Field(default=2.0, gt=0, description="Softens teacher and student alike.")
-    logits_weight: float = Field(default=1.0, ge=0, description="Weight of the divergence from the teacher's logits.")
-    hidden_weight: float = Field(default=1.0, ge=0, description="Weight of the pooled vectors' cosine distance.")
-    labels_weight: float = Field(default=0.3, ge=0, description="Weight of the cross-entropy with the true labels.")
+    temperature: float = Field(default=2.0, ge=0.001, le=1000, description="Softens teacher and student alike.")
+    logits_weight: float = Field(
+        default=1.0, ge=0, le=1000, description="Weight of the divergence from the teacher's logits."
+    )
+    hidden_weight: float = Field(
+        default=1.0, ge=0, le=1000, description="Weight of the pooled vectors' cosine distance."
+    )
+    labels_weight: float = Field(
+        default=0.3, ge=0, le=1000, description="Weight of the cross-entropy with the true labels."
+    )
     class_weights: Literal["none", "balanced"] = Field(
         default="none", description="balanced: rare labels count as much as frequent ones, in the labels' part."
     )

@@ -39,12 +39,21 @@ class DistillEmbeddingsConfig(BaseModel):
     epochs: int = Field(default=2, ge=1, description="Passes over the train (and transfer) texts.")
     lr: float = Field(default=3e-4, gt=0, description="Highest learning rate.")
     batch_size: int = Field(default=32, ge=2, description="Texts in a step, whose relations are compared.")
-    cosine_weight: float = Field(default=1.0, ge=0, description="Weight of the distance to the teacher's vectors.")
-    tokens_weight: float = Field(
-        default=0.0, ge=0, description="Weight of the distance to the teacher at every token and layer; it runs along."
+    cosine_weight: float = Field(
+        default=1.0, ge=0, le=1000, description="Weight of the distance to the teacher's vectors."
     )
-    relations_weight: float = Field(default=0.0, ge=0, description="Weight of the divergence of the relations.")
-    temperature: float = Field(default=0.05, gt=0, description="Of the relations; the lower, the nearer texts count.")
+    tokens_weight: float = Field(
+        default=0.0,
+        ge=0,
+        le=1000,
+        description="Weight of the distance to the teacher at every token and layer; it runs along.",
+    )
+    relations_weight: float = Field(
+        default=0.0, ge=0, le=1000, description="Weight of the divergence of the relations."
+    )
+    temperature: float = Field(
+        default=0.05, ge=0.001, le=1000, description="Of the relations; the lower, the nearer texts count."
+    )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Of the student's layers while it learns.")
     transfer: bool = Field(default=True, description="Learn from the teacher's vectors of transfer texts too.")
     seed: int | None = Field(default=None, ge=0, description="Seed of this stage; none: the run's seed.")

@@ -30,9 +30,15 @@ class DistillSelfConfig(AnswersConfig):
     method: Literal["self"] = "self"
     reads: ClassVar[dict[str, str]] = {"student": "torch", "data": "rows"}
     keep: int | None = Field(default=None, ge=1, description="Layers kept, counted from the bottom; none: all.")
-    logits_weight: float = Field(default=1.0, ge=0, description="Weight of the divergence from the deepest logits.")
-    hidden_weight: float = Field(default=1.0, ge=0, description="Weight of the distance from its pooled vectors.")
-    labels_weight: float = Field(default=1.0, gt=0, description="Weight of the cross-entropy with the true labels.")
+    logits_weight: float = Field(
+        default=1.0, ge=0, le=1000, description="Weight of the divergence from the deepest logits."
+    )
+    hidden_weight: float = Field(
+        default=1.0, ge=0, le=1000, description="Weight of the distance from its pooled vectors."
+    )
+    labels_weight: float = Field(
+        default=1.0, gt=0, le=1000, description="Weight of the cross-entropy with the true labels."
+    )
     transfer: bool = Field(default=True, description="Early layers learn from the deepest on transfer texts too.")
 
 

@@ -31,7 +31,9 @@ class DistillHiddenConfig(AnswersConfig):
 
     method: Literal["hidden"] = "hidden"
     teacher: teachers.Maker = Field(default=teachers.MAIN, description="Which teacher runs along, by its name.")
-    states_weight: float = Field(default=1.0, gt=0, description="Weight of the distance between the hidden states.")
+    states_weight: float = Field(
+        default=1.0, gt=0, le=1000, description="Weight of the distance between the hidden states."
+    )
     normalised: bool = Field(default=False, description="Compare directions: vectors of length 1 (PKD).")
     embeddings: bool = Field(default=True, description="Learn what the embeddings make of each token, too.")
     layer_map: LayerMap | None = Field(

@@ -31,7 +31,9 @@ class DistillRelationsConfig(AnswersConfig):
 
     method: Literal["relations"] = "relations"
     teacher: teachers.Maker = Field(default=teachers.MAIN, description="Which teacher runs along, by its name.")
-    relations_weight: float = Field(default=1.0, gt=0, description="Weight of the divergence of the relations.")
+    relations_weight: float = Field(
+        default=1.0, gt=0, le=1000, description="Weight of the divergence of the relations."
+    )
     relation_heads: int = Field(default=16, ge=1, description="Parts of queries, keys and values; divides both widths.")
     teacher_layer: int | None = Field(
         default=None, ge=0, description="Teacher's layer to learn from, counted from 0; none: its last."

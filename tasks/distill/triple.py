@@ -32,11 +32,21 @@ class DistillTripleConfig(AnswersConfig):
     """How long the student learns, and how much each of the losses counts."""
 
     method: Literal["triple"] = "triple"
-    logits_weight: float = Field(default=5.0, ge=0, description="Weight of the divergence from the teacher's logits.")
-    labels_weight: float = Field(default=2.0, ge=0, description="Weight of the cross-entropy with the true labels.")
-    hidden_weight: float = Field(default=0.0, ge=0, description="Weight of the pooled vectors' cosine distance.")
-    cosine_weight: float = Field(default=1.0, ge=0, description="Weight of the cosine distance of the hidden states.")
-    masked_weight: float = Field(default=0.0, ge=0, description="Weight of guessing hidden pieces of all texts.")
+    logits_weight: float = Field(
+        default=5.0, ge=0, le=1000, description="Weight of the divergence from the teacher's logits."
+    )
+    labels_weight: float = Field(
+        default=2.0, ge=0, le=1000, description="Weight of the cross-entropy with the true labels."
+    )
+    hidden_weight: float = Field(
+        default=0.0, ge=0, le=1000, description="Weight of the pooled vectors' cosine distance."
+    )
+    cosine_weight: float = Field(
+        default=1.0, ge=0, le=1000, description="Weight of the cosine distance of the hidden states."
+    )
+    masked_weight: float = Field(
+        default=0.0, ge=0, le=1000, description="Weight of guessing hidden pieces of all texts."
+    )
     teacher: teachers.Maker = Field(default=teachers.MAIN, description="Which teacher runs along, by its name.")
 
     @model_validator(mode="after")

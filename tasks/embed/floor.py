@@ -53,7 +53,9 @@ def run(inputs: dict[str, Path], config: EmbedFloorConfig, out: Path, seed: int)
     try:
         vectorizer.fit([str(row["text"]) for row in rows])
     except ValueError as error:
-        raise ShrinkError(f"min_df: no word occurs in {config.min_df} texts; lower min_df or add rows") from error
+        raise ShrinkError(
+            f"floor.min_df is {config.min_df} but no word occurs in so many texts: lower floor.min_df."
+        ) from error
     terms = sorted(vectorizer.vocabulary_, key=vectorizer.vocabulary_.__getitem__)
     about = json.dumps(config.model_dump(mode="json"), sort_keys=True, indent=1)
     (out / "floor.json").write_text(about + "\n", encoding="utf-8")

@@ -2,17 +2,22 @@
 
 Sanh, Wolf and Rush 2020 ("Movement pruning: adaptive sparsity by fine-tuning", arXiv 2005.07683), the hard variant:
 each weight W has a score S that goes down its gradient dL/dS = dL/dW' * W, where W' is W with all but the highest
-scores of its matrix set to zero. A weight that grows gains, one that shrinks loses, whatever its size; and one that
-was masked goes on gaining or losing, so that it may return. How many are masked follows the cubic of
-tasks/prune/dynamic.py.
+scores of its matrix set to zero. A weight that grows gains, one that shrinks loses; and one that was masked goes on
+gaining or losing, so that it may return. How many are masked follows the cubic of tasks/prune/dynamic.py.
 
-As the authors' own training does, Adam moves the scores, without decay; plain descent lets the first large gradients
-decide. Scores begin at 0 and only their order counts: a rate of their own would change nothing, they have the weights'.
+As in the authors' own training, Adam moves the scores, without decay, and the mask is chosen anew at every step: a
+weight whose loss hurts must be able to return at once. Theirs begin at 0, for a model that was not yet trained on its
+task and learns for many passes. A student that knows its task moves little, so that scores from 0 order its weights by
+noise; `start: sizes` lets them begin at the weights' sizes, which are what they moved before (a score and a weight's
+size have the same slope, dL/dW * sign W, up to a positive factor, which Adam divides out). They learn PACE times as
+fast as the weights (the authors': 300 times), so that what moves now counts for more than what moved then.
 The matrices keep their shape: speed and the bytes of an ONNX model stay what they are, only export/packed gets smaller.
 """
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
 
 from tasks.distill import answers
 from tasks.prune.dynamic import DynamicConfig, wanted
@@ -24,10 +29,18 @@ if TYPE_CHECKING:
     from tasks.train import Companion
 
 
+PACE = 5.0  # learning rate of the scores over the weights'
+
+
 class PruneMovementConfig(DynamicConfig):
     """How many of the weights that move towards zero become zero, and how the student learns meanwhile."""
 
     method: Literal["movement"] = "movement"
+    every: int = Field(default=1, ge=1, description="Steps between two choices of the weights that are zero.")
+    start: Literal["sizes", "zeros"] = Field(
+        default="sizes",
+        description="Where scores begin: at the weights' sizes, or at 0 as in the paper (long trainings).",
+    )
 
 
 def run(inputs: dict[str, Path], config: PruneMovementConfig, out: Path, seed: int) -> dict[str, Any]:
@@ -51,7 +64,7 @@ def pruner(model: "Classifier", config: PruneMovementConfig) -> "Companion":
     from tasks.prune import masks, straight
 
     linears = [linear for layer in model.layers for linear in anatomy.linears(layer).values()]
-    scored = [straight.attach(linear) for linear in linears]
+    scored = [straight.attach(linear, linear.weight.abs() if config.start == "sizes" else None) for linear in linears]
     adam = torch.optim.Adam([one.scores for one in scored], fused=True)
     for one in scored:  # made now and not with the first step, so that a checkpoint can fill it
         empty = {name: torch.zeros_like(one.scores) for name in ("exp_avg", "exp_avg_sq")}
@@ -59,7 +72,7 @@ def pruner(model: "Classifier", config: PruneMovementConfig) -> "Companion":
 
     def after(done: int, steps: int) -> None:
         share = wanted(config, done, steps)
-        adam.param_groups[0]["lr"] = config.lr * train.warm_up_factor(done - 1, steps)
+        adam.param_groups[0]["lr"] = PACE * config.lr * train.warm_up_factor(done - 1, steps)
         adam.step()  # nothing moves before the first gradient
         adam.zero_grad()
         if share is not None:

@@ -19,9 +19,10 @@ class Scored(nn.Module):
     scores: Tensor
     mask: Tensor
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, scores: Tensor | None = None) -> None:
         super().__init__()
-        self.register_buffer("scores", torch.zeros_like(weight).requires_grad_())
+        begun = torch.zeros_like(weight) if scores is None else scores.detach().clone()
+        self.register_buffer("scores", begun.requires_grad_())
         self.register_buffer("mask", torch.ones_like(weight, dtype=torch.bool))
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -29,9 +30,9 @@ class Scored(nn.Module):
         return weight * self.mask + (self.scores - self.scores.detach()) * weight.detach()
 
 
-def attach(linear: nn.Linear) -> Scored:
-    """Let a linear layer compute with its masked weight from now on."""
-    scored = Scored(linear.weight.detach())
+def attach(linear: nn.Linear, scores: Tensor | None = None) -> Scored:
+    """Let a linear layer compute with its masked weight from now on; its scores begin at 0 where none are given."""
+    scored = Scored(linear.weight.detach(), scores)
     parametrize.register_parametrization(linear, "weight", scored)
     return scored
 

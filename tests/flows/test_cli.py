@@ -262,6 +262,9 @@ def test_runs_and_logs_say_how_far_each_is(shrink: Shrink, tmp_path: Path) -> No
     stages = [[one["kind"] for one in run["stages"]] for run in json.loads(shrink("runs", "--json")[1])]
     assert stages == [[], ["data"]]
     assert [one["kind"] for one in json.loads(shrink("report", "--json")[1])["stages"]] == ["data"]
+    assert json.loads(shrink("report", "broken", "--json")[1])["stages"] == []
+    assert "model 'brokn' has no runs; did you mean 'broken'?" in refused(shrink("report", "brokn"))
+    assert "a report is of all its runs: give 'tiny', or `shrink show tiny@2`" in refused(shrink("report", "tiny@2"))
     assert f"run {directory.name} goes on" in refused(shrink("why", "tiny"))
     assert "is failed; `shrink resume 20260101-000000-broken-aaaa`" in refused(shrink("why", "broken"))
     judged = {"passed": True, "checks": []}
@@ -382,6 +385,18 @@ def test_a_closed_watcher_hears_no_more() -> None:
         watcher.close()
         assert printed.get().count(" MB ") == 1
     assert watcher not in logging.getLogger("progress").handlers
+
+
+def test_a_run_that_re_used_stages_says_what_it_took_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new, old = make_stage("evaluate", 2.0), make_stage("finetune", 40.0, cached=True)
+    assert screen.this_run([new]) == ""
+    assert screen.this_run([old, new]) == "  of this run: 0.0020 kWh; 1 of 2 stages were re-used"
+    assert screen.this_run([old]) == "  of this run: none; 1 of 1 stages were re-used"
+    monkeypatch.setenv("SHRINK_HOME", str(tmp_path))
+    for number, version in enumerate(("1", "1", "2", None)):
+        a_run(tmp_path, f"{number}-aaaa", recipe="tiny", status="passed", version=version)
+    found = journals.read_all(tmp_path)
+    assert [cli.registered_before(one) for one in found] == [False, True, False, False]
 
 
 def test_what_a_line_says() -> None:

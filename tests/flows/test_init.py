@@ -16,7 +16,7 @@ from flows import init, sources
 from flows.preflight import preflight
 from flows.recipe import Recipe, load
 from registry.records import ShrinkError
-from tasks import architectures
+from tasks import architectures, multilabel
 
 PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{number}" for number in range(60)))
 SIZES = {
@@ -91,6 +91,21 @@ def test_three_labels_in_jsonl_have_no_second_teacher(tmp_path: Path) -> None:
     init.write("mine", tmp_path / "rows.jsonl", make_model(tmp_path / "bert"), ("body", "class"), folder=tmp_path)
     content = yaml.safe_load((tmp_path / "mine.yaml").read_text())
     assert content["data"]["format"] == "jsonl" and content["stages"][1]["second_teacher"] == 0
+
+
+def test_labels_that_look_like_several_are_pointed_out(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "bert")
+    found = init.write("mine", make_csv(tmp_path / "rows.csv", ("a", "b", "a|b")), model, folder=tmp_path)
+    assert found["several"] == (
+        "Labels such as 'a|b' look like several at once: if they are, give --multi-label --label-separator '|'."
+    )
+    lines = (tmp_path / "rows.csv").read_text().splitlines()[:90]
+    (tmp_path / "few.csv").write_text("\n".join([*lines, "w1 once,a|b|c", "w2 once,c"]))
+    with pytest.raises(ShrinkError, match=r"'a.b.c'.* look like several at once: if they are, give --multi-la"):
+        init.write("few", tmp_path / "few.csv", model, folder=tmp_path)
+    assert multilabel.separator_in(["yes", "no", "N/A"]) is None
+    assert multilabel.separator_in(["sci/tech", "world", "sci/fi"]) is None
+    assert multilabel.separator_in(["a;b", "b; c", "c;a"]) == ";"
 
 
 def test_a_folder_that_transformers_saved_is_read(tmp_path: Path) -> None:
@@ -184,7 +199,7 @@ def test_bad_rows_are_refused_before_anything_is_written(tmp_path: Path, text: s
     ("name", "file", "message"),
     [
         ("sentiment", "rows.csv", r"name is 'sentiment' but a shipped recipe"),
-        ("../mine", "rows.csv", r"name is '../mine' but must be"),
+        ("../mine", "rows.csv", r"name is '../mine' but a name has 1 to 56 lowercase"),
         ("Mine", "rows.csv", r"'name' = 'Mine'"),
         ("taken", "rows.csv", r"taken.yaml' exists; choose another name"),
         ("mine", "rows.tsv", r"must end in .csv, .jsonl"),

@@ -202,6 +202,25 @@ def test_what_the_index_holds_is_re_used_while_its_artifact_is_there(recipe: Rec
     assert "re-used" in plan_shown.table(plan.facts(foretold, Settings(home=tmp_path))).splitlines()[2]
 
 
+def test_columns_stand_below_one_another_whatever_the_stages_are_called(recipe: Recipe, tmp_path: Path) -> None:
+    quantised = EveryStage.validate_python({"kind": "quantize", "method": "int4_weight_only"})
+    other = recipe.model_copy(update={"stages": (*recipe.stages[:-1], quantised)})
+    foretold, here = planned_in(tmp_path, other)
+    lines = plan_shown.table(plan.facts(foretold, here)).splitlines()[1 : 2 + len(foretold.stages)]
+    assert any("quantize/int4_weight_only " in line for line in lines) and {len(line) for line in lines} == {
+        len(lines[0])
+    }
+
+
+def test_a_comparison_holds_torch_beside_its_source_even_where_the_source_is_onnx(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    """471 and 480 MB were measured for graphs of 30 MB, 453 for 19, and 150 to 170 bytes."""
+    foretold, _ = planned_in(tmp_path, recipe)
+    compared = [stage for stage in foretold.stages if stage.kind == "compare"]
+    assert len(compared) == 3 and all(445 < stage.ram_mb < 470 and 140 < stage.bytes < 175 for stage in compared)
+
+
 def a_record(kind: str, method: str | None, **changes: Any) -> StageRecord:
     footprint = Footprint(kwh=Band(low=1e-6, central=2e-6, high=3e-6), seconds=4.0)
     fields: dict[str, Any] = {"key": "k", "kind": kind, "method": method, "role": "student", "digest": "d", "bytes": 9}

@@ -147,6 +147,44 @@ def test_a_text_of_signs_alone_is_legal_but_most_must_be_known(tmp_path: Path) -
     assert pieces.unknown(tmp_path / "no-unknown.json", ["w", "?"]) == [1]
 
 
+def test_a_floor_whose_words_would_stand_in_more_texts_than_there_are_is_refused(tmp_path: Path) -> None:
+    recipe, model, rows = make_recipe(tmp_path)
+    have = len(splits.split_rows(data.labelled_rows(rows, recipe.rows)[0], recipe.data.split)["train"])
+    asking = [recipe.model_copy(update={"floor": recipe.floor.model_copy(update={"min_df": have + n})}) for n in (0, 1)]
+    preflight(asking[0], model, rows)
+    with pytest.raises(ShrinkError, match=rf"floor.min_df is {have + 1} but the data has {have} training texts: lower"):
+        preflight(asking[1], model, rows)
+    preflight(smoke(asking[1]), model, rows)  # its few rows need few texts of a word
+
+
+def test_a_limit_that_leaves_one_class_is_what_is_named(tmp_path: Path) -> None:
+    recipe, model, rows = make_recipe(tmp_path)
+    few = recipe.model_copy(update={"data": recipe.data.model_copy(update={"limit": 1, "split": (98, 99)})})
+    with pytest.raises(ShrinkError, match=r"The \w+ split .*: raise data.limit, which is 1, or give"):
+        preflight(few, model, rows)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            [0, 1, 0.0],
+            r"Row 3 of rows.jsonl has the label 0.0 \(decimal\) but row 1 0 \(whole number\): write all labels",
+        ),
+        ([0, "0"], r"Row 2 of rows.jsonl has the label '0' \(text\) but row 1 0 \(whole number\)"),
+        (["yes", True], r"Row 2 .* the label True \(true or false\) but row 1 'yes' \(text\)"),
+        ([["a"], ["b", 1]], r"Row 2 .* the label 1 \(whole number\) but row 1 'a' \(text\)"),
+    ],
+)
+def test_labels_of_two_kinds_are_refused(tmp_path: Path, labels: list[Any], message: str) -> None:
+    lines = [json.dumps({"text": f"w{number}", "label": label}) for number, label in enumerate(labels)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    several = isinstance(labels[0], list)
+    config = data.DataConfig(file="rows.jsonl", format="jsonl", multi_label=several)
+    with pytest.raises(ShrinkError, match=message):
+        data.labelled_rows(tmp_path, config)
+
+
 @pytest.mark.parametrize(("kind", "method"), [("prune", "wanda"), ("quantize", "int8_static")])
 def test_more_calibration_texts_than_there_are_is_refused_before_it_starts(
     tmp_path: Path, kind: str, method: str

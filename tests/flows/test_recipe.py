@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flows import recipe, recipe_file
+from flows import fields, recipe, recipe_file
 from flows.smoke import smoke
 from flows.steps import steps_of
 from registry.records import ShrinkError
@@ -67,7 +67,17 @@ def change(path: str, value: Any) -> dict[str, Any]:
         ("teacher", None, r"'teacher' is missing; add it"),
         ("data.split", [90, 80], r"'data.split' = \[90, 80\]: split is .* must be two rising percents"),
         ("data.format", "tsv", r"'data.format' = 'tsv'; did you mean 'csv'\?"),
-        ("name", "My Model", r"'name' = 'My Model'"),
+        (
+            "name",
+            "My Model",
+            r"'name' = 'My Model': a name has 1 to 56 lowercase letters, digits and dashes, the first",
+        ),
+        ("name", "mine-smoke", r"'name' = 'mine-smoke': only smoke walks end in -smoke; change it"),
+        ("stages", [], r"'stages' has 0 but needs 1 or more; add what is missing\."),
+        ("gate.retention_min", 97, r"'gate.retention_min' = 97: Input should be less than or equal to 2"),
+        ("gate.retention_low_min", 1e308, r"'gate.retention_low_min' = 1e\+308: Input should be less .* equal to 2"),
+        ("gate.bytes_ratio_min", 1e308, r"'gate.bytes_ratio_min' = 1e\+308: Input .* less than or equal to 10000"),
+        ("gate.speed_ratio_min", 10_001, r"'gate.speed_ratio_min' = 10001: Input .* less than or equal to 10000"),
         ("stages.0.lr", float("inf"), r"'stages.1.lr' is not a finite number"),
         ("stages.0.epochs", 10**400, r"'stages.1.epochs' is not a finite number"),
         ("stages.0.epochs", True, r"'stages.1.epochs' is true or false where a number stands"),
@@ -80,6 +90,13 @@ def test_wrong_content_names_key_value_and_remedy(path: str, value: Any, message
     with pytest.raises(ShrinkError, match=message) as caught:
         recipe.parse(change(path, value), "mine.yaml")
     assert "\n" not in str(caught.value)
+
+
+def test_every_loss_weight_and_temperature_has_both_ends() -> None:
+    for part in fields.parts().values():
+        for field in part["fields"] if part["kind"] in ("distill", "prune") else ():
+            if field["name"].endswith("_weight") or field["name"] == "temperature":
+                assert field["type"].endswith("≤ 1000"), (part["method"], field)
 
 
 def test_relative_folders_start_at_the_recipe_and_moving_them_keeps_the_digest(tmp_path: Path) -> None:
@@ -290,7 +307,14 @@ def test_what_is_no_file_is_no_recipe(name: str, message: str) -> None:
         ),
         ({"kind": "student", "method": "squeezebert", "groups": 3}, r"groups' = 3: it does not divide width = 256"),
         ({"kind": "distill", "lr": 0}, r"\(distill/logits\): lr' = 0: Input should be greater than 0"),
-        ({"kind": "distill", "temperature": -1}, r"\(distill/logits\): temperature' = -1: .* greater than 0"),
+        ({"kind": "distill", "temperature": -1}, r"\(distill/logits\): temperature' = -1: .* greater than or"),
+        ({"kind": "distill", "temperature": 5e-324}, r"temperature' = 5e-324: .* greater than or equal to 0.001"),
+        ({"kind": "distill", "temperature": 1e308}, r"temperature' = 1e\+308: .* less than or equal to 1000"),
+        ({"kind": "distill", "logits_weight": 1e300}, r"logits_weight' = 1e\+300: .* less than or equal to 1000"),
+        (
+            {"kind": "distill", "method": "hidden", "states_weight": 1e300},
+            r"\(distill/hidden\): states_weight' = 1e\+300: .* less than or equal to 1000",
+        ),
         (
             {"kind": "distill", "logits_weight": 0, "hidden_weight": 0, "labels_weight": 0},
             r"\(distill/logits\): logits_weight and hidden_weight and labels_weight are all 0, .* a weight above 0\.$",

@@ -292,7 +292,9 @@ def test_a_smoke_walk_has_no_verdict_worth_the_name() -> None:
     smoke = {**run(stage("evaluate", 1.0)), "recipe": "tiny-smoke"}
     facts = report.build([smoke])
     html = report.render_html(facts)
-    assert "Smoke walk" in html and "Gate passed" not in html and "not to be deployed" in facts["payback_sentence"]
+    assert "Smoke walk" in html and "Gate passed" not in html
+    assert facts["payback"]["requests"] is None and "paid back" not in html
+    assert facts["payback_sentence"] == "Pay-back is not known: it was a smoke walk, which is not to be deployed."
     assert any(line.startswith("This is a smoke walk") for line in facts["limits"])
     assert "Gate passed" in report.render_html(report.build([smoke, run(stage("evaluate", 1.0))]))
     text = "\n".join(page(facts_of_version("tiny-smoke")))

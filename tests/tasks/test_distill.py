@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,10 @@ from torch import Tensor
 from flows import order
 from flows.recipe import load
 from registry.records import ShrinkError, digest_directory
-from tasks import checkpoint, data, models, train
+from tasks import data, models, train
 from tasks.distill import alongside, logits, relations
 from tasks.prune import vocabulary
+from tests import kills
 from tests.tasks.test_torch_stages import make_tokenizer
 
 Array = np.ndarray[Any, Any]
@@ -120,23 +120,9 @@ def test_relations_are_learnt_beside_the_answers_and_again_after_a_cut(
     logits.run(made, logits.DistillLogitsConfig(**QUICK), tmp_path / "plain", 0)
     assert distance(made, tmp_path / "one") < 0.7 * distance(made, tmp_path / "plain")
 
-    steps = iter(range(1000))
-    step_once: Callable[..., float] = train.step_once
-
-    def cut(*arguments: Any) -> float:
-        if next(steps) == 40:
-            raise KeyboardInterrupt
-        return step_once(*arguments)
-
-    monkeypatch.setattr(checkpoint, "place", (tmp_path, "key"))
-    monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
-    monkeypatch.setattr(train, "step_once", cut)
-    with pytest.raises(KeyboardInterrupt):
-        taught(made, tmp_path / "two")
-    assert (tmp_path / checkpoint.FILE).exists()
-    assert taught(made, tmp_path / "three") == measured
-    assert next(steps) < 40 + len(rows) // 8 * 4  # the first 40 steps were not made again
-    assert digest_directory(tmp_path / "three") == digest_directory(tmp_path / "one")
+    kills.goes_on_to_the_same_bytes(
+        monkeypatch, tmp_path / "one", measured, lambda out: taught(made, out), at=40, whole=len(rows) // 8 * 4
+    )
 
 
 def test_a_student_of_another_width_and_other_heads_learns_the_relations(made: dict[str, Path], tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from registry.records import ShrinkError, digest_directory
-from tasks import checkpoint, data, losses, models, train
+from registry.records import ShrinkError
+from tasks import data, losses, models, train
 from tasks.distill import exits, hidden, logits, states, triple
 from tasks.kinds import EveryStage, function_of
+from tests import kills
 from tests.tasks.test_torch_stages import make_tokenizer
 
 Array = np.ndarray[Any, Any]
@@ -125,22 +126,10 @@ def test_a_method_teaches_and_goes_on_after_a_kill_with_the_same_result(
     measured = taught(inputs, tmp_path / "one", **settings)
     assert measured["loss"][-1] < 0.9 * measured["loss"][0] and measured["validation_accuracy"] > 0.85
     rows = [row["text"] for name in ("train", "transfer") for row in data.read_rows(made["data"], name)]
-    steps, step_once = iter(range(1000)), train.step_once
-
-    def cut(*arguments: Any) -> float:
-        if next(steps) == 8:
-            raise KeyboardInterrupt
-        return step_once(*arguments)
-
-    monkeypatch.setattr(checkpoint, "place", (tmp_path, "key"))
-    monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
-    monkeypatch.setattr(train, "step_once", cut)
-    with pytest.raises(KeyboardInterrupt):
-        taught(inputs, tmp_path / "two", **settings)
-    assert (tmp_path / checkpoint.FILE).exists()
-    assert taught(inputs, tmp_path / "three", **settings) == measured
-    assert next(steps) < 8 + len(rows) // 16 * settings.get("epochs", 3)  # the first 8 steps were not made again
-    assert digest_directory(tmp_path / "three") == digest_directory(tmp_path / "one")
+    whole = len(rows) // 16 * settings.get("epochs", 3)
+    kills.goes_on_to_the_same_bytes(
+        monkeypatch, tmp_path / "one", measured, lambda out: taught(inputs, out, **settings), at=8, whole=whole
+    )
 
 
 def apart(made: dict[str, Path], student: Path) -> float:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors.numpy import load_file
 from torch import Tensor, nn
@@ -17,11 +18,12 @@ from torch import Tensor, nn
 from flows.recipe import load
 from flows.smoke import smoke
 from registry.records import digest_directory
-from tasks import anatomy, checkpoint, data, finetune, label, models, train
+from tasks import anatomy, data, finetune, label, models, train
 from tasks.export import packed
 from tasks.kinds import EveryStage
 from tasks.prune import gradual, movement, straight
 from tasks.prune.dynamic import DynamicConfig, cubic, wanted
+from tests import kills
 from tests.tasks.test_sparsity import is_pruned, kept_by_numpy
 from tests.tasks.test_torch_stages import make_model, make_texts, make_tokenizer
 
@@ -128,10 +130,11 @@ def loss_of(model: models.Classifier) -> Callable[[list[int]], Tensor]:
     return lambda rows: nn.functional.cross_entropy(model(ROWS[rows], torch.ones_like(ROWS[rows])), TARGETS[rows])
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_each_method_is_that_of_a_plain_loop(method: str) -> None:
+@pytest.mark.parametrize(("method", "start"), [("gradual", None), ("movement", "zeros"), ("movement", "sizes")])
+def test_each_method_is_that_of_a_plain_loop(method: str, start: str | None) -> None:
     """The loop keeps dense weights and masks beside each other in numpy and gives the model their product."""
-    fields = {"sparsity": 0.8, "begin": 0.2, "end": 0.7, "every": 2, "lr": SCHEDULE.lr}
+    fields: dict[str, Any] = {"sparsity": 0.8, "begin": 0.2, "end": 0.7, "every": 2, "lr": SCHEDULE.lr}
+    fields |= {"start": start} if start else {}
     module, config = METHODS[method], EveryStage.validate_python({"kind": "prune", "method": method, **fields})
     mine, theirs = still(), still()
     train.fit(mine, [7] * 24, loss_of(mine), SCHEDULE, module.pruner(mine, config))
@@ -139,6 +142,7 @@ def test_each_method_is_that_of_a_plain_loop(method: str) -> None:
     linears = [linear for layer in theirs.layers for linear in anatomy.linears(layer).values()]
     dense, kept = [one.weight.detach().clone() for one in linears], [np.ones(one.weight.shape, bool) for one in linears]
     scores, means, squares = ([np.zeros(one.weight.shape) for one in linears] for _ in range(3))
+    scores = [np.abs(whole.numpy()) for whole in dense] if start == "sizes" else scores
     optimizer = torch.optim.AdamW(
         [
             {"params": [one for one in theirs.parameters() if one.ndim > 1], "weight_decay": 0.01},
@@ -157,7 +161,7 @@ def test_each_method_is_that_of_a_plain_loop(method: str) -> None:
                 means[number] = 0.9 * means[number] + 0.1 * slope
                 squares[number] = 0.999 * squares[number] + 0.001 * slope**2
                 scale = np.sqrt(squares[number] / (1 - 0.999 ** (step + 1))) + 1e-8
-                scores[number] -= rate * means[number] / (1 - 0.9 ** (step + 1)) / scale
+                scores[number] -= 5 * rate * means[number] / (1 - 0.9 ** (step + 1)) / scale
                 one.weight.grad *= torch.tensor(mask)
                 one.weight.data.copy_(whole)
             nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
@@ -182,7 +186,71 @@ def test_each_method_is_that_of_a_plain_loop(method: str) -> None:
             np.testing.assert_allclose(found.numpy(), reference.numpy(), rtol=1e-4, atol=1e-5, err_msg=name)
         zeros += int((found == 0).sum()) if is_pruned(name) else 0
     assert zeros == sum(round(0.8 * one.weight.numel()) for one in linears)
-    assert (returned > 0) == (method == "movement")  # weights that were masked may come back there
+    assert (returned > 0) == (start == "zeros")  # weights that were masked may come back, in so few steps from 0 alone
+
+
+class One(nn.Module):
+    """A single product, pruned as an encoder's would be."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        linear = nn.Linear(weight.shape[1], len(weight), bias=False)
+        linear.load_state_dict({"weight": weight})
+        self.layers = nn.ModuleList([linear])
+
+
+def kept_of(weight: Tensor, wanted_weight: Tensor, noise: float, lr: float, **fields: Any) -> NDArray[np.bool_]:
+    """Which weights [r, n] stay, half of them, where 320 steps lead towards other weights, the targets noisy."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(640, weight.shape[1], generator=generator)
+    targets = inputs @ wanted_weight.T + noise * torch.randn(640, len(weight), generator=generator)
+    model: Any = One(weight)
+
+    def loss_of(rows: list[int]) -> Tensor:
+        return nn.functional.mse_loss(model.layers[0](inputs[rows]), targets[rows])
+
+    config: Any = EveryStage.validate_python({"kind": "prune", "sparsity": 0.5, "lr": lr, **fields})
+    schedule = train.Schedule(epochs=32, lr=lr, batch_size=64, seed=0)
+    train.fit(model, [1] * 640, loss_of, schedule, METHODS[config.method].pruner(model, config))
+    return np.asarray(model.layers[0].weight.detach().numpy() != 0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({"method": "movement"}, True),
+        ({"method": "movement", "start": "zeros"}, True),
+        ({"method": "gradual"}, False),
+    ],
+)
+def test_movement_finds_small_weights_that_are_needed_where_sizes_mislead(
+    monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], found: bool
+) -> None:
+    monkeypatch.setattr(anatomy, "linears", lambda layer: {"one": layer})
+    start, wanted_weight = torch.full((4, 40), 0.5), torch.zeros(4, 40)
+    start[:, ::2], wanted_weight[:, ::2] = 0.05, 0.5  # needed, but small as yet; the others are large and useless
+    kept = kept_of(start, wanted_weight, 0.0, 1e-3, **fields)
+    assert kept.sum() == 80
+    assert (kept[:, ::2].mean() > 0.95) if found else (kept[:, ::2].mean() < 0.05)
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({"method": "movement"}, True),
+        ({"method": "gradual"}, True),
+        ({"method": "movement", "start": "zeros"}, False),
+    ],
+)
+def test_what_was_learnt_before_stays_where_only_noise_moves_it(
+    monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], found: bool
+) -> None:
+    """Scores that begin at 0 take a quarter of what was learnt for useless: noise alone orders them."""
+    monkeypatch.setattr(anatomy, "linears", lambda layer: {"one": layer})
+    weight = torch.full((4, 40), 0.01)
+    weight[:, ::2] = 0.3  # learnt, and right as it is
+    kept = kept_of(weight, weight, 1.0, 1e-4, **fields)
+    assert kept.sum() == 80 and bool(kept[:, ::2].mean() > 0.95) is found
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -211,24 +279,10 @@ def test_killed_and_gone_on_with_it_ends_with_the_same_bytes(
 ) -> None:
     fields, at = {"epochs": 2, "every": 5, "sparsity": 0.6}, 14  # between two choices of the masks
     measured = pruned(made, method, tmp_path / "one", **fields)
-    steps = iter(range(1000))
-    step_once: Callable[..., float] = train.step_once
-
-    def cut(*arguments: Any) -> float:
-        if next(steps) == at:
-            raise KeyboardInterrupt
-        return step_once(*arguments)
-
-    monkeypatch.setattr(checkpoint, "place", (tmp_path, "key"))
-    monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
-    monkeypatch.setattr(train, "step_once", cut)
-    with pytest.raises(KeyboardInterrupt):
-        pruned(made, method, tmp_path / "two", **fields)
-    assert (tmp_path / checkpoint.FILE).exists()
-    assert pruned(made, method, tmp_path / "three", **fields) == measured
-    rows = len(data.read_rows(made["data"], "train"))
-    assert next(steps) < at + 2 * -(-rows // 8)  # the first steps were not made again
-    assert digest_directory(tmp_path / "three") == digest_directory(tmp_path / "one")
+    whole = 2 * -(-len(data.read_rows(made["data"], "train")) // 8)
+    kills.goes_on_to_the_same_bytes(
+        monkeypatch, tmp_path / "one", measured, lambda out: pruned(made, method, out, **fields), at=at, whole=whole
+    )
 
 
 def test_a_smoke_walk_makes_one_pass() -> None:

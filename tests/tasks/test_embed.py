@@ -15,13 +15,14 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from tokenizers import Tokenizer
 
 from registry.records import Evaluation, ShrinkError, digest_directory
-from tasks import bench, checkpoint, data, extras, floor, label, losses, metrics, models, reload, runtime, splits, train
+from tasks import bench, data, extras, floor, label, losses, metrics, models, reload, runtime, splits, train
 from tasks.distill import alongside, embeddings, states
 from tasks.embed import adopt, evaluate, measures, static
 from tasks.embed import floor as embed_floor
 from tasks.export import onnx
 from tasks.prune import importance, structured, vocabulary
 from tasks.quantize import int8_dynamic
+from tests import kills
 from tests.tasks.test_torch_stages import make_model, make_texts, make_tokenizer
 
 Folder = Callable[[str], Path]
@@ -322,23 +323,15 @@ def test_a_killed_distillation_goes_on_to_the_same_digest(
     measured = embeddings.run(inputs, config, folder("one"), 0)
     assert measured["loss"][-1] < 0.9 * measured["loss"][0]
     assert measured.get("respelled_rows", 1) > 0  # the teacher reads the pieces that the student has left
-    steps, step_once = iter(range(1000)), train.step_once
-
-    def cut(*arguments: Any) -> float:
-        if next(steps) == 8:
-            raise KeyboardInterrupt
-        return step_once(*arguments)
-
-    monkeypatch.setattr(checkpoint, "place", (tmp_path, "key"))
-    monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
-    monkeypatch.setattr(train, "step_once", cut)
-    with pytest.raises(KeyboardInterrupt):
-        embeddings.run(inputs, config, folder("two"), 0)
-    assert (tmp_path / checkpoint.FILE).exists()
-    assert embeddings.run(inputs, config, folder("three"), 0) == measured
     texts = sum(len(data.read_rows(pupil["data"], name)) for name in ("train", "transfer"))
-    assert next(steps) < 8 + 3 * -(-texts // 16)  # the first 8 steps were not made again
-    assert digest_directory(tmp_path / "three") == digest_directory(tmp_path / "one")
+    kills.goes_on_to_the_same_bytes(
+        monkeypatch,
+        tmp_path / "one",
+        measured,
+        lambda out: embeddings.run(inputs, config, folder(out.name), 0),
+        at=8,
+        whole=3 * -(-texts // 16),
+    )
 
 
 def test_tokens_come_nearer_than_by_vectors_alone(pupil: dict[str, Path], folder: Folder) -> None:

@@ -12,13 +12,13 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from registry.records import digest_directory
-from tasks import checkpoint, data, finetune, label, models, runtime, train
+from tasks import data, finetune, label, models, runtime
 from tasks.distill import quantized
 from tasks.export import onnx as export
 from tasks.kinds import EveryStage, function_of
 from tasks.prune import low_rank
 from tasks.quantize import embedding
+from tests import kills
 from tests.tasks.test_torch_stages import make_model, make_texts, make_tokenizer
 
 Array = np.ndarray[Any, Any]
@@ -198,23 +198,15 @@ def test_cut_off_and_gone_on_with_it_ends_with_the_same_student(
     target: dict[str, Any], made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured = taught(made, tmp_path / "one", target=target, epochs=3)
-    steps = iter(range(1000))
-    step_once: Callable[..., float] = train.step_once
-
-    def cut(*arguments: Any) -> float:
-        if next(steps) == 10:
-            raise KeyboardInterrupt
-        return step_once(*arguments)
-
-    monkeypatch.setattr(checkpoint, "place", (tmp_path, "key"))
-    monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
-    monkeypatch.setattr(train, "step_once", cut)
-    with pytest.raises(KeyboardInterrupt):
-        taught(made, tmp_path / "two", target=target, epochs=3)
-    assert taught(made, tmp_path / "three", target=target, epochs=3) == measured
     whole = 3 * math.ceil(len(data.read_rows(made["data"], "train")) / 8)
-    assert next(steps) < 10 + whole  # the first steps were not made again
-    assert digest_directory(tmp_path / "three") == digest_directory(tmp_path / "one")
+    kills.goes_on_to_the_same_bytes(
+        monkeypatch,
+        tmp_path / "one",
+        measured,
+        lambda out: taught(made, out, target=target, epochs=3),
+        at=10,
+        whole=whole,
+    )
 
 
 def test_a_target_may_be_its_methods_name() -> None:
