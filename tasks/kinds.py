@@ -38,7 +38,10 @@ from tasks.generate.evaluate import GenerateEvaluateConfig
 from tasks.generate.floor import GenerateFloorConfig
 from tasks.generate.top_k import LabelTopKConfig
 from tasks.label import LabelConfig
+from tasks.prune.decoder_width import PruneWidthConfig
+from tasks.prune.depth import PruneDepthConfig
 from tasks.prune.gradual import PruneGradualConfig
+from tasks.prune.grouped import PruneGroupedConfig
 from tasks.prune.low_rank import PruneLowRankConfig
 from tasks.prune.magnitude import PruneMagnitudeConfig
 from tasks.prune.movement import PruneMovementConfig
@@ -94,7 +97,8 @@ DistillEncoders = (
 )
 DistillMethods = DistillEncoders | DistillDecoders
 PruneZeros = PruneMagnitudeConfig | PruneWandaConfig | PruneGradualConfig | PruneMovementConfig
-PruneMethods = PruneStructuredConfig | PruneVocabularyConfig | PruneLowRankConfig | PruneZeros
+PruneDecoders = PruneDepthConfig | PruneWidthConfig | PruneGroupedConfig
+PruneMethods = PruneStructuredConfig | PruneVocabularyConfig | PruneLowRankConfig | PruneZeros | PruneDecoders
 ExportEncoders = OnnxConfig | PackedConfig | OpenvinoConfig | ExecutorchConfig
 ExportMethods = ExportEncoders | GgufConfig
 RoundDecoders = RtnConfig | GptqConfig

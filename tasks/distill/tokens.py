@@ -26,6 +26,7 @@ def run(inputs: dict[str, Path], config: DistillTokensConfig, out: Path, seed: i
     """Write the taught student; measured: mean loss, validation perplexity per byte before and after, parameters."""
     from tasks.generate import answers, lesson, lm
 
+    lesson.check_whole(inputs["student"], "distill/tokens")
     model, tokenizer = lm.load(inputs["student"]), lm.load_tokenizer(inputs["student"])
     found = answers.read(inputs["labels"], inputs["data"], tokenizer)
     length = found.ids.shape[1]

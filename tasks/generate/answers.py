@@ -38,8 +38,12 @@ class AnsweredConfig(LessonConfig):
     reads: ClassVar[dict[str, str]] = {"student": "lm", "labels": "top_k", "data": "rows"}
     writes: ClassVar[tuple[str, str]] = ("student", "lm")
     kind: Literal["distill"] = Field("distill", description="The stage's kind.")
-    answers_weight: float = Field(default=1.0, ge=0, description="Weight of the divergence from the teacher's answers.")
-    text_weight: float = Field(default=0.0, ge=0, description="Weight of the text's own next tokens (cross-entropy).")
+    answers_weight: float = Field(
+        default=1.0, ge=0, le=1000, description="Weight of the divergence from the teacher's answers."
+    )
+    text_weight: float = Field(
+        default=0.0, ge=0, le=1000, description="Weight of the text's own next tokens (cross-entropy)."
+    )
 
     @model_validator(mode="after")
     def _something(self) -> Self:

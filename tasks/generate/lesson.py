@@ -6,7 +6,7 @@ other. The configuration is readable without torch.
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
@@ -31,6 +31,35 @@ class LessonConfig(BaseModel):
     )
     batch: int = Field(default=8, ge=1, description="Windows of text in a step.")
     seed: int | None = Field(default=None, ge=0, description="Seed of this stage; none: the run's seed.")
+
+
+class CutConfig(BaseModel):
+    """What a stage that cuts a decoder reads and leaves, and the text on which it sees what matters."""
+
+    model_config = STRICT
+    tasks: ClassVar[tuple[Task, ...]] = ("generate",)
+    reads: ClassVar[dict[str, str]] = {"student": "lm", "data": "rows"}
+    writes: ClassVar[tuple[str, str]] = ("student", "lm")
+    kind: Literal["prune"] = Field("prune", description="The stage's kind.")
+    windows: int = Field(default=32, ge=1, description="Windows of training text on which is seen what matters.")
+    length: int = Field(default=128, ge=2, description="Tokens of a window.")
+    batch: int = Field(default=4, ge=1, description="Windows that are read at once; memory grows with it.")
+
+
+def sample(inputs: dict[str, Path], config: CutConfig, seed: int) -> "Tensor":
+    """Windows of training text [n, t] on which a cut is decided, as the student reads them."""
+    from tasks.generate import lm
+
+    tokenizer = lm.load_tokenizer(inputs["student"])
+    return windows(tokenizer, texts(inputs["data"], "train"), config.length, config.windows, seed)
+
+
+def check_whole(directory: Path, stage: str) -> None:
+    """ShrinkError when a student's weights are rounded, which this stage would undo."""
+    if (directory / "grids.json").is_file():
+        raise ShrinkError(
+            f"{stage} would undo the rounding of the student's weights: put it before the quantize stage."
+        )
 
 
 def texts(directory: Path, name: str) -> list[str]:

@@ -151,7 +151,15 @@ def test_a_plan_knows_every_step_and_the_bytes_that_come(tiny_writer: Path, tmp_
 
 
 WRITING = [config for config in get_args(AnyStageConfig) if getattr(config, "tasks", ()) == ("generate",)]
-GIVEN: dict[str, Any] = {"file": "texts.jsonl", "grid": "q4_0", "keep": 2, "ffn": 32, "min_count": 1, "groups": 1}
+GIVEN: dict[str, Any] = {
+    "file": "texts.jsonl",
+    "grid": "q4_0",
+    "keep": 2,
+    "ffn": 32,
+    "min_count": 1,
+    "groups": 1,
+    "kv_heads": 1,
+}
 
 
 @pytest.mark.parametrize("config", WRITING, ids=lambda config: config.__module__)
