@@ -27,6 +27,7 @@ SCORES = {
     "accuracy": "accuracy",
     "agreement": "agreement",
 }
+PROMPT = "Why do the leaves of trees turn red in autumn?"
 MODELS = ("teacher", "student", "floor")
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -307,9 +308,10 @@ def next_steps(name: str, version: str, passed: bool, task: str = "classify", pa
         texts += ' "it made me laugh and cry"'
     if pairs:
         texts += ' --pair "it made me laugh and cry"'
+    ask = f'generate {name}@champion "{PROMPT}"' if task == "generate" else f"predict {name}@champion {texts}"
     if passed:
-        steps = [f"{shrink} predict {name}@champion {texts}", f"{shrink} why {name}@champion"]
-    if name in shipped():
+        steps = [f"{shrink} {ask}", f"{shrink} why {name}@champion"]
+    if name in shipped() and task != "generate":
         steps.append(f"{shrink} init mine --data reviews.csv --model ./my-bert   (your own data and model)")
     steps.append(f"{shrink} down   (stops the servers)")
     return [f"{'' if place else 'next:':8} {step}" for place, step in enumerate(steps)]

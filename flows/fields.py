@@ -7,11 +7,10 @@ from pydantic import BaseModel
 from flows.recipe import instead
 from registry.gate import Gate
 from registry.records import ShrinkError
-from tasks.data import DataConfig
-from tasks.kinds import AnyChainConfig, EvaluateTasks, FloorTasks
+from tasks.kinds import AnyChainConfig, DataTasks, EvaluateTasks, FloorTasks
 
-KEYS: dict[str, tuple[type[BaseModel], ...]] = {  # floor and evaluate: one of each task
-    "data": (DataConfig,),
+KEYS: dict[str, tuple[type[BaseModel], ...]] = {  # a key that differs by task has one of each
+    "data": get_args(DataTasks),
     "floor": get_args(FloorTasks),
     "evaluate": get_args(EvaluateTasks),
     "gate": (Gate,),

@@ -81,7 +81,7 @@ def steps_of(recipe: Recipe) -> Steps:
         made = add(stage, role, inputs)
         roles.write(held, stage, made)
         quantized = quantized or stage.kind == "quantize"
-        if stage.kind in {"export", "quantize"} and stage.writes[0] == "model":
+        if stage.kind in {"export", "quantize"} and stage.writes[1] != "lm":  # which is no file of a runtime yet
             for config in comparisons(stage, quantized, recipe):
                 add(config, role, {"source": next(iter(inputs.values())), "export": made, "data": data})
     export = GgufConfig() if recipe.task == "generate" else OnnxConfig()

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
@@ -9,7 +10,7 @@ from benchmarks import architectures as matrix
 from benchmarks.architectures_shown import WORKS, page
 from benchmarks.architectures_stages import COLUMNS, EXTRAS, TABLES
 from tasks import extras
-from tasks.kinds import EveryStage, methods
+from tasks.kinds import AnyChainConfig, EveryStage
 from tests.tasks.encoders import TOKENIZERS
 
 CHEAP = ("finetune", "label", "prune/vocabulary", "prune/structured: layers", "prune/structured: heads", "prune/wanda")
@@ -33,10 +34,17 @@ def test_the_committed_page_is_what_preflight_says_today(tmp_path: Path, monkeyp
     assert written == page(said, matrix.FAMILIES, matrix.NEAR), "run python -m benchmarks.architectures again"
 
 
+def field(config: Any, name: str) -> str:
+    """The one value that a stage's config lets this field have, or nothing where it has no such field."""
+    found = config.model_fields.get(name)
+    return str(get_args(found.annotation)[0]) if found else ""
+
+
 def test_every_kind_and_method_has_a_column() -> None:
     shown = {(str(column.stage["kind"]), str(column.stage.get("method", ""))) for column in COLUMNS}
-    known = {(kind, method) for kind, names in methods().items() for method in names or [""]}
-    assert shown == known
+    shown = {(kind, {"adopt": "encoder"}.get(kind, method)) for kind, method in shown}
+    encoders = [config for config in get_args(AnyChainConfig) if getattr(config, "tasks", ()) != ("generate",)]
+    assert shown == {(field(config, "kind"), field(config, "method")) for config in encoders}
     configs = {column.name: EveryStage.validate_python(column.stage) for column in COLUMNS}
     needing = {name for name, config in configs.items() if getattr(config, "needs", ())}
     assert needing == set(EXTRAS), "an extra has an asterisk"

@@ -134,10 +134,10 @@ def changed(change: str) -> dict[str, Any]:
     [
         ("finetune", r"stage 1 \(finetune\) is for task classify, not embed: adopt makes the teacher"),
         ("logits", r"stage 5 \(distill/logits\) is for task classify, not embed"),
-        ("classify", r"stage 1 \(adopt\) is for task embed, not classify: finetune makes the teacher"),
+        ("classify", r"stage 1 \(adopt/encoder\) is for task embed, not classify: finetune makes the teacher"),
         ("second teacher", r"stage 2 \(label\) has a second_teacher, which needs labels: set it to 0"),
         ("no adopt", r"stage 1 \(label\) needs teacher as torch, but it is source"),
-        ("late adopt", r"stage 5 \(adopt\) makes the teacher anew and would discard what"),
+        ("late adopt", r"stage 5 \(adopt/encoder\) makes the teacher anew and would discard what"),
         ("floor", r"floor.task is classify but the recipe's is embed: leave it out"),
         ("evaluate key", r"unknown key 'evaluate.embed.metric'; valid here are: batch, bootstrap"),
         (
