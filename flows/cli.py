@@ -228,7 +228,14 @@ def init(
 
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     COMPRESS: (cli_runs.plan, cli_runs.stages, cli_runs.runs, cli_runs.logs),
-    REGISTRY: (cli_registry.show, cli_registry.why, cli_registry.predict, cli_registry.generate, cli_registry.bundle),
+    REGISTRY: (
+        cli_registry.show,
+        cli_registry.why,
+        cli_registry.predict,
+        cli_registry.generate,
+        cli_registry.chat,
+        cli_registry.bundle,
+    ),
     OPERATE: (
         cli_operate.deploy,
         cli_operate.report,

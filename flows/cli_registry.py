@@ -1,6 +1,7 @@
-"""The commands on registered models: `shrink show | why | predict | generate | bundle`."""
+"""The commands on registered models: `shrink show | why | predict | generate | chat | bundle`."""
 
 import itertools
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,9 @@ from flows.settings import settings
 from registry.records import ShrinkError, has_text, is_unicode
 
 Model = Annotated[str, typer.Argument(help="MODEL (its champion), MODEL@ALIAS or MODEL@VERSION")]
+MaxTokens = Annotated[int, typer.Option(min=1, help="most tokens that an answer has")]
+Runtime = Annotated[str, typer.Option(help="transformers, llama_cpp, or auto: llama_cpp where it is installed")]
+Threads = Annotated[int | None, typer.Option(min=1, max=64, help="threads that compute (default: SHRINK_THREADS)")]
 
 
 def show(model: Model, as_json: Json = False) -> None:
@@ -94,38 +98,6 @@ def predict(
     say(found, as_json, "\n".join(similar(found) if "embedding" in found[0] else map(labelled, found)))
 
 
-def generate(
-    model: Model,
-    prompt: Annotated[str, typer.Argument(help="what is asked, quoted")],
-    raw: Annotated[bool, typer.Option("--raw", help="go on with the text itself, without the chat template")] = False,
-    max_tokens: Annotated[int, typer.Option(help="tokens of the answer at most")] = 128,
-    runtime: Annotated[str, typer.Option(help="auto (the fastest installed), transformers or llama_cpp")] = "auto",
-    as_json: Json = False,
-) -> None:
-    """Let a registered version write, fetched and verified; the answer comes as it is written."""
-    if not (has_text(prompt) and is_unicode(prompt)):
-        raise ShrinkError(f"prompt is {prompt!r}; give some words.")
-    if max_tokens < 1:
-        raise ShrinkError(f"max-tokens is {max_tokens} but must be 1 or more.")
-    connected()
-    require(model)
-    from flows import writer
-    from flows.outcome import fetched
-
-    chosen = writer.chosen(runtime)
-    version, directory = fetched(model, settings().home)
-    opened = writer.opened(directory / "model", chosen, settings().threads)
-    tell = (lambda _: None) if as_json else (lambda new: typer.echo(new, nl=False))
-    found = writer.write(opened, prompt, raw, max_tokens, tell)
-    facts = {"model": model, "version": version, "runtime": chosen} | found
-    rate = f"{found['tokens_per_second']:.0f} tokens/s" if found["tokens_per_second"] else "one token"
-    if as_json:
-        say(facts, True, "")
-    else:
-        typer.echo("")
-        screen.tell(f"{found['tokens']} tokens by {chosen}, {rate}")
-
-
 def labelled(one: dict[str, Any]) -> str:
     """A classified text, or pair, as a line: label and score, or each label with a probability over one half."""
     asked = " | ".join(one[name] for name in ("text", "pair") if name in one)
@@ -145,6 +117,51 @@ def similar(found: list[dict[str, Any]]) -> list[str]:
         for one, other in itertools.combinations(found, 2)
     ]
     return [f"{alike:6.3f}  {one}  ·  {other}" for alike, one, other in sorted(pairs, key=lambda pair: -pair[0])]
+
+
+def generate(
+    model: Model,
+    prompt: Annotated[str, typer.Argument(help="what the model is asked, quoted")],
+    raw: Annotated[bool, typer.Option("--raw", help="go on with the text itself, without the chat template")] = False,
+    max_tokens: MaxTokens = 128,
+    runtime: Runtime = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Let a registered version that writes answer a prompt, fetched and verified; shown as it is written."""
+    if not has_text(prompt):
+        raise ShrinkError(f"prompt is {prompt!r}; give some words.")
+    if not is_unicode(prompt):
+        raise ShrinkError(f"prompt is {prompt!r} but no UTF-8; convert it.")
+    from flows import writer
+
+    writer.checked(runtime)
+    connected()
+    require(model)
+    found = writer.fetched(model, runtime, threads, settings().home)
+    ids = writer.asked(found.opened, prompt, raw)
+    writer.note(writer.introduced(found))
+    answer = writer.answered(found.opened, ids, max_tokens, writer.unseen if as_json else writer.show, raw)
+    say(writer.facts(found, answer), as_json, "")
+
+
+def chat(
+    model: Model,
+    max_tokens: MaxTokens = 256,
+    runtime: Runtime = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Talk with a registered version that writes, line by line; an empty line or Ctrl-D ends it. Nothing is kept."""
+    from flows import writer
+
+    writer.checked(runtime)
+    connected()
+    require(model)
+    found = writer.fetched(model, runtime, threads, settings().home)
+    writer.note(writer.introduced(found))
+    by_hand = sys.stdin.isatty() and sys.stdout.isatty() and not as_json
+    writer.conversation(found, writer.typed(by_hand), max_tokens, as_json, lasting=by_hand)
 
 
 def bundle(

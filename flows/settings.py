@@ -9,6 +9,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from registry.records import ShrinkError
 
+HUB = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}  # nothing is fetched
+
 
 class Settings(BaseSettings):
     """Where state lives and what the machine is allowed; all have defaults that work on one machine."""
@@ -56,11 +58,9 @@ def worker_environment(threads: int) -> dict[str, str]:
     launched = ("ACCELERATE_", "TORCHELASTIC_", "WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_", "OMPI_", "PMI_", "MV2_")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(secret + launched)}
     return inherited | {
+        **HUB,
         "PYTHONSAFEPATH": "1",
-        "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
         "ORT_DISABLE_TELEMETRY": "1",  # else importing onnxruntime starts threads, which a fork does not survive
-        "TOKENIZERS_PARALLELISM": "false",
         "OMP_NUM_THREADS": str(threads),
         "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait for each other sleep: spinning, a busy machine is 10x slower
         "OPENBLAS_NUM_THREADS": str(threads),

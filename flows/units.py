@@ -5,7 +5,7 @@ from typing import Any
 
 from registry.records import PERPLEXITIES
 
-WRITES = "`shrink generate`"  # what a model that writes is asked with
+WRITES = "`shrink generate` or `shrink chat`"  # what a model that writes is asked with
 
 
 def stage_name(kind: str, method: str | None, role: str) -> str:

@@ -4,6 +4,7 @@ Rounded weights keep their integers; others are half precision, norms full. Llam
 another order of rows (its rotation pairs neighbours, transformers' pairs halves): whole rows move, nothing is computed.
 """
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -54,10 +55,10 @@ def write(
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for number, part in enumerate(found, start=1):
-        writer.write_tensor_data(array(folder, part, config, plain))
-        tell(number, len(found))
-    writer.close()
+    with contextlib.closing(writer):  # also where a weight is refused
+        for number, part in enumerate(found, start=1):
+            writer.write_tensor_data(array(folder, part, config, plain))
+            tell(number, len(found))
 
 
 def kind_of(part: Part, plain: Plain) -> str:

@@ -26,10 +26,10 @@ ROOT = Path(__file__).parents[2]
 MODELS = {"data", "floor", "finetune", "label", "prune", "distill", "export", "quantize"}  # not what measures time
 
 
-def shrink(home: Path, *words: str, check: int | None = 0) -> subprocess.CompletedProcess[str]:
+def shrink(home: Path, *words: str, check: int | None = 0, typed: str = "") -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "SHRINK_HOME": str(home), "SHRINK_THREADS": "1"}
     command = [sys.executable, "-m", "flows.cli", *words]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, input=typed, capture_output=True, text=True, timeout=300)
     assert check is None or done.returncode == check, done.stdout + done.stderr
     return done
 

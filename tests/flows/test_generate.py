@@ -91,6 +91,20 @@ def test_the_whole_loop_of_a_recipe_that_writes(servers: Services, servers_home:
         ).stdout
     )
     assert len(written["ids"]) <= 5
+    assert (written["model"], written["version"]) == ("tiny-writer", "1")
+    streamed = shrink(servers_home, "generate", "tiny-writer", "the quick", "--raw", "--max-tokens", "5")
+    assert streamed.stdout == written["text"] + "\n"
+    assert streamed.stderr.splitlines()[-1].startswith("tiny-writer version 1 in ")
+    told = shrink(
+        servers_home, "chat", "tiny-writer", "--max-tokens", "4", "--json", typed="the fox\nthe dog\n\nno"
+    ).stdout
+    first, second = map(json.loads, told.splitlines())
+    assert second["prompt_tokens"] > first["prompt_tokens"] > 0
+    for words, said in (
+        (("generate", "tiny-writer", "dog " * 600), "tokens but the model reads 512, its answer included: shorten it."),
+        (("predict", "tiny-writer", "fine"), "model 'tiny-writer' writes text: ask it with `shrink generate`"),
+    ):
+        assert said in shrink(servers_home, *words, check=2).stderr
     version = servers_home / "models" / "tiny-writer" / "1"
     assert (version / "model" / "model.gguf").is_file()
     assert "pipeline_tag: text-generation" in (version / "evidence" / "README.md").read_text()

@@ -294,7 +294,9 @@ def test_a_mark_at_the_beginning_and_windows_line_ends_change_nothing(tmp_path: 
     [("pypi:x==1", None), ("pypi:x==1", "00"), ("pypi:x==1\n--index-url http://h", "0" * 64), ("pypi:x", "0" * 64)],
 )
 def test_a_package_is_named_with_version_and_hash_alone(tmp_path: Path, uri: str, sha256: str | None) -> None:
-    with pytest.raises(ShrinkError, match=r"must be dir:PATH, file:PATH, or with its sha256 pypi:NAME==VERSION or deb:NAME==VERSION"):
+    with pytest.raises(
+        ShrinkError, match=r"must be dir:PATH, file:PATH, or with its sha256 pypi:NAME==VERSION or deb:"
+    ):
         sources.resolve(Source(uri=uri, sha256=sha256), tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -96,7 +96,14 @@ def test_what_was_not_measured_is_null_in_show() -> None:
 
 
 def test_show_says_how_far_each_export_is_from_its_source() -> None:
-    seen = {"texts": 256, "unit": "text", "largest": 2.1e-6, "mean": 0.034, "agreement": 0.9961, "runtime": "onnxruntime 1.2"}
+    seen = {
+        "texts": 256,
+        "unit": "text",
+        "largest": 2.1e-6,
+        "mean": 0.034,
+        "agreement": 0.9961,
+        "runtime": "onnxruntime 1.2",
+    }
     compared = {"method": "int8_dynamic", "measured": seen, "inputs": {"export": "ff", "source": "ee"}}
     journal = run(stage("compare", 1.0) | compared, stage("compare", 1.0, key="t") | compared | {"role": "teacher"})
     records = [StageRecord.model_validate(one) for one in journal["stages"]]
