@@ -267,6 +267,7 @@ def summary(
     directory = f"runs/{journal['run_id']}"
     name, version = journal["recipe"], journal["version"]
     say = [f"\n{sentence(facts)}\n"]
+    say += written.sample(facts) if facts.get("writing") else []
     say.append(lift(facts))
     say += verdict_lines(journal["verdict"], name)
     moved = f"; {name}@champion is this version" if journal["verdict"]["passed"] else "; no alias moved"

@@ -168,7 +168,7 @@ def written_figures(facts: dict[str, Any]) -> list[str]:
         cells = "".join(f"{write(values.get(who)):>12}" for who in screen.MODELS)
         lines.append(f"{name:{wide}}{cells}   {gained}".rstrip())
     lines += [f"{METRICS[name]}: not measured, {why}" for name, why in told["left_out"].items()]
-    return [*lines, f"run by {told['runtime']}", screen.lift(facts)]
+    return [*lines, f"run by {told['runtime']}", screen.lift(facts), *written.sample(facts)]
 
 
 def cost(facts: dict[str, Any]) -> list[str]:

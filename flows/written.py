@@ -41,6 +41,7 @@ def details(evaluation: Evaluation) -> dict[str, Any]:
         "speeds": {who: [speed.model_dump() for speed in one.speeds] for who, one in models.items()},
         "reference": [speed.model_dump() for speed in evaluation.reference],
         "left_out": dict(evaluation.left_out),
+        "sample": evaluation.sample.model_dump() if evaluation.sample else None,
     }
 
 
@@ -75,6 +76,22 @@ def sentence(shown: dict[str, Any]) -> str:
         f"{units.number(speed['teacher'])} → {units.number(speed['student'])} tokens/s; "
         f"{FLOOR} at {units.size(size['floor'])} alone {floor}"
     )
+
+
+def sample(shown: dict[str, Any]) -> list[str]:
+    """The same prompt's answers, teacher's above student's, with their speeds; nothing where none was asked."""
+    seen, speed = (shown.get("writing") or {}).get("sample"), shown["tokens_per_second"]
+    if not seen:
+        return []
+    names = {who: f"{who} ({units.number(speed[who])} tokens/s)" for who in MODELS[:2]}
+    wide = max(map(len, names.values()))
+    return [f"asked: {seen['prompt']}", *(f"  {name:{wide}}  {answer(seen[who])}" for who, name in names.items())]
+
+
+def answer(said: str) -> str:
+    """An answer in one line; what breaks off says so."""
+    line = " ".join(said.split())
+    return line if line.endswith((".", "!", "?")) else f"{line} …" if line else "(nothing)"
 
 
 def rows(evaluation: dict[str, Any]) -> list[Row]:

@@ -147,6 +147,15 @@ class Measure(BaseModel):
     win_over_floor: Interval
 
 
+class Sample(BaseModel):
+    """What teacher and student write to one shipped prompt, to be read."""
+
+    model_config = STRICT
+    prompt: str
+    teacher: str
+    student: str
+
+
 class Evaluation(BaseModel):
     """Teacher, student and honest floor on the same examples; retention and lift are ratios (1 = all kept).
 
@@ -171,6 +180,7 @@ class Evaluation(BaseModel):
     left_out: dict[MeasureName, str] = {}  # why a measure was not taken
     runtime: str | None = None  # that ran the models, where there is a choice
     reference: tuple[Speed, ...] = ()  # the teacher in float32 in transformers, in the same minutes
+    sample: Sample | None = None  # of models that write and have a chat template
 
     def scores(self) -> dict[str, float]:
         """Teacher's, student's and floor's score by the metric that this evaluation goes by."""

@@ -11,8 +11,12 @@ token behind the teacher's own answer is the teacher's. Else it writes, and char
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from registry.records import ShrinkError
+from registry.records import Sample, ShrinkError
 from tasks.generate.runtime import Opened
+
+PROMPT = "Why is the sky blue?"
+SAMPLED = 40  # tokens at most of an answer that is shown
+BROKEN = "\N{REPLACEMENT CHARACTER}"  # what a part of a character is decoded to
 
 
 class Answer(NamedTuple):
@@ -54,6 +58,18 @@ def kept(student: Opened, teacher: Opened, prompt: str, given: Answer, alike: bo
     if not wanted:
         return float(not own)
     return leading([own[place : place + 1] == one for place, one in enumerate(wanted)])
+
+
+def sample(teacher: Opened, student: Opened) -> Sample | None:
+    """Both models' own answers to a prompt that is ours; nothing where they cannot chat."""
+    try:
+        said = [
+            one.text(list(one.stream(one.chat(messages(PROMPT)), SAMPLED))).strip().removesuffix(BROKEN)
+            for one in (teacher, student)
+        ]
+    except ShrinkError:  # no chat template, or a context that is too short: the measure says which
+        return None
+    return Sample(prompt=PROMPT, teacher=said[0], student=said[1])
 
 
 def leading(same: Sequence[bool]) -> float:

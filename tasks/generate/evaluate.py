@@ -72,15 +72,16 @@ def run(inputs: dict[str, Path], config: GenerateEvaluateConfig, out: Path, seed
     import torch
     from safetensors.numpy import save_file
 
-    from tasks.generate import reading, runtime
+    from tasks.generate import chatting, reading, runtime
 
     threads = torch.get_num_threads()
     opened = {role: runtime.open_model(inputs[role], config.runtime, threads) for role in ROLES}
     models = {role: reading.Model(one, reading.first_token(inputs[role])) for role, one in opened.items()}
     seen = judged(models, inputs["data"], config, seed)
+    sample = chatting.sample(opened["teacher"], opened["student"])
     write_golden(opened["student"], config.runtime, out / "golden.json")
     del models, opened
-    result = evaluation(inputs, seen, config)
+    result = evaluation(inputs, seen, config).model_copy(update={"sample": sample})
     write_json(out / "evaluation.json", quality(result))
     save_file(seen.values, out / "values.safetensors")
     progress.report(STEPS, STEPS, f"retention {result.retention.point:.4f}")

@@ -93,6 +93,15 @@ def test_limits_of_a_gate_have_the_units_of_their_measure() -> None:
     assert units.checked("bits_per_weight", 5.5) == "5.50 bits"
 
 
+def test_both_answers_to_one_prompt_are_shown_with_their_speeds() -> None:
+    seen = facts()
+    assert written.sample(seen) == []
+    seen["writing"]["sample"] = {"prompt": "Why is the sky blue?", "teacher": "Light\nscatters.", "student": "It is"}
+    said = ["asked: Why is the sky blue?", "  teacher (20.0 tokens/s)  Light scatters."]
+    assert written.sample(seen) == [*said, "  student (60.0 tokens/s)  It is …"]
+    assert "\n".join(written.sample(seen)) in "\n".join(page(seen))
+
+
 def test_a_finished_stage_says_its_perplexity() -> None:
     assert console.score(journal()["evaluation"]) == "perplexity +5.0%"
     assert console.score({"perplexity_before": 2.2, "perplexity": 2.104}) == "byte perplexity 2.10"

@@ -87,10 +87,26 @@ def test_an_evaluation_holds_all_measures_and_no_text(made: dict[str, Path], jud
     assert top1.teacher == 1 and top1.floor < top1.student <= 1 and seen.agreement == top1.student
     assert seen.student.kl and seen.floor.kl and 0 < seen.student.kl.point < seen.floor.kl.point
     assert seen.teacher.kl is None and seen.student.kl_second
+    assert seen.sample and seen.sample.prompt == chatting.PROMPT
     text = (out / "evaluation.json").read_text()
     assert "cake" not in text and "p50_ms" not in text and "speeds" not in text and "reference" not in text
     values = load_file(out / "values.safetensors")
     assert values["nats.student"].shape == (9,) and values["kl_second.floor"].shape == (5,)
+
+
+def test_both_write_on_one_prompt_and_nothing_where_they_cannot_chat(made: dict[str, Path]) -> None:
+    teacher = open_model(made["teacher"], "transformers")
+    wordy = teacher._replace(
+        text=lambda ids: "".join(f" {one}" for one in ids), stream=lambda ids, most: iter(range(most))
+    )
+    broken = wordy._replace(text=lambda ids: f" Light.{chatting.BROKEN}")
+    seen = chatting.sample(wordy, broken)
+    assert seen and seen.teacher == " ".join(map(str, range(chatting.SAMPLED))) and seen.student == "Light."
+
+    def refuse(messages: list[dict[str, str]]) -> list[int]:
+        raise ShrinkError("no template")
+
+    assert chatting.sample(teacher._replace(chat=refuse), teacher) is None
 
 
 def test_the_same_models_give_the_same_artifact(
