@@ -19,12 +19,13 @@ from tasks.kinds import AnyStageConfig, code_digest
 from tasks.way import ALONE, Way
 
 LIBRARIES = ("torch", "transformers", "onnx", "onnxruntime", "onnxscript", "scikit-learn", "numpy", "tokenizers")
+DISTRIBUTIONS = {"llama_cpp": "llama-cpp-python"}  # what a module is installed as, where that is another name
 
 
 def key_of(config: AnyStageConfig, digests: dict[str, str], seed: int, threads: int, way: Way = ALONE) -> str:
     """The index key of a stage whose inputs have these digests by role."""
     needed = (*LIBRARIES, *getattr(config, "needs", ()), *(("accelerate",) if way != ALONE else ()))
-    libraries = {name: importlib.metadata.version(name) for name in needed}
+    libraries = {name: importlib.metadata.version(DISTRIBUTIONS.get(name, name)) for name in needed}
     environment: dict[str, Any] = {"threads": threads, "libraries": libraries, "device": "cpu"}
     if way != ALONE:
         environment |= way.model_dump()

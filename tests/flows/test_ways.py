@@ -80,3 +80,18 @@ def test_a_stage_does_not_hear_of_another_launchers_processes(monkeypatch: pytes
     found = worker_environment(1)
     assert not {"RANK", "WORLD_SIZE", "MASTER_PORT", "ACCELERATE_MIXED_PRECISION"} & found.keys()
     assert found["GLOO_SOCKET_IFNAME"] == "lo"
+
+
+def test_an_extra_counts_by_the_version_of_what_it_is_installed_as(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recipe that asks for llama.cpp failed behind an hour's stages: its module has another name than its package."""
+    compared = {"kind": "compare", "method": "gguf", "source": "lm", "export": "llama_cpp", "exact": False}
+    stage = EveryStage.validate_python(compared)
+    asked: list[str] = []
+
+    def version(name: str) -> str:
+        asked.append(name)
+        return f"{len(asked)}.0"
+
+    monkeypatch.setattr(cache.importlib.metadata, "version", version)
+    keys = {cache.key_of(stage, {"source": "d"}, 0, 1) for _ in range(2)}
+    assert "llama-cpp-python" in asked and "llama_cpp" not in asked and len(keys) == 2
