@@ -92,6 +92,6 @@ def test_an_extra_counts_by_the_version_of_what_it_is_installed_as(monkeypatch: 
         asked.append(name)
         return f"{len(asked)}.0"
 
-    monkeypatch.setattr(cache.importlib.metadata, "version", version)
+    monkeypatch.setattr("importlib.metadata.version", version)
     keys = {cache.key_of(stage, {"source": "d"}, 0, 1) for _ in range(2)}
     assert "llama-cpp-python" in asked and "llama_cpp" not in asked and len(keys) == 2
