@@ -58,7 +58,7 @@ def comparisons(stage: AnyChainConfig, quantized: bool, recipe: Recipe) -> list[
     if stage.writes[1] != "gguf":
         return [comparison(stage, quantized)]
     plain = comparison(stage, quantized=False).model_copy(update={"rows": DOCUMENTS})
-    fast = plain.model_copy(update={"export": "llama_cpp", "exact": False})
+    fast = plain.model_copy(update={"method": "llama_cpp", "export": "llama_cpp", "exact": False})
     return [plain, fast] if getattr(recipe.evaluate, "runtime", None) == "llama_cpp" else [plain]
 
 

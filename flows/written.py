@@ -142,8 +142,10 @@ def each(models: dict[str, dict[str, Any]], key: str) -> dict[str, Any]:
 
 
 def times(above: float | None, below: float | None, word: str) -> str:
-    """How many times the one is the other."""
+    """How many times the one is the other; what is not faster is slower."""
     found = units.ratio(above, below)
+    if found and found < 1 and word == "faster":
+        return f"{units.number(1 / found)}× slower"
     return f"{units.number(found)}× {word}" if found else ""
 
 
