@@ -45,9 +45,11 @@ from tasks.prune.grouped import PruneGroupedConfig
 from tasks.prune.low_rank import PruneLowRankConfig
 from tasks.prune.magnitude import PruneMagnitudeConfig
 from tasks.prune.movement import PruneMovementConfig
+from tasks.prune.sparse import PruneSparseConfig
 from tasks.prune.structured import PruneStructuredConfig
 from tasks.prune.vocabulary import PruneVocabularyConfig
 from tasks.prune.wanda import PruneWandaConfig
+from tasks.quantize.awq import AwqConfig
 from tasks.quantize.gptq import GptqConfig
 from tasks.quantize.int4_weight_only import Int4WeightOnlyConfig
 from tasks.quantize.int8_dynamic import Int8DynamicConfig
@@ -96,12 +98,12 @@ DistillEncoders = (
     DistillLogitsConfig | DistillBeside | DistillSelfConfig | DistillQuantizedConfig | DistillEmbeddingsConfig
 )
 DistillMethods = DistillEncoders | DistillDecoders
-PruneZeros = PruneMagnitudeConfig | PruneWandaConfig | PruneGradualConfig | PruneMovementConfig
+PruneZeros = PruneMagnitudeConfig | PruneWandaConfig | PruneGradualConfig | PruneMovementConfig | PruneSparseConfig
 PruneDecoders = PruneDepthConfig | PruneWidthConfig | PruneGroupedConfig
 PruneMethods = PruneStructuredConfig | PruneVocabularyConfig | PruneLowRankConfig | PruneZeros | PruneDecoders
 ExportEncoders = OnnxConfig | PackedConfig | OpenvinoConfig | ExecutorchConfig
 ExportMethods = ExportEncoders | GgufConfig
-RoundDecoders = RtnConfig | GptqConfig
+RoundDecoders = RtnConfig | GptqConfig | AwqConfig
 QuantizeGraphs = Int8DynamicConfig | Int8StaticConfig | Int4WeightOnlyConfig | SmoothConfig
 QuantizeMethods = QuantizeGraphs | RoundDecoders
 AdoptMethods = AdoptConfig | AdoptDecoderConfig

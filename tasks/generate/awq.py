@@ -9,10 +9,12 @@ Pure functions of tensors: weights are [outputs, inputs], H is [inputs, inputs].
 import torch
 from torch import Tensor
 
-from tasks.generate import gptq, grids
+from tasks.generate import grids
 from tasks.generate.grids import Grid
 
-ALPHAS = tuple(step / 20 for step in range(20))
+ALPHAS = tuple(step / 10 for step in range(10))
+PARTS = (1.0, 0.9)  # of a group's range, tried while alpha is searched
+Weights = list[tuple[Tensor, Grid]]
 
 
 def scales(hessian: Tensor, alpha: float) -> Tensor:
@@ -22,18 +24,19 @@ def scales(hessian: Tensor, alpha: float) -> Tensor:
     return (found / (found.max() * found.min()).sqrt()).clamp(1e-4, 1e4)
 
 
-def search(weights: list[Tensor], hessian: Tensor, grid: Grid) -> tuple[float, Tensor]:
+def search(weights: Weights, hessian: Tensor) -> tuple[float, Tensor]:
     """The alpha, and its factors, with which weights that read the same input lose least together when rounded."""
     best, least, chosen = 0.0, torch.inf, torch.ones(hessian.shape[0])
     for alpha in ALPHAS:
         factor = scales(hessian, alpha) if alpha else torch.ones(hessian.shape[0])
-        error = sum(lost(weight, factor, hessian, grid) for weight in weights)
+        error = sum(lost(weight, factor, hessian, grid) for weight, grid in weights)
         if error < least:
             best, least, chosen = alpha, error, factor
     return best, chosen
 
 
 def lost(weight: Tensor, factor: Tensor, hessian: Tensor, grid: Grid) -> float:
-    """The outputs' error when a weight is rounded with its inputs multiplied by factors."""
-    rounded = grids.nearest(weight * factor, grid).value() / factor
-    return gptq.output_error(weight, rounded, hessian)
+    """The outputs' error when a weight is rounded with its inputs multiplied by factors, over the outputs' squares."""
+    importance = grids.importance(hessian) / factor.square()
+    apart = weight - grids.nearest(weight * factor, grid, importance, PARTS).value() / factor
+    return float(((apart @ hessian) * apart).sum() / ((weight @ hessian) * weight).sum().clamp(min=1e-30))

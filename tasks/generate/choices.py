@@ -66,8 +66,17 @@ class RoundingConfig(CalibrationConfig):
         description="Of all linear layers: q4_0, q4_1, q5_0, q5_1 or q8_0 (which go into a GGUF file), or integers "
         "such as int4_g64 (4 bits, 64 share a scale) or int4_g64_zero (with zero points), which do not.",
     )
+    target: float | None = Field(
+        default=None,
+        ge=4.5,
+        le=16,
+        description="In the place of grid: bits a weight may take over all of the model's weights, spent on GGUF's "
+        "grids where rounding was measured to hurt most.",
+    )
     embedding: GridOrNone | None = Field(
-        default=None, description="Of the embedding and the output head: a grid, or none for half precision."
+        default=None,
+        description="Of the embedding and the output head: a grid, or none for half precision. Unless it is said, q8_0 "
+        "with grid, and what the budget gives it with target.",
     )
     exceptions: dict[str, GridOrNone] = Field(
         default={},
@@ -76,9 +85,11 @@ class RoundingConfig(CalibrationConfig):
     )
 
     @model_validator(mode="after")
-    def _some(self) -> Self:
-        if self.grid is None:
-            raise ValueError("grid is missing: name one, such as q4_0")
+    def _one(self) -> Self:
+        if (self.grid is None) == (self.target is None):
+            raise ValueError(
+                "grid and target are two ways to say how much is kept: give one of them, such as grid: q4_0"
+            )
         return self
 
 

@@ -41,7 +41,7 @@ def factor(hessian: Tensor) -> Tensor:
 def quantize(weight: Tensor, hessian: Tensor, grid: Grid) -> Rounded:
     """The weight on its grid, errors spread forward; scales are fitted to each group as it is reached."""
     upper, work = factor(hessian), weight.float().clone()
-    importance = hessian.diagonal() / hessian.diagonal().mean().clamp(min=1e-12)
+    importance = grids.importance(hessian)
     size = grid.group * max(1, BLOCK // grid.group)  # whole groups, so that none waits for a block's errors
     found, scales, shifts = torch.empty_like(work), list[Tensor](), list[Tensor]()
     for start in range(0, work.shape[1], size):
@@ -68,8 +68,9 @@ def sparsify(weight: Tensor, hessian: Tensor, sparsity: float, pattern: tuple[in
     is reached.
     """
     upper, work = factor(hessian), weight.float().clone()
-    for start in range(0, work.shape[1], BLOCK):
-        end = min(start + BLOCK, work.shape[1])
+    size = BLOCK if pattern is None else pattern[1] * max(1, BLOCK // pattern[1])  # no pattern across two blocks
+    for start in range(0, work.shape[1], size):
+        end = min(start + size, work.shape[1])
         errors = torch.zeros(work.shape[0], end - start)
         scores = work[:, start:end].square() / upper.diagonal()[start:end].square()
         gone = scores <= scores.flatten().kthvalue(max(1, round(sparsity * scores.numel()))).values

@@ -6,6 +6,7 @@ to the last bit; `integer` makes those of compressed-tensors, whose zero is an i
 weights are [outputs, inputs], scales and shifts [outputs, groups].
 """
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -123,7 +124,9 @@ def valued(code: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return code * scale + shift
 
 
-def fit(weight: Tensor, grid: Grid, importance: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def fit(
+    weight: Tensor, grid: Grid, importance: Tensor | None = None, parts: Sequence[float] = SHRUNK
+) -> tuple[Tensor, Tensor]:
     """Scale and shift of each group with the least squared error over the tried parts of its range.
 
     `importance` [inputs] weighs the squares; the mean square of each input makes it the error of the outputs, were
@@ -132,7 +135,7 @@ def fit(weight: Tensor, grid: Grid, importance: Tensor | None = None) -> tuple[T
     groups = grouped(weight, grid)
     weights = torch.ones(groups.shape[1:]) if importance is None else importance.view(groups.shape[1:])
     best, least = ranged(groups, grid, 1.0), torch.full(groups.shape[:2], torch.inf)
-    for part in SHRUNK:
+    for part in parts:
         scale, shift = ranged(groups, grid, part)
         rounded = valued(codes(groups, scale[..., None], shift[..., None], grid), scale[..., None], shift[..., None])
         error = ((rounded - groups).square() * weights).sum(2)
@@ -142,16 +145,22 @@ def fit(weight: Tensor, grid: Grid, importance: Tensor | None = None) -> tuple[T
     return best
 
 
+def importance(sums: Tensor) -> Tensor:
+    """Of the sums of x x^T [inputs, inputs] the squares of each input [inputs], about 1."""
+    squares = sums.diagonal()
+    return squares / squares.mean().clamp(min=1e-12)
+
+
 def spread(values: Tensor, grid: Grid) -> Tensor:
     """Scales or shifts [outputs, groups] for every weight [outputs, inputs]."""
     return values.repeat_interleave(grid.group, dim=1)
 
 
-def nearest(weight: Tensor, grid: Grid, importance: Tensor | None = None) -> Rounded:
+def nearest(weight: Tensor, grid: Grid, importance: Tensor | None = None, parts: Sequence[float] = SHRUNK) -> Rounded:
     """Round to nearest: every weight by itself, on the groups' fitted scales."""
-    parts = []
+    done = []
     for rows in weight.split(ROWS):
-        scale, shift = fit(rows, grid, importance)
+        scale, shift = fit(rows, grid, importance, parts)
         code = codes(rows, spread(scale, grid), spread(shift, grid), grid)
-        parts.append(Rounded(code.to(torch.int8), scale, shift))
-    return Rounded(*(torch.cat(part) for part in zip(*parts, strict=True)))
+        done.append(Rounded(code.to(torch.int8), scale, shift))
+    return Rounded(*(torch.cat(part) for part in zip(*done, strict=True)))

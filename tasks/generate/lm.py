@@ -102,20 +102,29 @@ def save(directory: Path, model: Any, beside: Path, rounded: dict[str, Rounded],
     The bytes depend on the weights, the grids and those files alone. A head that is tied to the embedding is not
     written twice.
     """
+    plain = {name: value for name, value in own_weights(model).items() if name not in rounded}
+    write(directory, model.config, beside, plain, rounded, grids)
+
+
+def write(
+    directory: Path,
+    config: Any,
+    beside: Path,
+    plain: dict[str, Tensor],
+    rounded: dict[str, Rounded],
+    grids: dict[str, Grid],
+) -> None:
+    """Write a language model of a config that is in parts: weights that stay as they are, and rounded ones."""
     directory.mkdir(parents=True, exist_ok=True)
     for name in TOKENIZER:
         if (beside / name).is_file():
             (directory / name).write_bytes((beside / name).read_bytes())
-    model.config.save_pretrained(directory)
-    tensors: dict[str, Tensor] = {}
-    for name, value in own_weights(model).items():
-        if name not in rounded:
-            tensors[name] = value.detach().contiguous()
-            continue
-        one, grid = rounded[name], grids[name]
+    config.save_pretrained(directory)
+    tensors = {name: value.detach().contiguous() for name, value in plain.items()}
+    for name, one in rounded.items():
         tensors |= {f"{name}.codes": one.codes.contiguous(), f"{name}.scale": one.scale.half().contiguous()}
-        if grid.zero in {"free", "integer"}:
-            shift = one.shift if grid.zero == "integer" else one.shift.half()
+        if grids[name].zero in {"free", "integer"}:
+            shift = one.shift if grids[name].zero == "integer" else one.shift.half()
             tensors[f"{name}.shift"] = shift.contiguous()
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     if rounded:

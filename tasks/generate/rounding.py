@@ -4,6 +4,7 @@ A layer that is done is kept beside the stage as it is stored (tasks/checkpoint.
 behind it with the same result; only one layer's sums and one layer's integers are in memory beside the model.
 """
 
+import gc
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,28 +15,45 @@ from torch import Tensor, nn
 
 from registry.records import ShrinkError
 from tasks import checkpoint, data, progress
-from tasks.generate import choices, grids, lm, text, walk
+from tasks.generate import choices, grids, lm, sensitivity, text, walk
 from tasks.generate.choices import CalibrationConfig, RoundingConfig
 from tasks.generate.grids import Grid, Rounded
 
 Grids = dict[str, Grid]  # by name of a weight; one that is not there stays as it is
-Method = Callable[[nn.Module, walk.Sums | None, Grids], dict[str, Rounded]]  # a layer's weights by name inside of it
+Place = tuple[Path, str]  # where finished parts are kept, and their key
+# of a layer, the grids by name inside of it, its inputs' sums and what it gives (none without text): rounded weights
+Method = Callable[[nn.Module, Grids, walk.Sums | None, walk.Give | None], dict[str, Rounded]]
+Table = Callable[[Tensor, Tensor | None, Grid], Rounded]  # of an embedding or head, with the sums of what a head reads
 
 
-def run(inputs: dict[str, Path], config: RoundingConfig, out: Path, seed: int, method: Method, needs_text: bool) -> Any:
-    """Write the student rounded by a method; measured: bits per weight, and what went on which grid."""
+def run(
+    inputs: dict[str, Path],
+    config: RoundingConfig,
+    out: Path,
+    seed: int,
+    method: Method,
+    table: Table,
+    needs_text: bool = True,
+) -> dict[str, Any]:
+    """Write the student rounded by a method, which may do without text; measured: see `told`."""
     model = lm.load(inputs["student"])
     check_finite(model)
-    chosen = wanted(model, config)
-    check_groups(model, chosen)
-    ids = calibration(inputs, config, seed) if needs_text else None
+    ids = calibration(inputs, config, seed) if needs_text or config.target is not None else None
     with checkpoint.parts() as at:
-        rounded = layers(model, ids, config.batch, chosen, method, at)
-        for name in tables(model):
-            if name in chosen:
-                rounded[name] = grids.nearest(lm.own_weights(model)[name], chosen[name])
-        lm.save(out, model, inputs["student"], rounded, chosen)
-    return told(model, chosen)
+        chosen, foretold = wanted(model, config, ids, (method, table), at, seed)
+        check_groups(model, chosen)
+        round_tables(model, ids if needs_text else None, chosen, table, at)
+        round_layers(model, ids if needs_text else None, config.batch, chosen, method, at)
+        measured, count = told(model, chosen) | foretold, len(walk.layers_of(model))
+        plain = {name: value for name, value in lm.own_weights(model).items() if name not in chosen}
+        described = model.config
+        del model
+        gc.collect()  # the integers are read in the place of the numbers that they stand for, not beside them
+        rounded: dict[str, Rounded] = {}
+        for name in ("tables", *(f"layer{index}" for index in range(count))):
+            rounded |= stored(checkpoint.part(at, name) or {})
+        lm.write(out, described, inputs["student"], plain, rounded, chosen)
+    return measured
 
 
 def calibration(inputs: dict[str, Path], config: CalibrationConfig, seed: int) -> Tensor:
@@ -48,17 +66,8 @@ def calibration(inputs: dict[str, Path], config: CalibrationConfig, seed: int) -
 def check_finite(model: nn.Module) -> None:
     """ShrinkError when a weight is not a number, which would spread through everything behind it."""
     for name, weight in lm.own_weights(model).items():
-        if not torch.isfinite(weight).all():
+        if not torch.isfinite(torch.stack(torch.aminmax(weight))).all():
             raise ShrinkError(f"the weight {name} holds numbers that are not finite: give a model that is whole.")
-
-
-def tables(model: Any) -> list[str]:
-    """The names of the embedding's weight and, where it is not the same, the output head's."""
-    found = []
-    for part in (model.get_input_embeddings(), model.get_output_embeddings()):
-        same = part.weight.data_ptr()
-        found += [name for name, weight in lm.own_weights(model).items() if weight.data_ptr() == same]
-    return sorted(set(found))
 
 
 def linears(model: Any) -> dict[str, nn.Module]:
@@ -67,17 +76,54 @@ def linears(model: Any) -> dict[str, nn.Module]:
     return {f"{name}.weight": one for name, one in model.named_modules() if id(one) in known}
 
 
-def wanted(model: Any, config: RoundingConfig) -> Grids:
-    """Each weight's grid as the config says it; ShrinkError when an exception fits none."""
-    names = dict.fromkeys(linears(model), str(config.grid))
-    names |= dict.fromkeys(tables(model), config.embedding or "q8_0")
+def wanted(
+    model: Any, config: RoundingConfig, ids: Tensor | None, by: tuple[Method, Table], at: Place, seed: int
+) -> tuple[Grids, dict[str, Any]]:
+    """Each weight's grid as the config says it, or as its target buys it, and the divergence that this was foretold."""
+    names: dict[str, str | None] = dict.fromkeys(linears(model), config.grid)
+    names |= dict.fromkeys(sensitivity.tables_of(model), config.embedding or (None if config.target else "q8_0"))
     for pattern, name in config.exceptions.items():
         fitting = [weight for weight in names if fits(weight, pattern)]
         if not fitting:
             some = ", ".join(weight.removesuffix(".weight") for weight in list(names)[:3])
             raise ShrinkError(f"exceptions names '{pattern}', which no layer is called: there are {some} and others.")
         names |= dict.fromkeys(fitting, name)
-    return {weight: grids.named(name) for weight, name in names.items() if name != choices.KEPT}
+    fixed = {weight: grids.named(name) for weight, name in names.items() if name not in (None, choices.KEPT)}
+    free = [weight for weight, name in names.items() if name is None]
+    if config.target is None:
+        return fixed, {}
+    assert ids is not None
+    check_groups(model, fixed | dict.fromkeys(free, grids.GGUF["q4_0"]))
+
+    def scaled(layer: nn.Module, sums: walk.Sums, give: walk.Give) -> float:
+        return relative(by[0], layer, sums, give)
+
+    found, cost = sensitivity.spend(model, ids, free, fixed, config.target, sensitivity.Scaled(scaled, by[1]), at, seed)
+    return fixed | found, {"foretold_kl": cost}
+
+
+def relative(method: Method, layer: nn.Module, sums: walk.Sums, give: walk.Give) -> float:
+    """The squared error of a layer's outputs by a method over that by rounding to nearest, both on q4_0."""
+    grid, linears = grids.GGUF["q4_0"], walk.linears_of(layer)
+    kept, whole, errors = {name: one.clone() for name, one in layer.state_dict().items()}, give(), list[float]()
+    chosen = {name: grid for name, one in linears.items() if walk.weight_of(one).shape[1] % grid.group == 0}
+    for by in (method, nearest):
+        for name, rounded in by(layer, chosen, sums, give).items():
+            walk.put(linears[name], rounded.value())
+        errors.append(float((give() - whole).square().sum()))
+        layer.load_state_dict(kept)
+    return errors[0] / errors[1] if errors[1] else 1.0
+
+
+def nearest(layer: nn.Module, chosen: Grids, sums: walk.Sums | None, give: walk.Give | None) -> dict[str, Rounded]:
+    """A layer's weights rounded to the nearest, as sensitivities are told."""
+    assert sums is not None
+    return {
+        name: grids.nearest(
+            walk.weight_of(walk.linears_of(layer)[name]), grid, grids.importance(sums[name]), sensitivity.PARTS
+        )
+        for name, grid in chosen.items()
+    }
 
 
 def fits(weight: str, pattern: str) -> bool:
@@ -100,55 +146,73 @@ def check_groups(model: Any, chosen: Grids) -> None:
             )
 
 
-def layers(
-    model: Any, ids: Tensor | None, batch: int, chosen: Grids, method: Method, at: tuple[Path, str]
-) -> dict[str, Rounded]:
-    """Round every layer in place, keeping each as it is stored; all stored weights by name."""
+def round_tables(model: Any, ids: Tensor | None, chosen: Grids, table: Table, at: Place) -> None:
+    """Round embedding and head, keeping them as they are stored; by what the head reads, given text.
+
+    The layers are then rounded on what the rounded embedding gives them.
+    """
+    names = [name for name in sensitivity.tables_of(model) if name in chosen]
+    kept = checkpoint.part(at, "tables")
+    if kept is None:
+        sums = sensitivity.head_sums(model, ids) if ids is not None and names else None
+        weights, head = lm.own_weights(model), sensitivity.head_of(model)
+        kept = split({name: table(weights[name], sums if name == head else None, chosen[name]) for name in names})
+        checkpoint.keep_part(at, "tables", kept)
+    with torch.no_grad():
+        for name, one in stored(kept).items():
+            sensitivity.replace(lm.own_weights(model)[name], one)
+
+
+def round_layers(model: Any, ids: Tensor | None, batch: int, chosen: Grids, method: Method, at: Place) -> None:
+    """Round every layer in place, keeping each as it is stored."""
     names = {id(one): name for name, one in model.named_modules()}
 
-    def change(index: int, layer: nn.Module, sums: walk.Sums | None) -> None:
+    def change(index: int, layer: nn.Module, sums: walk.Sums | None, give: walk.Give | None) -> None:
         prefix = names[id(layer)]
         own = {name: chosen[full] for name in walk.linears_of(layer) if (full := f"{prefix}.{name}.weight") in chosen}
-        done = method(layer, sums, own)
-        kept = {name: value for name, value in layer.state_dict().items() if name.removesuffix(".weight") not in done}
+        done = method(layer, own, sums, give)
         for name, one in done.items():
             walk.put(layer.get_submodule(name), one.value())
-            kept |= {f"{name}.weight.{part}": value for part, value in one._asdict().items()}
+        kept = split({f"{prefix}.{name}.weight": one for name, one in done.items()})
+        for name, value in layer.state_dict().items():
+            if name.removesuffix(".weight") not in done:
+                kept[f"{prefix}.{name}"] = value
         checkpoint.keep_part(at, f"layer{index}", kept)
 
     def known(index: int, layer: nn.Module) -> bool:
         kept = checkpoint.part(at, f"layer{index}")
         if kept is not None:
-            done = stored(kept)
-            for name, one in done.items():
-                walk.put(layer.get_submodule(name.removesuffix(".weight")), one.value())
-            plain = {name: value for name, value in kept.items() if name in layer.state_dict()}
+            prefix = f"{names[id(layer)]}."
+            for name, one in stored(kept).items():
+                walk.put(layer.get_submodule(name.removeprefix(prefix).removesuffix(".weight")), one.value())
+            own = layer.state_dict()
+            plain = {part: value for name, value in kept.items() if (part := name.removeprefix(prefix)) in own}
             layer.load_state_dict(plain, strict=False)
         return kept is not None
 
-    found = walk.layers_of(model)
     if ids is not None:
         walk.walk(model, ids, change, known, batch)
-    else:
-        for index, layer in enumerate(found):
-            if not known(index, layer):
-                change(index, layer, None)
-            progress.report(index + 1, len(found), "layers")
-    rounded: dict[str, Rounded] = {}
+        return
+    found = walk.layers_of(model)
     for index, layer in enumerate(found):
-        kept = checkpoint.part(at, f"layer{index}") or {}
-        rounded |= {f"{names[id(layer)]}.{name}": one for name, one in stored(kept).items()}
-    return rounded
+        if not known(index, layer):
+            change(index, layer, None, None)
+        progress.report(index + 1, len(found), "layers")
+
+
+def split(rounded: dict[str, Rounded]) -> dict[str, Tensor]:
+    """Rounded weights as tensors by name: W.codes, W.scale and W.shift of each."""
+    return {f"{name}.{part}": value for name, one in rounded.items() for part, value in one._asdict().items()}
 
 
 def stored(kept: dict[str, Tensor]) -> dict[str, Rounded]:
-    """The rounded weights among a layer's kept tensors."""
+    """The rounded weights among kept tensors."""
     names = [name.removesuffix(".codes") for name in kept if name.endswith(".codes")]
     return {name: Rounded(*(kept[f"{name}.{part}"] for part in Rounded._fields)) for name in names}
 
 
 def told(model: nn.Module, chosen: Grids) -> dict[str, Any]:
-    """Bits per weight over all of them, and how many weights lie on each grid."""
+    """bits_per_weight over all of them; weights: how many lie on each grid."""
     sizes: dict[str, int] = {}
     for name, weight in lm.own_weights(model).items():
         kind = chosen[name].name if name in chosen else choices.KEPT

@@ -7,6 +7,7 @@ through them.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from registry.records import ShrinkError
 from tasks import progress
 
+Give = Callable[[], Tensor]
 Sums = dict[str, Tensor]  # by linear of a layer, the sum of x x^T over all its inputs [inputs, inputs]
 
 
@@ -91,10 +93,16 @@ def start(model: Any, ids: Tensor, batch: int) -> tuple[list[Tensor], list[Caugh
 
 def through(layer: nn.Module, hidden: list[Tensor], caught: Caught) -> None:
     """Replace each batch of hidden states by what the layer makes of it."""
+    for number, state in enumerate(hidden):
+        hidden[number] = given(layer, state, caught)
+
+
+def given(layer: nn.Module, state: Tensor, caught: Caught) -> Tensor:
+    """What a layer makes of one batch of hidden states."""
     with torch.no_grad():
-        for number, state in enumerate(hidden):
-            found = layer(state, *caught.args, **caught.kwargs)
-            hidden[number] = found[0] if isinstance(found, tuple) else found
+        found = layer(state, *caught.args, **caught.kwargs)
+    result: Tensor = found[0] if isinstance(found, tuple) else found
+    return result
 
 
 def sums(layer: nn.Module, hidden: list[Tensor], caught: Caught) -> Sums:
@@ -128,11 +136,14 @@ def sums(layer: nn.Module, hidden: list[Tensor], caught: Caught) -> Sums:
 def walk(
     model: Any,
     ids: Tensor,
-    change: Callable[[int, nn.Module, Sums], None],
+    change: Callable[[int, nn.Module, Sums, Give], None],
     known: Callable[[int, nn.Module], bool],
     batch: int = 8,
 ) -> None:
-    """Change every layer from the bottom up: `known` may put back what an earlier go made of it and say so."""
+    """Change every layer from the bottom up: `known` may put back what an earlier go made of it and say so.
+
+    `change` is called with the layer's number, the layer, its sums, and what it gives for the first batch as it is.
+    """
     if len(ids) % batch:
         ids = ids[: len(ids) // batch * batch] if len(ids) > batch else ids
         batch = min(batch, len(ids))
@@ -140,6 +151,7 @@ def walk(
     layers = layers_of(model)
     for index, layer in enumerate(layers):
         if not known(index, layer):
-            change(index, layer, sums(layer, hidden, caught[index]))
+            give = functools.partial(given, layer, hidden[0], caught[index])
+            change(index, layer, sums(layer, hidden, caught[index]), give)
         through(layer, hidden, caught[index])
         progress.report(index + 1, len(layers), "layers")

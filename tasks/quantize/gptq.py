@@ -13,10 +13,10 @@ from pydantic import Field
 from tasks.generate.choices import RoundingConfig
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from tasks.generate.grids import Grid, Rounded
-    from tasks.generate.walk import Sums
+    from tasks.generate.walk import Give, Sums
 
 
 class GptqConfig(RoundingConfig):
@@ -29,11 +29,26 @@ def run(inputs: dict[str, Path], config: GptqConfig, out: Path, seed: int) -> di
     """Write the rounded student; measured: bits_per_weight over all weights, weights by grid."""
     from tasks.generate import rounding
 
-    measured: dict[str, Any] = rounding.run(inputs, config, out, seed, layer, needs_text=True)
+    measured: dict[str, Any] = rounding.run(inputs, config, out, seed, layer, table)
     return measured
 
 
-def layer(layer: "nn.Module", sums: "Sums | None", chosen: "dict[str, Grid]") -> "dict[str, Rounded]":
+def table(weight: "Tensor", sums: "Tensor | None", grid: "Grid") -> "Rounded":
+    """A head, or an embedding that is one too, rounded by what the head reads; others to the nearest."""
+    import torch
+
+    from tasks.generate import gptq, grids
+    from tasks.generate.grids import Rounded
+
+    if sums is None:
+        return grids.nearest(weight, grid)
+    parts = [gptq.quantize(rows, sums, grid) for rows in weight.split(grids.ROWS)]
+    return Rounded(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def layer(
+    layer: "nn.Module", chosen: "dict[str, Grid]", sums: "Sums | None", give: "Give | None"
+) -> "dict[str, Rounded]":
     """A layer's weights by name, rounded by the sums of its inputs."""
     from tasks.generate import gptq, walk
 

@@ -11,10 +11,10 @@ from pydantic import Field
 from tasks.generate.choices import RoundingConfig
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from tasks.generate.grids import Grid, Rounded
-    from tasks.generate.walk import Sums
+    from tasks.generate.walk import Give, Sums
 
 
 class RtnConfig(RoundingConfig):
@@ -27,11 +27,20 @@ def run(inputs: dict[str, Path], config: RtnConfig, out: Path, seed: int) -> dic
     """Write the rounded student; measured: bits_per_weight over all weights, weights by grid."""
     from tasks.generate import rounding
 
-    measured: dict[str, Any] = rounding.run(inputs, config, out, seed, layer, needs_text=False)
+    measured: dict[str, Any] = rounding.run(inputs, config, out, seed, layer, table, needs_text=False)
     return measured
 
 
-def layer(layer: "nn.Module", sums: "Sums | None", chosen: "dict[str, Grid]") -> "dict[str, Rounded]":
+def table(weight: "Tensor", sums: "Tensor | None", grid: "Grid") -> "Rounded":
+    """An embedding or a head, rounded to the nearest."""
+    from tasks.generate import grids
+
+    return grids.nearest(weight, grid)
+
+
+def layer(
+    layer: "nn.Module", chosen: "dict[str, Grid]", sums: "Sums | None", give: "Give | None"
+) -> "dict[str, Rounded]":
     """A layer's weights by name, each rounded to the nearest."""
     from tasks.generate import grids, walk
 

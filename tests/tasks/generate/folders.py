@@ -5,10 +5,21 @@ import random
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from tasks.generate import lm
 from tests.tasks.generate.decoders import tiny
 
 WORDS = ("the", "bank", "river", "old", "new", "paper", "said", "that", "of", "a", "city", "year", "was", "in", "more")
+IDS = torch.randint(3, 18, (4, 24), generator=torch.Generator().manual_seed(5))
+
+
+def logits(folder: Path) -> Tensor:
+    """What the model of a folder says of some tokens."""
+    with torch.no_grad():
+        found: Tensor = lm.load(folder)(input_ids=IDS, use_cache=False).logits
+        return found
 
 
 def tokenizer_files(folder: Path) -> None:

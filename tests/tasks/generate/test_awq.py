@@ -14,11 +14,13 @@ GRID = grids.integer(4, 32, False)
 
 
 def test_large_inputs_are_stored_larger_and_outputs_change_less() -> None:
-    alpha, factor = awq.search(WEIGHTS, HESSIAN, GRID)
+    alpha, factor = awq.search([(one, GRID) for one in WEIGHTS], HESSIAN)
     assert alpha > 0 and factor[::16].min() > 2 * factor[1]
     plain = sum(gptq.output_error(one, grids.nearest(one, GRID).value(), HESSIAN) for one in WEIGHTS)
     assert sum(awq.lost(one, factor, HESSIAN, GRID) for one in WEIGHTS) < 0.5 * plain
-    direct = [INPUTS @ (grids.nearest(one * factor, GRID).value() / factor - one).T for one in WEIGHTS]
+    importance = grids.importance(HESSIAN) / factor.square()
+    rounded = [grids.nearest(one * factor, GRID, importance, awq.PARTS).value() / factor for one in WEIGHTS]
+    direct = [INPUTS @ (new - one).T for new, one in zip(rounded, WEIGHTS, strict=True)]
     wanted = sum(
         float(apart.square().sum() / (INPUTS @ one.T).square().sum())
         for apart, one in zip(direct, WEIGHTS, strict=True)

@@ -43,7 +43,7 @@ def test_rounding_goes_through_every_linear_of_every_family(family: str) -> None
     model = tiny(family)
     before, seen = logits(model), list[str]()
 
-    def change(index: int, layer: nn.Module, sums: walk.Sums) -> None:
+    def change(index: int, layer: nn.Module, sums: walk.Sums, give: walk.Give) -> None:
         for name, linear in walk.linears_of(layer).items():
             weight = walk.weight_of(linear)
             assert sums[name].shape == (weight.shape[1], weight.shape[1])
@@ -73,7 +73,7 @@ def test_a_walk_goes_on_behind_the_layers_that_are_known() -> None:
     done: dict[int, dict[str, Tensor]] = {}
     whole, again = tiny("llama"), tiny("llama")
 
-    def change(index: int, layer: nn.Module, sums: walk.Sums) -> None:
+    def change(index: int, layer: nn.Module, sums: walk.Sums, give: walk.Give) -> None:
         for name, linear in walk.linears_of(layer).items():
             walk.put(linear, gptq.quantize(walk.weight_of(linear), sums[name], GRID).value())
         done[index] = {name: value.clone() for name, value in layer.state_dict().items()}
@@ -86,9 +86,9 @@ def test_a_walk_goes_on_behind_the_layers_that_are_known() -> None:
             layer.load_state_dict(first[index])
         return index < 2
 
-    def counting(index: int, layer: nn.Module, sums: walk.Sums) -> None:
+    def counting(index: int, layer: nn.Module, sums: walk.Sums, give: walk.Give) -> None:
         did.append(index)
-        change(index, layer, sums)
+        change(index, layer, sums, give)
 
     walk.walk(again, IDS, counting, known)
     assert did == [2] and torch.equal(logits(whole), logits(again))

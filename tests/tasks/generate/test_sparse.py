@@ -1,0 +1,99 @@
+"""prune/sparse: zeros where they were asked for, better choices lose less, a pattern, refusals, every family."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from registry.records import ShrinkError, digest_directory
+from tasks import checkpoint
+from tasks.generate import lm, rounding, walk
+from tasks.prune import sparse
+from tests.tasks.generate.decoders import FAMILIES, tiny
+from tests.tasks.generate.folders import logits, model_folder, rows_folder
+
+SMALL = {"calibration_blocks": 12, "calibration_length": 24, "batch": 4}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return rows_folder(tmp_path_factory.mktemp("rows") / "data")
+
+
+def pruned(student: Path, data: Path, out: Path, **settings: Any) -> dict[str, Any]:
+    config = sparse.PruneSparseConfig.model_validate({**SMALL, **settings})
+    return sparse.run({"student": student, "data": data}, config, out, 1)
+
+
+def zeros(folder: Path) -> list[Tensor]:
+    return [walk.weight_of(one) == 0 for one in rounding.linears(lm.load(folder)).values()]
+
+
+@pytest.mark.parametrize("importance", ["magnitude", "wanda", "sparsegpt"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_half_of_the_weights_go_in_every_family(tmp_path: Path, data: Path, family: str, importance: str) -> None:
+    student = model_folder(tmp_path / "student", family)
+    told = pruned(student, data, tmp_path / "out", importance=importance)
+    found = zeros(tmp_path / "out")
+    assert told["zeros"] == sum(int(one.sum()) for one in found)
+    assert told["sparsity"] == pytest.approx(0.5, abs=0.01) and torch.isfinite(logits(tmp_path / "out")).all()
+
+
+def test_what_is_chosen_by_inputs_loses_less_and_repair_least(tmp_path: Path, data: Path) -> None:
+    """Inputs of very different size, as a trained model has: one channel in eight carries most."""
+    model = tiny("llama")
+    for layer in model.model.layers:
+        for norm in (layer.input_layernorm, layer.post_attention_layernorm):
+            norm.weight.data[::8] *= 12
+    student = model_folder(tmp_path / "student", model=model)
+    before, apart = logits(student), {}
+    for importance in ("magnitude", "wanda", "sparsegpt"):
+        pruned(student, data, tmp_path / importance, importance=importance)
+        apart[importance] = float((logits(tmp_path / importance) - before).norm() / before.norm())
+    assert apart["wanda"] < 0.9 * apart["magnitude"] and apart["sparsegpt"] < 0.9 * apart["wanda"], apart
+
+
+@pytest.mark.parametrize("importance", ["magnitude", "wanda", "sparsegpt"])
+@pytest.mark.parametrize("pattern", ["2:4", "1:4", "12:16"])
+def test_a_pattern_holds_in_every_group(tmp_path: Path, data: Path, importance: str, pattern: str) -> None:
+    lost, of = map(int, pattern.split(":"))
+    pruned(model_folder(tmp_path / "student"), data, tmp_path / "out", importance=importance, pattern=pattern)
+    for one in zeros(tmp_path / "out"):
+        assert (one.unflatten(1, (-1, of)).sum(2) == lost).all()
+
+
+def test_a_layer_that_is_done_is_not_pruned_again(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    student = model_folder(tmp_path / "student")
+    pruned(student, data, tmp_path / "whole")
+    monkeypatch.setattr(checkpoint, "place", (tmp_path, "key"))
+    change, called = sparse.pruned, iter(range(100))
+
+    def cut(*arguments: Any) -> Tensor:
+        if next(called) == 16:
+            raise KeyboardInterrupt
+        return change(*arguments)
+
+    monkeypatch.setattr(sparse, "pruned", cut)
+    with pytest.raises(KeyboardInterrupt):
+        pruned(student, data, tmp_path / "cut")
+    pruned(student, data, tmp_path / "again")
+    assert next(called) == 17 + 7  # the third layer alone
+    assert digest_directory(tmp_path / "again") == digest_directory(tmp_path / "whole")
+
+
+def test_what_cannot_be_is_refused(tmp_path: Path, data: Path) -> None:
+    student = model_folder(tmp_path / "student")
+    with pytest.raises(ShrinkError, match=r"q_proj has 32 inputs, which pattern 2:5 does not divide: choose another m"):
+        pruned(student, data, tmp_path / "out", pattern="2:5")
+    with pytest.raises(ShrinkError, match=r"500 blocks of 24 tokens but the training text has"):
+        pruned(student, data, tmp_path / "out", calibration_blocks=500)
+    for given, message in (
+        ({"pattern": "4:4"}, r"pattern is 4:4 but not all neighbours may go"),
+        ({"pattern": "2:4", "sparsity": 0.5}, r"pattern 2:4 says how many weights go: leave sparsity out"),
+        ({"pattern": "2/4"}, r"String should match pattern"),
+    ):
+        with pytest.raises(ValidationError, match=message):
+            sparse.PruneSparseConfig.model_validate(given)
