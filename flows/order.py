@@ -15,6 +15,7 @@ from tasks.generate.documents import DocumentsConfig
 from tasks.kinds import AdoptMethods, PruneZeros, RoundDecoders
 from tasks.label import LabelConfig
 from tasks.prune.dynamic import DynamicConfig
+from tasks.prune.merges import PruneMergesConfig
 from tasks.prune.structured import PruneStructuredConfig
 from tasks.prune.vocabulary import PruneVocabularyConfig
 from tasks.quantize.smooth import SmoothConfig
@@ -100,6 +101,7 @@ def check(recipe: "Recipe") -> None:
     check_grid(recipe)
     check_smooth(recipe)
     check_blocks(recipe)
+    check_pieces(recipe)
 
 
 def check_lost(recipe: "Recipe") -> None:
@@ -155,6 +157,19 @@ def check_smooth(recipe: "Recipe") -> None:
             rounded = None
     if waiting:
         raise ShrinkError(f"recipe '{recipe.name}': {waiting} changes nothing by itself; add a quantize stage behind.")
+
+
+def check_pieces(recipe: "Recipe") -> None:
+    """Refuse to teach a language model by pieces that its vocabulary was cut out of: their numbers are others there."""
+    cut: str | None = None
+    for number, stage in enumerate(recipe.stages, start=1):
+        where = units.numbered(number, stage)
+        if cut and stage.kind == "distill":
+            raise ShrinkError(
+                f"recipe '{recipe.name}': {where} learns from the teacher's pieces, which {cut} numbers anew; put it "
+                "before that one."
+            )
+        cut = where if isinstance(stage, PruneMergesConfig) else cut
 
 
 def check_blocks(recipe: "Recipe") -> None:

@@ -44,6 +44,7 @@ from tasks.prune.gradual import PruneGradualConfig
 from tasks.prune.grouped import PruneGroupedConfig
 from tasks.prune.low_rank import PruneLowRankConfig
 from tasks.prune.magnitude import PruneMagnitudeConfig
+from tasks.prune.merges import PruneMergesConfig
 from tasks.prune.movement import PruneMovementConfig
 from tasks.prune.sparse import PruneSparseConfig
 from tasks.prune.structured import PruneStructuredConfig
@@ -99,7 +100,7 @@ DistillEncoders = (
 )
 DistillMethods = DistillEncoders | DistillDecoders
 PruneZeros = PruneMagnitudeConfig | PruneWandaConfig | PruneGradualConfig | PruneMovementConfig | PruneSparseConfig
-PruneDecoders = PruneDepthConfig | PruneWidthConfig | PruneGroupedConfig
+PruneDecoders = PruneDepthConfig | PruneWidthConfig | PruneGroupedConfig | PruneMergesConfig
 PruneMethods = PruneStructuredConfig | PruneVocabularyConfig | PruneLowRankConfig | PruneZeros | PruneDecoders
 ExportEncoders = OnnxConfig | PackedConfig | OpenvinoConfig | ExecutorchConfig
 ExportMethods = ExportEncoders | GgufConfig

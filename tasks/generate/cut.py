@@ -182,6 +182,15 @@ def mean(rows: Tensor, heads: Heads, count: int) -> Tensor:
     return found.flatten(0, 1)
 
 
+def keep_pieces(model: Any, kept: list[int], named: dict[str, Any]) -> Any:
+    """The model with some pieces of its vocabulary, numbered from 0; `named` are the tokens its configuration names."""
+    table, head = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = head.weight is table.weight
+    replace(head, head.weight.detach()[kept], None if head.bias is None else head.bias.detach()[kept])
+    table.weight = head.weight if tied else nn.Parameter(table.weight.detach()[kept].clone())
+    return rebuilt(model, {"vocab_size": len(kept), **named})
+
+
 def take(linear: nn.Module, rows: list[int] | None = None, columns: list[int] | None = None) -> None:
     """Leave some outputs (rows) or inputs (columns) of a linear, in place."""
     weight = walk.weight_of(linear)

@@ -5,6 +5,7 @@ No torch: preflight and plan ask here.
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class Decoder(BaseModel):
     parameters: int
     tables: int  # weights of embedding and head
     tokenizer_bytes: int  # about
+    widths: tuple[int, ...]  # inputs of the layers' linears, each once, rising
 
 
 def look(source: Path) -> Decoder:
@@ -56,6 +58,7 @@ def of_gguf(file: Path) -> Decoder:
         parameters=sum(shapes.values()),
         tables=sum(shapes.get(name, 0) for name in GGUF_TABLES),
         tokenizer_bytes=40 * table[-1],
+        widths=widths({name: shape for name, shape in seen.tensors.items() if name.startswith("blk.")}, 0),
     )
 
 
@@ -85,7 +88,13 @@ def of_folder(folder: Path) -> Decoder:
         parameters=sum(counts.values()),
         tables=tables,
         tokenizer_bytes=tokenizer.stat().st_size,
+        widths=widths({name: entry["shape"] for name, entry in tensors.items() if ".layers." in name}, -1),
     )
+
+
+def widths(shapes: Mapping[str, Sequence[int]], place: int) -> tuple[int, ...]:
+    """The inputs of matrices; GGUF names them first, transformers (but for GPT-2, which is left out) last."""
+    return tuple(sorted({shape[place] for shape in shapes.values() if len(shape) == 2}))
 
 
 def counted(config: dict[str, Any], *fields: str) -> int:

@@ -1,6 +1,7 @@
 """A recipe for a model that writes through the command and the real servers, and what is refused when one is read."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, get_args
 
@@ -110,6 +111,38 @@ def test_the_whole_loop_of_a_recipe_that_writes(servers: Services, servers_home:
     assert "pipeline_tag: text-generation" in (version / "evidence" / "README.md").read_text()
 
 
+ADOPT, EXPORT = {"kind": "adopt", "method": "decoder"}, {"kind": "export", "method": "gguf"}
+LESSONS: list[dict[str, Any]] = [
+    {"kind": "correct", "steps": 2, "length": 16},
+    {"kind": "label", "method": "top_k", "k": 8},
+    {"kind": "prune", "method": "depth", "keep": 2},
+    {"kind": "distill", "method": "tokens"},
+    {"kind": "quantize", "method": "gptq", "grid": "q8_0", "calibration_blocks": 4, "calibration_length": 16},
+    {"kind": "distill", "method": "rounded"},
+]
+CUTS: list[dict[str, Any]] = [
+    {"kind": "prune", "method": "merges", "min_count": 2},
+    {"kind": "prune", "method": "sparse", "sparsity": 0.1, "calibration_blocks": 4, "calibration_length": 16},
+    {"kind": "quantize", "method": "awq", "target": 8.0, "calibration_blocks": 4, "calibration_length": 16},
+]
+
+
+@pytest.mark.parametrize(("name", "stages"), [("lessons", LESSONS), ("cuts", CUTS)])
+def test_stages_that_teach_and_stages_that_cut_go_through_one_run(
+    servers: Services, servers_home: Path, tiny_writer: Path, tmp_path: Path, name: str, stages: list[dict[str, Any]]
+) -> None:
+    said = yaml.safe_load((tiny_writer / "tiny.yaml").read_text())
+    said |= {"name": f"tiny-{name}", "stages": [ADOPT, *stages, EXPORT], "gate": {"beat_floor": False}}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(said))
+    shrink(servers_home, "run", str(tmp_path / "tiny.yaml"), check=None)
+    seen = json.loads(shrink(servers_home, "show", f"tiny-{name}@1", "--json").stdout)
+    ran = [(one["kind"], one["method"]) for one in seen["stages"]]
+    assert [(one["kind"], one.get("method")) for one in stages] == ran[3 : 3 + len(stages)]
+    assert seen["bytes"]["ratio"] > 1 and seen["perplexity"]["student"] > 1
+    left_out = seen["writing"]["left_out"]
+    assert ("top1_agreement" in left_out) == (name == "cuts"), "the pieces of another vocabulary are not compared"
+
+
 def loaded(folder: Path, **changes: Any) -> recipe.Recipe:
     """The tiny recipe with some keys changed."""
     return recipe.parse(yaml.safe_load((folder / "tiny.yaml").read_text()) | changes, "tiny.yaml")
@@ -153,6 +186,58 @@ def test_what_cannot_go_through_is_refused_before_any_work(tiny_writer: Path) ->
     lost = one.model_copy(update={"data": one.data.model_copy(update={"second_file": "bok.txt"})})
     with pytest.raises(ShrinkError, match=r"data\.second_file is 'bok\.txt' .* did you mean 'book\.txt'"):
         preflight(lost, *places, {"second": places[1]})
+
+
+TOP_K, TOKENS = {"kind": "label", "method": "top_k"}, {"kind": "distill", "method": "tokens"}
+MERGES, HALF = {"kind": "prune", "method": "merges"}, {"kind": "prune", "method": "sparse"}
+
+
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        (
+            [{"kind": "quantize", "method": "gptq", "grid": "int4_g64"}],
+            r"stage 2 \(quantize/gptq\) rounds to int4_g64, wh",
+        ),
+        (
+            [TOP_K, MERGES, TOKENS],
+            r"stage 4 \(distill/tokens\) learns from the teacher's pieces, which stage 3 \(prune/m",
+        ),
+        (
+            [TOP_K, HALF, TOKENS],
+            r"stage 4 \(distill/tokens\) changes the weights that stage 3 \(prune/sparse\) has set to",
+        ),
+        ([TOKENS], r"stage 2 \(distill/tokens\) needs labels as top_k, but it is not made yet there"),
+        ([{"kind": "quantize", "method": "rtn"}], "grid and target are two ways to say how much is kept"),
+        (
+            [{"kind": "quantize", "method": "rtn", "target": 4.0}],
+            r"'stage 2 .quantize/rtn.: target' = 4.0: .*greater than or equal to 4.5",
+        ),
+        ([{**HALF, "pattern": "4:4"}], "pattern is 4:4 but not all neighbours may go"),
+        ([{**HALF, "pattern": "2:4", "sparsity": 0.5}], "pattern 2:4 says how many weights go: leave sparsity out"),
+    ],
+)
+def test_orders_and_grids_that_cannot_work_are_refused_when_the_recipe_is_read(
+    tiny_writer: Path, stages: list[dict[str, Any]], said: str
+) -> None:
+    with pytest.raises(ShrinkError, match=said):
+        loaded(tiny_writer, stages=[ADOPT, *stages, EXPORT])
+
+
+def test_groups_that_do_not_divide_and_models_that_gguf_cannot_hold_are_refused_before_any_work(
+    tiny_writer: Path, tmp_path: Path
+) -> None:
+    data = tiny_writer / "data"
+    odd = loaded(tiny_writer, stages=[ADOPT, {**HALF, "pattern": "2:5"}, EXPORT])
+    with pytest.raises(
+        ShrinkError, match=r"^stage 2 \(prune/sparse\): pattern 2:5 has groups of 5, which do not divide 32"
+    ):
+        preflight(odd, tiny_writer / "teacher", data, {"second": data})
+    shutil.copytree(tiny_writer / "teacher", tmp_path / "teacher")
+    said = json.loads((tmp_path / "teacher" / "config.json").read_text())
+    (tmp_path / "teacher" / "config.json").write_text(json.dumps(said | {"model_type": "opt"}))
+    with pytest.raises(ShrinkError, match="no GGUF is written of a 'opt': known are llama"):
+        preflight(loaded(tiny_writer), tmp_path / "teacher", data, {"second": data})
 
 
 def test_a_plan_knows_every_step_and_the_bytes_that_come(tiny_writer: Path, tmp_path: Path) -> None:
