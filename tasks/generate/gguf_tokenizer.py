@@ -86,7 +86,7 @@ def described(fields: dict[str, Any], file: str) -> Said:
             "type": "BPE",
             "ignore_merges": cut in IGNORING,
             "vocab": {token: number for number, token in enumerate(tokens)},
-            "merges": found["merges"],
+            "merges": found.get("merges", []),
         },
     }
 

@@ -121,7 +121,7 @@ LESSONS: list[dict[str, Any]] = [
     {"kind": "distill", "method": "rounded"},
 ]
 CUTS: list[dict[str, Any]] = [
-    {"kind": "prune", "method": "merges", "min_count": 2},
+    {"kind": "prune", "method": "merges", "min_count": 1000},
     {"kind": "prune", "method": "sparse", "sparsity": 0.1, "calibration_blocks": 4, "calibration_length": 16},
     {"kind": "quantize", "method": "awq", "target": 8.0, "calibration_blocks": 4, "calibration_length": 16},
 ]
