@@ -33,6 +33,18 @@ WAYS |= {
     for target in (5.5, 5.0)
     for method in ("rtn", "gptq", "awq")
 }
+WAYS |= {
+    f"{importance} {pattern or 'half'}": {
+        "kind": "prune",
+        "method": "sparse",
+        "importance": importance,
+        "pattern": pattern,
+    }
+    for pattern in (None, "2:4")
+    for importance in ("magnitude", "wanda", "sparsegpt")
+}
+FIVE = {"grid": "q5_0", "embedding": "q5_1", "exceptions": {"gate_proj": "q4_1", "up_proj": "q4_1"}}
+WAYS |= {f"{method} as the recipe": {**ROUND, "method": method, **FIVE} for method in ("rtn", "gptq", "awq")}
 LENGTH = 256
 
 
@@ -119,8 +131,9 @@ def main() -> None:
             kept.write_text(json.dumps(lines, indent=1) + "\n")
         found = lines[way]
         byte, token = (100 * (new / old - 1) for new, old in zip(found["perplexity"], whole, strict=True))
+        bits = found["measured"].get("bits_per_weight", 32)
         print(
-            f"| {way} | {found['measured']['bits_per_weight']:.3f} | {found['perplexity'][0]:.4f} | {byte:+.2f} % "
+            f"| {way} | {bits:.3f} | {found['perplexity'][0]:.4f} | {byte:+.2f} % "
             f"| {token:+.2f} % | {found['seconds']:.0f} | {found['memory_mb']:.0f} |",
             flush=True,
         )
