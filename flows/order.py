@@ -5,17 +5,14 @@
 
 from typing import TYPE_CHECKING
 
-from flows import roles, units
+from flows import order_decoder, roles, units
 from registry.records import EMBEDDING, WRITING, ShrinkError, Task
 from tasks.distill.quantized import DistillQuantizedConfig
-from tasks.export.gguf import GgufConfig
 from tasks.finetune import FinetuneConfig
-from tasks.generate.choices import GGUF_GRIDS, gguf_missing
 from tasks.generate.documents import DocumentsConfig
-from tasks.kinds import AdoptMethods, PruneZeros, RoundDecoders
+from tasks.kinds import AdoptMethods, PruneZeros
 from tasks.label import LabelConfig
 from tasks.prune.dynamic import DynamicConfig
-from tasks.prune.merges import PruneMergesConfig
 from tasks.prune.structured import PruneStructuredConfig
 from tasks.prune.vocabulary import PruneVocabularyConfig
 from tasks.quantize.smooth import SmoothConfig
@@ -100,8 +97,8 @@ def check(recipe: "Recipe") -> None:
         )
     check_grid(recipe)
     check_smooth(recipe)
-    check_blocks(recipe)
-    check_pieces(recipe)
+    if recipe.task == "generate":
+        order_decoder.check(recipe)
 
 
 def check_lost(recipe: "Recipe") -> None:
@@ -157,34 +154,6 @@ def check_smooth(recipe: "Recipe") -> None:
             rounded = None
     if waiting:
         raise ShrinkError(f"recipe '{recipe.name}': {waiting} changes nothing by itself; add a quantize stage behind.")
-
-
-def check_pieces(recipe: "Recipe") -> None:
-    """Refuse to teach a language model by pieces that its vocabulary was cut out of: their numbers are others there."""
-    cut: str | None = None
-    for number, stage in enumerate(recipe.stages, start=1):
-        where = units.numbered(number, stage)
-        if cut and stage.kind == "distill":
-            raise ShrinkError(
-                f"recipe '{recipe.name}': {where} learns from the teacher's pieces, which {cut} numbers anew; put it "
-                "before that one."
-            )
-        cut = where if isinstance(stage, PruneMergesConfig) else cut
-
-
-def check_blocks(recipe: "Recipe") -> None:
-    """Refuse to round a language model to grids that the GGUF file behind cannot hold."""
-    rounded: tuple[str, str] | None = None
-    for number, stage in enumerate(recipe.stages, start=1):
-        where = units.numbered(number, stage)
-        if isinstance(stage, RoundDecoders):
-            missing = gguf_missing(stage)
-            rounded = (where, missing) if missing else None
-        elif isinstance(stage, GgufConfig) and rounded:
-            raise ShrinkError(
-                f"recipe '{recipe.name}': {rounded[0]} rounds to {rounded[1]}, which the GGUF file of {where} cannot "
-                f"hold; choose among {', '.join(GGUF_GRIDS)}."
-            )
 
 
 def check_grid(recipe: "Recipe") -> None:

@@ -67,7 +67,8 @@ def foretell(config: AnyStageConfig, inputs: dict[str, Made], counted: CountedDo
             )
         case "export":
             bits = model.bits or HALF_BITS
-            made = Made(format="gguf", bytes=round(bits * weights / 8) + decoder.tokenizer_bytes, weights=model.weights)
+            size = round(bits * weights / 8) + decoder.tokenizer_bytes
+            made = Made(format=config.writes[1], bytes=size, weights=model.weights)
             return Forecast(made=made, work=START + 2e-8 * weights, ram_mb=held, parallel=False)
         case "compare":
             work = 2 * START + 4 * 2_000 * weights / FORWARD

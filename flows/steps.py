@@ -55,6 +55,8 @@ def comparisons(stage: AnyChainConfig, quantized: bool, recipe: Recipe) -> list[
 
     llama.cpp rounds what flows between products of rounded weights, so that its answers are near and not the same.
     """
+    if stage.writes[1] == "compressed_tensors":
+        return [comparison(stage, quantized=False).model_copy(update={"rows": DOCUMENTS})]
     if stage.writes[1] != "gguf":
         return [comparison(stage, quantized)]
     plain = comparison(stage, quantized=False).model_copy(update={"rows": DOCUMENTS})

@@ -27,7 +27,7 @@ class CompareConfig(BaseModel):
     model_config = STRICT
     reads: ClassVar[dict[str, str]] = {
         "source": "torch|onnx|lm",
-        "export": "onnx|packed|openvino|executorch|gguf|llama_cpp",
+        "export": "onnx|packed|openvino|executorch|gguf|llama_cpp|compressed_tensors",
         "data": "rows",
     }
     writes: ClassVar[tuple[str, str]] = ("comparison", "comparison")
@@ -41,7 +41,7 @@ class CompareConfig(BaseModel):
     @property
     def needs(self) -> tuple[str, ...]:
         """The extra that the export's runtime is."""
-        return (self.export,) if self.export in {"openvino", "executorch", "llama_cpp"} else ()
+        return (self.export,) if self.export in {"openvino", "executorch", "llama_cpp", "compressed_tensors"} else ()
 
 
 def run(inputs: dict[str, Path], config: CompareConfig, out: Path, seed: int) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from tasks.embed.adopt import AdoptConfig
 from tasks.embed.evaluate import EmbedEvaluateConfig
 from tasks.embed.floor import EmbedFloorConfig
 from tasks.evaluate import EvaluateConfig
+from tasks.export.compressed_tensors import CompressedTensorsConfig
 from tasks.export.executorch import ExecutorchConfig
 from tasks.export.gguf import GgufConfig
 from tasks.export.onnx import OnnxConfig
@@ -103,7 +104,7 @@ PruneZeros = PruneMagnitudeConfig | PruneWandaConfig | PruneGradualConfig | Prun
 PruneDecoders = PruneDepthConfig | PruneWidthConfig | PruneGroupedConfig | PruneMergesConfig
 PruneMethods = PruneStructuredConfig | PruneVocabularyConfig | PruneLowRankConfig | PruneZeros | PruneDecoders
 ExportEncoders = OnnxConfig | PackedConfig | OpenvinoConfig | ExecutorchConfig
-ExportMethods = ExportEncoders | GgufConfig
+ExportMethods = ExportEncoders | GgufConfig | CompressedTensorsConfig
 RoundDecoders = RtnConfig | GptqConfig | AwqConfig
 QuantizeGraphs = Int8DynamicConfig | Int8StaticConfig | Int4WeightOnlyConfig | SmoothConfig
 QuantizeMethods = QuantizeGraphs | RoundDecoders

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, Field, model_validator
 from registry.records import STRICT
 
 GGUF_GRIDS = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0")  # GGUF's blocks of 32, in the order of their bits
+FREE = ("q4_1", "q5_1")  # of them those whose zero is no integer
 INTEGER = re.compile(r"int([2-8])_g([1-9]\d{0,3})(_zero)?")
 KEPT = "none"  # in the place of a grid: half precision
 
@@ -97,3 +98,10 @@ def gguf_missing(config: RoundingConfig) -> str | None:
     """The first grid of a rounding that a GGUF file cannot hold, or None: what flows refuses before an export/gguf."""
     named = [config.grid, config.embedding, *config.exceptions.values()]
     return next((name for name in named if name is not None and name not in (*GGUF_GRIDS, KEPT)), None)
+
+
+def integers_missing(config: RoundingConfig) -> str | None:
+    """The first grid of the layers that compressed-tensors cannot hold, or None; a target may buy any of GGUF's."""
+    if config.grid is None:
+        return f"what its target buys ({FREE[0]} among it)"
+    return next((name for name in (config.grid, *config.exceptions.values()) if name in FREE), None)

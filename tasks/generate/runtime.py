@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry.records import ShrinkError
+from tasks import layout
 
 Runtime = Literal["transformers", "llama_cpp"]
 MODEL = "model.gguf"
@@ -81,10 +82,13 @@ def by_transformers(directory: Path, threads: int) -> Opened:
 
 def loaded(directory: Path) -> tuple[Any, Any]:
     """Model and tokenizer of a folder, for transformers."""
+    from tasks.export import compressed_tensors
     from tasks.generate import gguf_read, lm
 
     if (directory / MODEL).is_file():
         return gguf_read.model_and_tokenizer(directory / MODEL)
+    if "quantization_config" in layout.read_json(directory / "config.json"):
+        return compressed_tensors.load(directory), lm.load_tokenizer(directory)
     return lm.load(directory), lm.load_tokenizer(directory)
 
 

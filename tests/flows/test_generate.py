@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
@@ -120,6 +121,8 @@ LESSONS: list[dict[str, Any]] = [
     {"kind": "quantize", "method": "gptq", "grid": "q8_0", "calibration_blocks": 4, "calibration_length": 16},
     {"kind": "distill", "method": "rounded"},
 ]
+if find_spec("compressed_tensors"):
+    LESSONS.append({"kind": "export", "method": "compressed_tensors"})
 CUTS: list[dict[str, Any]] = [
     {"kind": "prune", "method": "merges", "min_count": 1000},
     {"kind": "prune", "method": "sparse", "sparsity": 0.1, "calibration_blocks": 4, "calibration_length": 16},
@@ -138,6 +141,10 @@ def test_stages_that_teach_and_stages_that_cut_go_through_one_run(
     seen = json.loads(shrink(servers_home, "show", f"tiny-{name}@1", "--json").stdout)
     ran = [(one["kind"], one["method"]) for one in seen["stages"]]
     assert [(one["kind"], one.get("method")) for one in stages] == ran[3 : 3 + len(stages)]
+    packed = [one for one in seen["exports"] if one["export"] == "compressed_tensors"]
+    assert len(packed) == (stages[-1]["method"] == "compressed_tensors") and all(
+        one["agreement"] > 0.99 for one in packed
+    )
     assert seen["bytes"]["ratio"] > 1 and seen["perplexity"]["student"] > 1
     left_out = seen["writing"]["left_out"]
     assert ("top1_agreement" in left_out) == (name == "cuts"), "the pieces of another vocabulary are not compared"
@@ -189,6 +196,7 @@ def test_what_cannot_go_through_is_refused_before_any_work(tiny_writer: Path) ->
 
 
 TOP_K, TOKENS = {"kind": "label", "method": "top_k"}, {"kind": "distill", "method": "tokens"}
+RTN, PACKED = {"kind": "quantize", "method": "rtn"}, {"kind": "export", "method": "compressed_tensors"}
 MERGES, HALF = {"kind": "prune", "method": "merges"}, {"kind": "prune", "method": "sparse"}
 
 
@@ -207,6 +215,9 @@ MERGES, HALF = {"kind": "prune", "method": "merges"}, {"kind": "prune", "method"
             [TOP_K, HALF, TOKENS],
             r"stage 4 \(distill/tokens\) changes the weights that stage 3 \(prune/sparse\) has set to",
         ),
+        ([PACKED], r"stage 2 \(export/compressed_tensors\) packs integers, which no quantize stage made; add one"),
+        ([RTN | {"grid": "q5_1"}, PACKED], r"stage 2 \(quantize/rtn\) rounds to q5_1, which the compressed-tensors of"),
+        ([RTN | {"target": 5.0}, PACKED], r"stage 2 \(quantize/rtn\) rounds to what its target buys"),
         ([TOKENS], r"stage 2 \(distill/tokens\) needs labels as top_k, but it is not made yet there"),
         ([{"kind": "quantize", "method": "rtn"}], "grid and target are two ways to say how much is kept"),
         (

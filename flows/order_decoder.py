@@ -1,0 +1,65 @@
+"""Which orders of a `generate` recipe's stages cannot work: grids that an export cannot hold, pieces numbered anew."""
+
+from typing import TYPE_CHECKING
+
+from flows import units
+from registry.records import ShrinkError
+from tasks.export.compressed_tensors import CompressedTensorsConfig
+from tasks.export.gguf import GgufConfig
+from tasks.generate.choices import GGUF_GRIDS, gguf_missing, integers_missing
+from tasks.kinds import RoundDecoders
+from tasks.prune.merges import PruneMergesConfig
+
+if TYPE_CHECKING:
+    from flows.recipe import Recipe
+
+
+def check(recipe: "Recipe") -> None:
+    """Refuse what could not be exported or taught, when the recipe is read."""
+    check_blocks(recipe)
+    check_integers(recipe)
+    check_pieces(recipe)
+
+
+def check_integers(recipe: "Recipe") -> None:
+    """Refuse compressed-tensors of a student whose layers are not rounded, or to grids with a free zero."""
+    rounded: tuple[str, str | None] | None = None
+    for number, stage in enumerate(recipe.stages, start=1):
+        where = units.numbered(number, stage)
+        if isinstance(stage, RoundDecoders):
+            rounded = where, integers_missing(stage)
+        elif isinstance(stage, CompressedTensorsConfig) and rounded is None:
+            raise ShrinkError(f"recipe '{recipe.name}': {where} packs integers, which no quantize stage made; add one.")
+        elif isinstance(stage, CompressedTensorsConfig) and rounded and rounded[1]:
+            raise ShrinkError(
+                f"recipe '{recipe.name}': {rounded[0]} rounds to {rounded[1]}, which the compressed-tensors of {where} "
+                "cannot hold; choose among q4_0, q5_0, q8_0 and integers such as int4_g64."
+            )
+
+
+def check_blocks(recipe: "Recipe") -> None:
+    """Refuse to round a language model to grids that the GGUF file behind cannot hold."""
+    rounded: tuple[str, str] | None = None
+    for number, stage in enumerate(recipe.stages, start=1):
+        where = units.numbered(number, stage)
+        if isinstance(stage, RoundDecoders):
+            missing = gguf_missing(stage)
+            rounded = (where, missing) if missing else None
+        elif isinstance(stage, GgufConfig) and rounded:
+            raise ShrinkError(
+                f"recipe '{recipe.name}': {rounded[0]} rounds to {rounded[1]}, which the GGUF file of {where} cannot "
+                f"hold; choose among {', '.join(GGUF_GRIDS)}."
+            )
+
+
+def check_pieces(recipe: "Recipe") -> None:
+    """Refuse to teach a language model by pieces that its vocabulary was cut out of: their numbers are others there."""
+    cut: str | None = None
+    for number, stage in enumerate(recipe.stages, start=1):
+        where = units.numbered(number, stage)
+        if cut and stage.kind == "distill":
+            raise ShrinkError(
+                f"recipe '{recipe.name}': {where} learns from the teacher's pieces, which {cut} numbers anew; put it "
+                "before that one."
+            )
+        cut = where if isinstance(stage, PruneMergesConfig) else cut

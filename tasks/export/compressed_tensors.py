@@ -1,0 +1,146 @@
+"""Export a language model as compressed-tensors: integers packed into words, as transformers and vLLM load them.
+
+An extra (`pip install 'shrinking-frontier[compressed-tensors]'`). What was rounded to integers keeps them; an
+embedding, which the format keeps whole, and other matrices become half precision. vLLM, on a GPU, was not tried; its
+kernels are for 4 and 8 bits.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import BaseModel, Field
+
+from registry.records import STRICT, ShrinkError, Task
+from tasks import extras, progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tasks.generate.grids import Grid, Rounded
+
+FORMAT = "pack-quantized"
+
+
+class CompressedTensorsConfig(BaseModel):
+    """The student as transformers loads it; stands beside what is served."""
+
+    model_config = STRICT
+    tasks: ClassVar[tuple[Task, ...]] = ("generate",)
+    reads: ClassVar[dict[str, str]] = {"student": "lm"}
+    writes: ClassVar[tuple[str, str]] = ("compressed_tensors", "compressed_tensors")
+    needs: ClassVar[tuple[str, ...]] = ("compressed_tensors",)
+    kind: Literal["export"] = Field("export", description="The stage's kind.")
+    method: Literal["compressed_tensors"] = Field("compressed_tensors", description="The export format.")
+
+
+def run(inputs: dict[str, Path], config: CompressedTensorsConfig, out: Path, seed: int) -> dict[str, Any]:
+    """Write inputs["student"] in transformers' layout; measured: bytes of the weights, weights that are packed.
+
+    Raises ShrinkError where nothing is rounded, or linear layers lie on a grid that the format does not know.
+    """
+    from safetensors.torch import save_file
+    from transformers import AutoConfig
+
+    from tasks.generate import lm
+
+    extras.require("compressed_tensors", extra="compressed-tensors")
+    source = inputs["student"]
+    rounded, grids = lm.integers(source)
+    inside = [name for name in rounded if ".layers." in name]
+    if not inside:
+        raise ShrinkError("no layer of the student is rounded: put a quantize stage before this export.")
+    groups = {name: described(name, grids[name]) for name in inside}
+    model = lm.load(source)
+    tensors: dict[str, Tensor] = {}
+    for number, (name, value) in enumerate(lm.own_weights(model).items()):
+        progress.report(number, len(grids), "weights")
+        tensors |= packed(name, rounded[name], grids[name]) if name in groups else {name: halved(name, value)}
+    save_file(dict(sorted(tensors.items())), out / "model.safetensors", metadata={"format": "pt"})
+    for name in lm.TOKENIZER:
+        if (source / name).is_file():
+            (out / name).write_bytes((source / name).read_bytes())
+    about = AutoConfig.from_pretrained(source).to_dict()
+    about |= {"dtype": "float16", "quantization_config": settings(groups, [*ignored(model, groups)])}
+    (out / "config.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    weights = sum(rounded[name].codes.numel() for name in inside)
+    return {"weights_bytes": (out / "model.safetensors").stat().st_size, "packed_weights": weights}
+
+
+def described(name: str, grid: "Grid") -> dict[str, Any]:
+    """A grid as the format's weights scheme; ShrinkError for one that is none of its integers."""
+    bits = (grid.high - grid.low).bit_length()
+    if grid.zero == "free":
+        raise ShrinkError(
+            f"{name.removesuffix('.weight')} lies on {grid.name}, which compressed-tensors does not know: quantize to "
+            "q4_0, q5_0, q8_0, or integers such as int4_g64."
+        )
+    return {
+        "num_bits": bits,
+        "type": "int",
+        "symmetric": grid.zero != "integer",
+        "strategy": "group",
+        "group_size": grid.group,
+    }
+
+
+def packed(name: str, one: "Rounded", grid: "Grid") -> "dict[str, Tensor]":
+    """A rounded weight as the format's tensors: words, scales, the shape and, unless symmetric, zeros."""
+    import torch
+    from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+
+    bits, base = described(name, grid)["num_bits"], name.removesuffix(".weight")
+    found = {
+        f"{base}.weight_packed": pack_to_int32(one.codes, bits),
+        f"{base}.weight_scale": one.scale.half().contiguous(),
+        f"{base}.weight_shape": torch.tensor(one.codes.shape),
+    }
+    if grid.zero == "integer":
+        zeros = (-one.shift.float() / one.scale.half().float()).round().to(torch.int8)
+        found[f"{base}.weight_zero_point"] = pack_to_int32(zeros, bits, packed_dim=0).contiguous()
+    return found
+
+
+def halved(name: str, value: "Tensor") -> "Tensor":
+    """A plain weight in half precision, vectors too."""
+    import torch
+
+    found = value.detach().half().contiguous()
+    if not torch.isfinite(found).all():
+        raise ShrinkError(f"the weight '{name}' is too large for half precision: export to GGUF with plain: f32.")
+    return found
+
+
+def ignored(model: Any, groups: dict[str, Any]) -> list[str]:
+    """Linear layers that are not packed, which the format wants named."""
+    from torch import nn
+
+    return [
+        name for name, one in model.named_modules() if isinstance(one, nn.Linear) and f"{name}.weight" not in groups
+    ]
+
+
+def settings(groups: dict[str, dict[str, Any]], left: list[str]) -> dict[str, Any]:
+    """The quantization_config of config.json: a group for each scheme with the layers that it is of."""
+    schemes: dict[str, tuple[dict[str, Any], list[str]]] = {}
+    for name, scheme in groups.items():
+        schemes.setdefault(json.dumps(scheme), (scheme, []))[1].append(name.removesuffix(".weight"))
+    return {
+        "quant_method": "compressed-tensors",
+        "format": FORMAT,
+        "quantization_status": "compressed",
+        "ignore": left,
+        "config_groups": {
+            f"group_{number}": {"targets": sorted(names), "weights": scheme}
+            for number, (scheme, names) in enumerate(schemes.values())
+        },
+    }
+
+
+def load(directory: Path) -> Any:
+    """The model of such a folder by transformers and compressed-tensors themselves, in float32 and eval mode."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    extras.require("compressed_tensors", extra="compressed-tensors")
+    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
