@@ -2,11 +2,14 @@
 
 from typing import TYPE_CHECKING
 
-from flows import units
+from flows import roles, units
 from registry.records import ShrinkError
+from tasks.distill.rounded import DistillRoundedConfig
 from tasks.export.compressed_tensors import CompressedTensorsConfig
 from tasks.export.gguf import GgufConfig
 from tasks.generate.choices import GGUF_GRIDS, gguf_missing, integers_missing
+from tasks.generate.correct import CorrectConfig
+from tasks.generate.top_k import LabelTopKConfig
 from tasks.kinds import RoundDecoders
 from tasks.prune.merges import PruneMergesConfig
 
@@ -16,9 +19,29 @@ if TYPE_CHECKING:
 
 def check(recipe: "Recipe") -> None:
     """Refuse what could not be exported or taught, when the recipe is read."""
+    check_rounding(recipe)
     check_blocks(recipe)
     check_integers(recipe)
     check_pieces(recipe)
+
+
+def check_rounding(recipe: "Recipe") -> None:
+    """Refuse what would undo a rounding, or discard what was made of the student, and what needs a rounding before."""
+    rounded = changed = None
+    for number, stage in enumerate(recipe.stages, start=1):
+        where = units.numbered(number, stage)
+        said = f"recipe '{recipe.name}': {where}"
+        if isinstance(stage, CorrectConfig) and changed:
+            raise ShrinkError(f"{said} makes the teacher anew and would discard what {changed} made; put it before.")
+        if isinstance(stage, DistillRoundedConfig):
+            if not rounded:
+                raise ShrinkError(f"{said} teaches rounded weights, which no stage made yet; put it behind a quantize.")
+        elif isinstance(stage, RoundDecoders) and rounded:
+            raise ShrinkError(f"{said} rounds anew what {rounded} has rounded; leave one of them out.")
+        elif rounded and stage.kind in {"prune", "distill"}:
+            raise ShrinkError(f"{said} would undo what {rounded} has rounded; put it before that one.")
+        rounded = where if isinstance(stage, RoundDecoders) else rounded
+        changed = where if roles.role_of(stage) == "student" and stage.writes[1] == "lm" else changed
 
 
 def check_integers(recipe: "Recipe") -> None:
@@ -63,3 +86,5 @@ def check_pieces(recipe: "Recipe") -> None:
                 "before that one."
             )
         cut = where if isinstance(stage, PruneMergesConfig) else cut
+        if isinstance(stage, LabelTopKConfig) and stage.model == "student":
+            cut = None  # its answers are in the new numbers

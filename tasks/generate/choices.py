@@ -1,6 +1,7 @@
 """What a recipe may say of grids, and the settings that all roundings of a decoder share; readable without torch."""
 
 import re
+from fnmatch import fnmatchcase
 from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, Field, model_validator
@@ -40,6 +41,12 @@ def known_grid(name: str) -> str:
 def grid_or_none(name: str) -> str:
     """The name of a grid that there is, or none."""
     return name if name == KEPT else known_grid(name)
+
+
+def fits(weight: str, pattern: str) -> bool:
+    """Whether a pattern of `exceptions` means the weight: by its layer's whole name, or the end of it."""
+    name = weight.removesuffix(".weight")
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")
 
 
 GridName = Annotated[str, AfterValidator(known_grid)]

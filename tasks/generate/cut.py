@@ -1,8 +1,9 @@
 """Cuts a decoder smaller: layers, feed-forward neurons, groups of attention heads, the hidden width.
 
 What is left is an ordinary decoder of its family, built anew from its configuration. All cuts are exact: a neuron, a
-group or a layer whose contribution is nothing can go without a change. Where one lies in a layer is said here for each
-family; linears that hold several things in a row (gate and up, or queries, keys and values) are cut in each of them.
+group or a layer whose contribution is nothing can go without a change. Where one lies in a layer is said by
+tasks/generate/families.py; linears that hold several things in a row (gate and up, or queries, keys and values) are cut
+in each of them.
 """
 
 import copy
@@ -12,35 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from registry.records import ShrinkError
-from tasks.generate import walk
+from tasks.generate import families, walk
+from tasks.generate.families import Anatomy
 
-
-class Anatomy(NamedTuple):
-    """The names of a layer's linears in a family, and of its configuration's key for the neurons."""
-
-    neurons: str
-    into: tuple[str, ...]  # each row makes a neuron
-    out: str  # each column reads one
-    attention: tuple[str, ...]  # queries, keys and values, or all in one
-    merge: str  # reads what the heads say
-
-
-def anatomy(into: str, out: str, attention: str, merge: str, neurons: str = "intermediate_size") -> Anatomy:
-    """One family's names, several with blanks between them."""
-    return Anatomy(neurons, tuple(into.split()), out, tuple(attention.split()), merge)
-
-
-APART = "self_attn.q_proj self_attn.k_proj self_attn.v_proj"
-GATED = anatomy("mlp.gate_proj mlp.up_proj", "mlp.down_proj", APART, "self_attn.o_proj")
-ANATOMIES = {
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text"), GATED),
-    "phi": anatomy("mlp.fc1", "mlp.fc2", APART, "self_attn.dense"),
-    "phi3": anatomy("mlp.gate_up_proj", "mlp.down_proj", "self_attn.qkv_proj", "self_attn.o_proj"),
-    "gpt2": anatomy("mlp.c_fc", "mlp.c_proj", "attn.c_attn", "attn.c_proj", "n_inner"),
-    "opt": anatomy("fc1", "fc2", APART, "self_attn.out_proj", "ffn_dim"),
-}
-TIED_HEADS = ("gpt2", "opt")  # the size of a head follows from the width, and all heads have keys of their own
-SCALED = ("gemma", "gemma3_text")  # the embedding is multiplied by the root of the width
 HEAD_NORMS = ("q_norm", "k_norm")  # norms of a head, not of the width
 
 
@@ -55,9 +30,9 @@ class Heads(NamedTuple):
 def anatomy_of(model: Any, stage: str) -> Anatomy:
     """A model's anatomy; ShrinkError for a family that is not known."""
     kind = str(model.config.model_type)
-    if kind not in ANATOMIES:
-        raise ShrinkError(f"{stage} does not know where things lie in a '{kind}': known are {', '.join(ANATOMIES)}.")
-    return ANATOMIES[kind]
+    if reason := families.unknown(kind):
+        raise ShrinkError(f"{stage}: {reason}")
+    return families.ANATOMIES[kind]
 
 
 def heads_of(model: Any) -> Heads:
@@ -209,13 +184,15 @@ def replace(linear: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
 
 
 def rebuilt(model: Any, changes: dict[str, Any]) -> Any:
-    """A model of the changed configuration with the weights of one that was cut in place."""
+    """A model of the changed configuration with the weights of one that was cut in place: the same, no second copy."""
     from transformers import AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
 
     config = copy.deepcopy(model.config)
     for name, value in changes.items():
         setattr(config, name, value)
-    made = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    made.load_state_dict(model.state_dict())
+    with no_init_weights():  # numbers that are not drawn take no memory
+        made = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    made.load_state_dict(model.state_dict(), assign=True)
     made.tie_weights()
     return made.eval()

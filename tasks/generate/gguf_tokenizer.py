@@ -93,9 +93,9 @@ def described(fields: dict[str, Any], file: str) -> Said:
 
 def name_of(said: Said) -> str:
     """GGUF's name for the cut that a tokenizer.json makes; raises ShrinkError when llama.cpp would give other ids."""
-    model = said["model"]
-    if model["type"] != "BPE":
-        raise ShrinkError(f"no GGUF is written of a {model['type']} tokenizer: byte-level BPE alone is known.")
+    model = said.get("model") or {}
+    if model.get("type") != "BPE":
+        raise ShrinkError(f"no GGUF is written of a {model.get('type')} tokenizer: byte-level BPE alone is known.")
     cut = comparable(said.get("pre_tokenizer"))
     name = next((name for name, known in PRETOKENIZERS.items() if comparable(known) == cut), None)
     if name is None or (name in IGNORING) != bool(model.get("ignore_merges")):

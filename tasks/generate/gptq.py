@@ -16,6 +16,7 @@ from tasks.generate.grids import Grid, Rounded
 
 BLOCK = 128  # columns whose errors are spread at once
 DAMP = 0.01  # of the mean diagonal, added to it
+ROWS = 2048  # of a weight that are rounded at once
 
 
 def factor(hessian: Tensor) -> Tensor:
@@ -23,25 +24,46 @@ def factor(hessian: Tensor) -> Tensor:
 
     Raises ShrinkError when no damping up to a hundredfold makes H positive definite.
     """
-    work = hessian.double()
-    diagonal = work.diagonal().clone()
+    diagonal = hessian.diagonal().double()
     dead = diagonal == 0
     for damp in (DAMP, 10 * DAMP, 100 * DAMP):
-        tried = work.clone()
-        tried.diagonal().copy_(torch.where(dead, 1.0, diagonal) + damp * diagonal.mean())
-        lower, failed = torch.linalg.cholesky_ex(tried)
-        if not failed:
-            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-            if not failed:
-                found: Tensor = upper.float()
-                return found
+        found = inverse_factor(hessian, torch.where(dead, 1.0, diagonal) + damp * diagonal.mean())
+        if found is not None:
+            return found.float()
     raise ShrinkError("the inputs of a layer are not finite or too few to round it by: give more calibration text.")
 
 
+def inverse_factor(hessian: Tensor, diagonal: Tensor) -> Tensor | None:
+    """The upper Cholesky factor, in double, of the inverse of H with another diagonal; None where H is not definite.
+
+    H is the largest matrix of a layer: what is done with is let go before the next one is made.
+    """
+    work = hessian.double()
+    if work is hessian:
+        work = work.clone()
+    work.diagonal().copy_(diagonal)
+    work, failed = torch.linalg.cholesky_ex(work)
+    if failed:
+        return None
+    work = torch.cholesky_inverse(work)
+    work, failed = torch.linalg.cholesky_ex(work, upper=True)
+    return None if failed else work
+
+
 def quantize(weight: Tensor, hessian: Tensor, grid: Grid) -> Rounded:
-    """The weight on its grid, errors spread forward; scales are fitted to each group as it is reached."""
-    upper, work = factor(hessian), weight.float().clone()
-    importance = grids.importance(hessian)
+    """The weight on its grid, errors spread forward; a table's rows a part after the other, with one factor."""
+    upper, importance = factor(hessian), grids.importance(hessian)
+    found = grids.room(weight, grid)
+    for start in range(0, len(weight), ROWS):
+        part = rounded(weight[start : start + ROWS], upper, importance, grid)
+        for whole, values in zip(found, part, strict=True):
+            whole[start : start + ROWS] = values
+    return found
+
+
+def rounded(weight: Tensor, upper: Tensor, importance: Tensor, grid: Grid) -> Rounded:
+    """Some rows on their grid, by the factor of H; scales are fitted to each group as it is reached."""
+    work = weight.float().clone()
     size = grid.group * max(1, BLOCK // grid.group)  # whole groups, so that none waits for a block's errors
     found, scales, shifts = torch.empty_like(work), list[Tensor](), list[Tensor]()
     for start in range(0, work.shape[1], size):

@@ -16,7 +16,7 @@ from torch import Tensor
 from registry.records import STRICT, ShrinkError
 from tasks.generate import choices
 
-ROWS = 4096  # of a weight that are rounded at once: an embedding's would take gigabytes
+ROWS = 1024  # of a weight that are rounded at once: an embedding's would take gigabytes
 SHRUNK = tuple(1.0 - 0.025 * step for step in range(13))  # parts of the full range that a fit tries
 
 
@@ -156,11 +156,22 @@ def spread(values: Tensor, grid: Grid) -> Tensor:
     return values.repeat_interleave(grid.group, dim=1)
 
 
+def room(weight: Tensor, grid: Grid) -> Rounded:
+    """Where a weight's integers, scales and shifts go, a part after the other.
+
+    Taken at once: small results that stay between large ones that go would keep the memory of these, too.
+    """
+    shape = weight.shape[0], grouped(weight[:1], grid).shape[1]
+    return Rounded(torch.empty(weight.shape, dtype=torch.int8), torch.empty(shape), torch.empty(shape))
+
+
 def nearest(weight: Tensor, grid: Grid, importance: Tensor | None = None, parts: Sequence[float] = SHRUNK) -> Rounded:
     """Round to nearest: every weight by itself, on the groups' fitted scales."""
-    done = []
-    for rows in weight.split(ROWS):
+    found = room(weight, grid)
+    for start in range(0, len(weight), ROWS):
+        rows = weight[start : start + ROWS]
         scale, shift = fit(rows, grid, importance, parts)
         code = codes(rows, spread(scale, grid), spread(shift, grid), grid)
-        done.append(Rounded(code.to(torch.int8), scale, shift))
-    return Rounded(*(torch.cat(part) for part in zip(*done, strict=True)))
+        for whole, part in zip(found, (code, scale, shift), strict=True):
+            whole[start : start + ROWS] = part
+    return found

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from registry.records import STRICT, ShrinkError
 from tasks import layout, weights
-from tasks.generate import gguf_check
+from tasks.generate import families, gguf_check
 from tasks.generate.adopt import gguf_of
 
 GGUF_TABLES = ("token_embd.weight", "output.weight")
@@ -31,7 +31,13 @@ class Decoder(BaseModel):
     parameters: int
     tables: int  # weights of embedding and head
     tokenizer_bytes: int  # about
-    widths: tuple[int, ...]  # inputs of the layers' linears, each once, rising
+    width: int
+    neurons: int  # of a layer's feed-forward part
+    queries: int  # heads of attention
+    groups: int  # heads of keys and values
+    head: int  # the size of a head
+    tokenizer: str  # its kind, as tokenizer.json says it
+    least: float  # bits a weight with all that can be rounded on the smallest grid; 0: not known
 
 
 def look(source: Path) -> Decoder:
@@ -45,21 +51,34 @@ def of_gguf(file: Path) -> Decoder:
     seen = gguf_check.check(file)
     family = str(seen.keys.get("general.architecture", ""))
     shapes = {name: math.prod(shape) for name, shape in seen.tensors.items()}
-    layers, context = (
-        whole(seen.keys.get(f"{family}.{field}"), field, file) for field in ("block_count", "context_length")
-    )
+
+    def said(field: str, default: int | None = None) -> int:
+        return whole(seen.keys.get(f"{family}.{field}", default), field, file)
+
     if (table := seen.tensors.get("token_embd.weight")) is None:
         raise ShrinkError(f"'{file.name}' has no token_embd.weight: it is no language model, give another file.")
-    return Decoder(
+    width, queries = said("embedding_length"), said("attention.head_count")
+    found = Decoder(
         family=family,
-        layers=layers,
-        context=context,
+        layers=said("block_count"),
+        context=said("context_length"),
         pieces=table[-1],
         parameters=sum(shapes.values()),
         tables=sum(shapes.get(name, 0) for name in GGUF_TABLES),
         tokenizer_bytes=40 * table[-1],
-        widths=widths({name: shape for name, shape in seen.tensors.items() if name.startswith("blk.")}, 0),
+        width=width,
+        neurons=said("feed_forward_length"),
+        queries=queries,
+        groups=said("attention.head_count_kv", queries),
+        head=said("attention.key_length", width // queries),
+        least=least({name: (shape, True) for name, shape in seen.tensors.items()}),
+        tokenizer="BPE" if seen.keys.get("tokenizer.ggml.model") == "gpt2" else "another",
     )
+    last = f"blk.{found.layers - 1}."
+    expected = {"token_embd.weight": (width, table[-1]), f"{last}ffn_down.weight": (found.neurons, width)}
+    expected |= {f"{last}attn_output.weight": (queries * found.head, width)}
+    agree(expected, seen.tensors, file.name)
+    return found
 
 
 def whole(value: Any, field: str, file: Path) -> int:
@@ -74,32 +93,66 @@ def of_folder(folder: Path) -> Decoder:
     config = layout.read_json(folder / "config.json")
     _, tensors = weights.header(folder / "model.safetensors")
     counts = {name: math.prod(entry["shape"]) for name, entry in tensors.items()}
-    rows = counted(config, "vocab_size")
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file():
         raise ShrinkError("tokenizer.json is missing in the model folder: save the tokenizer beside the model.")
-    json.loads(tokenizer.read_text(encoding="utf-8"))
+    said = json.loads(tokenizer.read_text(encoding="utf-8"))
     tables = sum(count for name, count in counts.items() if any(part in name for part in FOLDER_TABLES))
-    return Decoder(
+    width = counted(config, "hidden_size", "n_embd")
+    queries = counted(config, "num_attention_heads", "n_head")
+    found = Decoder(
         family=str(config.get("model_type")),
         layers=counted(config, "num_hidden_layers", "n_layer"),
         context=counted(config, "max_position_embeddings", "n_positions"),
-        pieces=rows,
+        pieces=counted(config, "vocab_size"),
         parameters=sum(counts.values()),
         tables=tables,
         tokenizer_bytes=tokenizer.stat().st_size,
-        widths=widths({name: entry["shape"] for name, entry in tensors.items() if ".layers." in name}, -1),
+        width=width,
+        neurons=counted(config, "intermediate_size", "ffn_dim", "n_inner", default=4 * width),
+        queries=queries,
+        groups=counted(config, "num_key_value_heads", default=queries),
+        head=counted(config, "head_dim", default=width // queries),
+        least=least({name: (entry["shape"], roundable(name)) for name, entry in tensors.items()}),
+        tokenizer=str(said["model"].get("type")) if isinstance(said, dict) and "model" in said else "none",
     )
+    if (where := families.ANATOMIES.get(found.family)) is not None:
+        shapes = {name: tuple(sorted(entry["shape"])) for name, entry in tensors.items()}  # GPT-2's lie the other way
+        name = f"{where.layers}.{found.layers - 1}.{where.out}.weight"
+        tables_of = {f"{families.TABLES[found.family][0]}.weight": tuple(sorted((found.pieces, width)))}
+        agree(tables_of | {name: tuple(sorted((found.neurons, width)))}, shapes, "model.safetensors")
+    return found
 
 
-def widths(shapes: Mapping[str, Sequence[int]], place: int) -> tuple[int, ...]:
-    """The inputs of matrices; GGUF names them first, transformers (but for GPT-2, which is left out) last."""
-    return tuple(sorted({shape[place] for shape in shapes.values() if len(shape) == 2}))
+def agree(expected: Mapping[str, Sequence[int]], there: Mapping[str, Sequence[int]], file: str) -> None:
+    """Refuse sizes that are told but not there, before anything is allocated for them."""
+    for name, shape in expected.items():
+        if there.get(name) is None or tuple(there[name]) != tuple(shape):
+            has = "no such weight" if there.get(name) is None else f"{list(there[name])}"
+            raise ShrinkError(
+                f"'{file}' must have {name} in the size {list(shape)} by what is said of the model, but it has {has}: "
+                "use a matching pair."
+            )
 
 
-def counted(config: dict[str, Any], *fields: str) -> int:
-    """A count above 0 that config.json must have under one of these names."""
-    value = next((config[field] for field in fields if field in config), None)
+def roundable(name: str) -> bool:
+    """Whether a weight of a folder, if it is a matrix, can be rounded: embedding, head, and what lies in layers."""
+    return any(part in name for part in (".layers.", ".h.", *FOLDER_TABLES))
+
+
+def least(weights: Mapping[str, tuple[Sequence[int], bool]]) -> float:
+    """Bits a weight of shapes, and whether each may be rounded: 4.5 of such matrices, 16 of others, 32 of vectors."""
+    bits = total = 0.0
+    for shape, may in weights.values():
+        count = math.prod(shape)
+        bits += count * (32.0 if len(shape) < 2 else 4.5 if may else 16.0)
+        total += count
+    return bits / max(1.0, total)
+
+
+def counted(config: dict[str, Any], *fields: str, default: int | None = None) -> int:
+    """A count above 0 that config.json must have under one of these names, where there is no default."""
+    value = next((config[field] for field in fields if config.get(field) is not None), default)
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value
     raise ShrinkError(f"config.json has {fields[0]} = {value!r:.60} but needs a whole number: give a decoder's own.")

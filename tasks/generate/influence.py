@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from tasks import progress
 from tasks.generate import cut, walk
-from tasks.generate.cut import Anatomy
+from tasks.generate.families import Anatomy
 
 
 class Sizes(NamedTuple):

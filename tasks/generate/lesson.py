@@ -84,11 +84,11 @@ def digest(ids: "Tensor") -> str:
     return hashlib.sha256(ids.long().contiguous().numpy().tobytes()).hexdigest()
 
 
-def check_length(model: Any, length: int) -> None:
+def check_length(model: Any, length: int, field: str = "length") -> None:
     """ShrinkError when a window is longer than the model can read."""
     most = getattr(model.config, "max_position_embeddings", None)
     if most is not None and length > most:
-        raise ShrinkError(f"length is {length} tokens but the model reads at most {most}: lower it.")
+        raise ShrinkError(f"{field} is {length} tokens but the model reads at most {most}: lower it.")
 
 
 def fit(

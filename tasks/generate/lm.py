@@ -24,11 +24,13 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "
 def load(directory: Path) -> Any:
     """The language model of a folder in float32 and eval mode; rounded weights as the numbers that they stand for."""
     from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
 
     layout.read_json(directory / "config.json")
     try:
         config = AutoConfig.from_pretrained(directory)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        with no_init_weights():  # all of them are read, or refused
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     except Exception as error:  # of several kinds, with the field in the text
         said = " ".join(str(error).split())[:200]
         raise ShrinkError(f"config.json will not do ({said}): give a language model's own config.json.") from None

@@ -4,9 +4,7 @@ A layer that is done is kept beside the stage as it is stored (tasks/checkpoint.
 behind it with the same result; only one layer's sums and one layer's integers are in memory beside the model.
 """
 
-import gc
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from torch import Tensor, nn
 
 from registry.records import ShrinkError
 from tasks import checkpoint, data, progress
-from tasks.generate import choices, grids, lm, sensitivity, text, walk
+from tasks.generate import choices, grids, lesson, lm, sensitivity, text, walk
 from tasks.generate.choices import CalibrationConfig, RoundingConfig
 from tasks.generate.grids import Grid, Rounded
 
@@ -38,17 +36,18 @@ def run(
     """Write the student rounded by a method, which may do without text; measured: see `told`."""
     model = lm.load(inputs["student"])
     check_finite(model)
-    ids = calibration(inputs, config, seed) if needs_text or config.target is not None else None
+    ids = calibration(inputs, config, seed, model) if needs_text or config.target is not None else None
     with checkpoint.parts() as at:
         chosen, foretold = wanted(model, config, ids, (method, table), at, seed)
         check_groups(model, chosen)
         round_tables(model, ids if needs_text else None, chosen, table, at)
+        walk.give_back()
         round_layers(model, ids if needs_text else None, config.batch, chosen, method, at)
         measured, count = told(model, chosen) | foretold, len(walk.layers_of(model))
         plain = {name: value for name, value in lm.own_weights(model).items() if name not in chosen}
         described = model.config
         del model
-        gc.collect()  # the integers are read in the place of the numbers that they stand for, not beside them
+        walk.give_back()  # the integers are read in the place of the numbers that they stand for, not beside them
         rounded: dict[str, Rounded] = {}
         for name in ("tables", *(f"layer{index}" for index in range(count))):
             rounded |= stored(checkpoint.part(at, name) or {})
@@ -56,8 +55,9 @@ def run(
     return measured
 
 
-def calibration(inputs: dict[str, Path], config: CalibrationConfig, seed: int) -> Tensor:
-    """Blocks of training text [calibration_blocks, calibration_length]."""
+def calibration(inputs: dict[str, Path], config: CalibrationConfig, seed: int, model: Any) -> Tensor:
+    """Blocks of training text [calibration_blocks, calibration_length] that the model can read."""
+    lesson.check_length(model, config.calibration_length, "calibration_length")
     texts = [row["text"] for row in data.read_rows(inputs["data"], "train")]
     tokenizer = lm.load_tokenizer(inputs["student"])
     return text.blocks(tokenizer, texts, config.calibration_length, config.calibration_blocks, seed)
@@ -83,7 +83,7 @@ def wanted(
     names: dict[str, str | None] = dict.fromkeys(linears(model), config.grid)
     names |= dict.fromkeys(sensitivity.tables_of(model), config.embedding or (None if config.target else "q8_0"))
     for pattern, name in config.exceptions.items():
-        fitting = [weight for weight in names if fits(weight, pattern)]
+        fitting = [weight for weight in names if choices.fits(weight, pattern)]
         if not fitting:
             some = ", ".join(weight.removesuffix(".weight") for weight in list(names)[:3])
             raise ShrinkError(f"exceptions names '{pattern}', which no layer is called: there are {some} and others.")
@@ -124,12 +124,6 @@ def nearest(layer: nn.Module, chosen: Grids, sums: walk.Sums | None, give: walk.
         )
         for name, grid in chosen.items()
     }
-
-
-def fits(weight: str, pattern: str) -> bool:
-    """Whether a pattern means the weight: by its layer's whole name, or the end of it."""
-    name = weight.removesuffix(".weight")
-    return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")
 
 
 def check_groups(model: Any, chosen: Grids) -> None:

@@ -6,6 +6,7 @@ middle layer; of the embedding it is the divergence that was seen with the whole
 against each other (tasks/generate/budget.py).
 """
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -175,15 +176,22 @@ def head_sums(model: Any, ids: Tensor) -> Tensor:
     """The sum of x x^T over what the output head reads [inputs, inputs]."""
     found: list[Tensor] = []
 
+    class Enough(Exception):
+        """Ends a forward pass before its logits, which are large."""
+
     def look(module: nn.Module, args: tuple[Any, ...]) -> None:
         rows = args[0].flatten(0, -2)
         found[:] = [rows.T @ rows + (found[0] if found else 0)]
+        raise Enough
 
     handle = model.get_output_embeddings().register_forward_pre_hook(look)
-    with torch.no_grad():
-        for block in ids[:BLOCKS].split(1):
-            model(input_ids=block[:, : 2 * WINDOW], use_cache=False)
-    handle.remove()
+    try:
+        with torch.no_grad():
+            for block in ids[:BLOCKS].split(1):
+                with contextlib.suppress(Enough):
+                    model(input_ids=block[:, : 2 * WINDOW], use_cache=False)
+    finally:
+        handle.remove()
     return found[0]
 
 

@@ -7,7 +7,10 @@ through them.
 """
 
 import contextlib
+import ctypes
 import functools
+import gc
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -154,4 +157,13 @@ def walk(
             give = functools.partial(given, layer, hidden[0], caught[index])
             change(index, layer, sums(layer, hidden, caught[index]), give)
         through(layer, hidden, caught[index])
+        give_back()
         progress.report(index + 1, len(layers), "layers")
+
+
+def give_back() -> None:
+    """Return memory that is free to the system: what lies between tensors that stay would else count for ever."""
+    gc.collect()
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library than glibc has no such function
+            ctypes.CDLL(None).malloc_trim(0)

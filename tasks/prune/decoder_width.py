@@ -14,7 +14,7 @@ from registry.records import ShrinkError
 from tasks.generate.lesson import CutConfig
 
 if TYPE_CHECKING:
-    from tasks.generate.cut import Anatomy
+    from tasks.generate.families import Anatomy
 
 
 class PruneWidthConfig(CutConfig):
@@ -58,7 +58,7 @@ def run(inputs: dict[str, Path], config: PruneWidthConfig, out: Path, seed: int)
 
 def check(model: Any, where: "Anatomy", config: PruneWidthConfig) -> None:
     """ShrinkError for what the student does not have so much of, or what its family cannot go without."""
-    from tasks.generate import cut
+    from tasks.generate import cut, families
 
     kind, heads = str(model.config.model_type), cut.heads_of(model)
     wide = int(model.config.hidden_size)
@@ -69,12 +69,6 @@ def check(model: Any, where: "Anatomy", config: PruneWidthConfig) -> None:
     ):
         if wanted is not None and wanted > present:
             raise ShrinkError(f"{field} is {wanted} but the student has only {present}: give at most that.")
-    for field in ("groups", "hidden"):
-        if getattr(config, field) is not None and kind in cut.TIED_HEADS:
-            raise ShrinkError(
-                f"{field} cannot be cut in a '{kind}', whose heads are as many as fit its width: cut ffn."
-            )
-    if config.hidden is not None and kind in cut.SCALED:
-        raise ShrinkError(
-            f"hidden cannot be cut in a '{kind}', whose embedding is scaled by the width: cut ffn or groups."
-        )
+    for field in ("ffn", "groups", "hidden"):
+        if getattr(config, field) is not None and (reason := families.uncut(kind, field)):
+            raise ShrinkError(reason)

@@ -27,14 +27,13 @@ class PruneGroupedConfig(BaseModel):
 
 def run(inputs: dict[str, Path], config: PruneGroupedConfig, out: Path, seed: int) -> dict[str, Any]:
     """Write the student with fewer heads of keys and values; measured: these and the parameters, before and after."""
-    from tasks.generate import cut, lesson, lm
+    from tasks.generate import cut, families, lesson, lm
 
     lesson.check_whole(inputs["student"], "prune/grouped")
     model = lm.load(inputs["student"])
     where, heads = cut.anatomy_of(model, "prune/grouped"), cut.heads_of(model)
-    kind = str(model.config.model_type)
-    if kind in cut.TIED_HEADS:
-        raise ShrinkError(f"prune/grouped has no '{kind}' with grouped attention to make: leave this stage out.")
+    if reason := families.uncut(str(model.config.model_type), "kv_heads"):
+        raise ShrinkError(reason)
     if heads.groups % config.kv_heads:
         good = ", ".join(str(count) for count in range(1, heads.groups + 1) if heads.groups % count == 0)
         raise ShrinkError(

@@ -69,12 +69,13 @@ def run(inputs: dict[str, Path], config: PruneSparseConfig, out: Path, seed: int
     Raises ShrinkError for weights that are not finite, too little text, a pattern that does not divide a row.
     """
     from tasks import checkpoint
-    from tasks.generate import lm, rounding, walk
+    from tasks.generate import lesson, lm, rounding, walk
 
+    lesson.check_whole(inputs["student"], "prune/sparse")
     model = lm.load(inputs["student"])
     rounding.check_finite(model)
     check_pattern(model, config)
-    ids = rounding.calibration(inputs, config, seed)
+    ids = rounding.calibration(inputs, config, seed, model)
     with checkpoint.parts() as at:
 
         def change(index: int, layer: "nn.Module", sums: "Sums", give: "Give") -> None:

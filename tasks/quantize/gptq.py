@@ -35,15 +35,9 @@ def run(inputs: dict[str, Path], config: GptqConfig, out: Path, seed: int) -> di
 
 def table(weight: "Tensor", sums: "Tensor | None", grid: "Grid") -> "Rounded":
     """A head, or an embedding that is one too, rounded by what the head reads; others to the nearest."""
-    import torch
-
     from tasks.generate import gptq, grids
-    from tasks.generate.grids import Rounded
 
-    if sums is None:
-        return grids.nearest(weight, grid)
-    parts = [gptq.quantize(rows, sums, grid) for rows in weight.split(grids.ROWS)]
-    return Rounded(*(torch.cat(part) for part in zip(*parts, strict=True)))
+    return grids.nearest(weight, grid) if sums is None else gptq.quantize(weight, sums, grid)
 
 
 def layer(

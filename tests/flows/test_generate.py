@@ -1,7 +1,6 @@
 """A recipe for a model that writes through the command and the real servers, and what is refused when one is read."""
 
 import json
-import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
@@ -244,9 +243,7 @@ def test_groups_that_do_not_divide_and_models_that_gguf_cannot_hold_are_refused_
         ShrinkError, match=r"^stage 2 \(prune/sparse\): pattern 2:5 has groups of 5, which do not divide 32"
     ):
         preflight(odd, tiny_writer / "teacher", data, {"second": data})
-    shutil.copytree(tiny_writer / "teacher", tmp_path / "teacher")
-    said = json.loads((tmp_path / "teacher" / "config.json").read_text())
-    (tmp_path / "teacher" / "config.json").write_text(json.dumps(said | {"model_type": "opt"}))
+    decoders.folder(tmp_path / "teacher", "opt")
     with pytest.raises(ShrinkError, match="no GGUF is written of a 'opt': known are llama"):
         preflight(loaded(tiny_writer), tmp_path / "teacher", data, {"second": data})
 

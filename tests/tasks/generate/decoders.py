@@ -11,66 +11,111 @@ MODERN: dict[str, Any] = {"intermediate_size": 64, "num_key_value_heads": 2, "he
 ENDS = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
 
 
-def tiny(family: str, seed: int = 0) -> Any:
-    """A causal language model of a family, float32, eval mode."""
-    import transformers as t
-
-    config: Any
-    match family:
-        case "llama":
-            config = t.LlamaConfig(**MODERN, **ENDS)
-        case "mistral":
-            config = t.MistralConfig(**MODERN, **ENDS)
-        case "qwen2":
-            config = t.Qwen2Config(**MODERN, **ENDS)
-        case "qwen3":
-            config = t.Qwen3Config(**MODERN, **ENDS)
-        case "gemma":
-            config = t.GemmaConfig(**MODERN, **ENDS)
-        case "gemma3":
-            config = t.Gemma3TextConfig(**MODERN, **ENDS, sliding_window=16, layer_types=KINDS)
-        case "phi":
-            config = t.PhiConfig(**{**MODERN, "tie_word_embeddings": False}, **ENDS)
-        case "phi3":
-            config = t.Phi3Config(**MODERN, **ENDS)
-        case "gpt2":
-            config = t.GPT2Config(vocab_size=64, n_positions=64, n_embd=32, n_layer=3, n_head=4, **ENDS)
-        case "opt":
-            config = t.OPTConfig(**WIDE, ffn_dim=64, word_embed_proj_dim=32, **ENDS)
-        case _:
-            raise ValueError(family)
+def tiny(family: str, seed: int = 0, **sizes: Any) -> Any:
+    """A causal language model of a family, float32, eval mode; `sizes` in place of those above."""
     torch.manual_seed(seed)
-    model: Any = t.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model: Any = build(config_of(family, **sizes))
     for weight in model.parameters():
         if weight.ndim > 1:
             torch.nn.init.normal_(weight, std=0.3)
     return model.eval()
 
 
-KINDS = ["sliding_attention", "full_attention", "sliding_attention"]
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3", "phi", "phi3", "gpt2", "opt")
-
-
-def folder(where: Path) -> Path:
-    """A tiny Llama with a byte-level BPE of all bytes and a chat template, as transformers saves them."""
+def build(config: Any) -> Any:
+    """A model of a configuration, random, float32."""
     import transformers as t
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    return t.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def config_of(family: str, **sizes: Any) -> Any:
+    """The configuration of a tiny model of a family."""
+    import transformers as t
+
+    modern, wide = MODERN | sizes, WIDE | sizes
+    config: Any
+    match family:
+        case "llama":
+            config = t.LlamaConfig(**modern, **ENDS)
+        case "mistral":
+            config = t.MistralConfig(**modern, **ENDS)
+        case "qwen2":
+            config = t.Qwen2Config(**modern, **ENDS)
+        case "qwen3":
+            config = t.Qwen3Config(**modern, **ENDS)
+        case "gemma":
+            config = t.GemmaConfig(**modern, **ENDS)
+        case "gemma2":
+            config = t.Gemma2Config(**modern, **ENDS, sliding_window=16, layer_types=KINDS)
+        case "gemma3":
+            config = t.Gemma3TextConfig(**modern, **ENDS, sliding_window=16, layer_types=KINDS)
+        case "phi":
+            config = t.PhiConfig(**{**modern, "tie_word_embeddings": False}, **ENDS)
+        case "phi3":
+            config = t.Phi3Config(**modern, **ENDS)
+        case "gpt2":
+            sizes = {"n_positions": modern["max_position_embeddings"], "vocab_size": modern["vocab_size"]}
+            config = t.GPT2Config(**sizes, n_embd=32, n_layer=3, n_head=4, **ENDS)
+        case "opt":
+            config = t.OPTConfig(**wide, ffn_dim=64, word_embed_proj_dim=32, **ENDS)
+        case _:
+            raise ValueError(family)
+    return config
+
+
+KINDS = ["sliding_attention", "full_attention", "sliding_attention"]
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi", "phi3", "gpt2", "opt")
+
+
+TOKENIZERS = ("byte-level BPE", "BPE with byte fallback", "Unigram", "WordLevel")
+SPECIAL = ["<|endoftext|>", "<|im_end|>"]
+LEARNT = ["the quick brown fox jumps over the lazy dog and the evil queen"] * 3
+
+
+def tokenizer_of(kind: str) -> Any:
+    """A tiny tokenizer of a kind: GPT-2's and Llama 3's; Llama 2's, Gemma's and Phi-3's; T5's; one of whole words."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
     from tokenizers import decoders as back
 
+    trainer: Any
+    match kind:
+        case "byte-level BPE":
+            made = Tokenizer(models.BPE())
+            made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), back.ByteLevel()
+            alphabet = pre_tokenizers.ByteLevel.alphabet()
+            trainer = trainers.BpeTrainer(
+                vocab_size=288, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+            )
+        case "BPE with byte fallback":
+            bytewise = [f"<0x{number:02X}>" for number in range(256)]
+            made = Tokenizer(models.BPE(unk_token=SPECIAL[0], fuse_unk=True, byte_fallback=True))
+            made.normalizer = normalizers.Replace(" ", "\u2581")
+            made.decoder = back.Sequence([back.Replace("\u2581", " "), back.ByteFallback(), back.Fuse()])
+            trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=[*SPECIAL, *bytewise], show_progress=False)
+        case "Unigram":
+            made = Tokenizer(models.Unigram())
+            made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), back.Metaspace()
+            trainer = trainers.UnigramTrainer(
+                vocab_size=60, special_tokens=SPECIAL, unk_token=SPECIAL[0], show_progress=False
+            )
+        case _:
+            made = Tokenizer(models.WordLevel(unk_token=SPECIAL[0]))
+            made.pre_tokenizer = pre_tokenizers.Whitespace()
+            trainer = trainers.WordLevelTrainer(vocab_size=60, special_tokens=SPECIAL, show_progress=False)
+    made.train_from_iterator(LEARNT, trainer)
+    return made
+
+
+def folder(where: Path, family: str = "llama", pieces: str = TOKENIZERS[0]) -> Path:
+    """A tiny decoder with a tokenizer and a chat template, as transformers saves them."""
+    import transformers as t
+
     where.mkdir(parents=True, exist_ok=True)
-    special = ["<|endoftext|>", "<|im_end|>"]
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), back.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=288, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    made.train_from_iterator(["the quick brown fox jumps over the lazy dog and the evil queen"] * 3, trainer)
-    fast = t.PreTrainedTokenizerFast(tokenizer_object=made, bos_token=special[0], eos_token=special[1])
+    made = tokenizer_of(pieces)
+    fast = t.PreTrainedTokenizerFast(tokenizer_object=made, bos_token=SPECIAL[0], eos_token=SPECIAL[1])
     fast.chat_template = "{% for one in messages %}{{ one['content'] }} {% endfor %}"
     fast.save_pretrained(where)
     torch.manual_seed(0)
-    config = t.LlamaConfig(**{**MODERN, "vocab_size": made.get_vocab_size(), "max_position_embeddings": 512}, **ENDS)
-    model: Any = t.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    model.save_pretrained(where)
+    sizes = {"vocab_size": made.get_vocab_size(), "max_position_embeddings": 512}
+    build(config_of(family, **sizes)).save_pretrained(where)
     return where

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from registry.records import ShrinkError, digest_directory
-from tasks.generate import cut, influence, lm, walk
+from tasks.generate import cut, families, influence, lm, walk
 from tasks.kinds import EveryStage, function_of
 from tests.tasks.generate.decoders import FAMILIES, tiny
 from tests.tasks.generate.lessons import documents, folder_of
@@ -109,7 +109,7 @@ def test_heads_that_are_alike_are_pooled_without_a_loss(family: str) -> None:
 def test_pooled_heads_are_means_by_hand() -> None:
     model = tiny("llama")
     before = walk.weight_of(walk.layers_of(model)[0].self_attn.k_proj).clone()  # type: ignore[union-attr,arg-type]
-    after = walk.weight_of(walk.layers_of(cut.pool_groups(model, cut.GATED, 1))[0].self_attn.k_proj)  # type: ignore[union-attr,arg-type]
+    after = walk.weight_of(walk.layers_of(cut.pool_groups(model, families.GATED, 1))[0].self_attn.k_proj)  # type: ignore[union-attr,arg-type]
     assert torch.allclose(after, (before[:8] + before[8:]) / 2)
 
 
@@ -151,7 +151,7 @@ def test_activity_is_what_the_paper_says_by_hand() -> None:
     logits(model)
     for handle in handles:
         handle.remove()
-    found = influence.sizes(model, cut.GATED, IDS, 4)
+    found = influence.sizes(model, families.GATED, IDS, 4)
     assert torch.allclose(found.neurons[1], seen["ffn"].abs().mean(1).square().sum(0).sqrt(), rtol=1e-4)
     heads = seen["heads"].view(6, 24, 2, 16).norm(dim=-1)
     assert torch.allclose(found.groups[1], heads.mean(1).square().sum(0).sqrt(), rtol=1e-4)
@@ -172,9 +172,10 @@ REFUSED = {
     ("gpt2", "hidden"): "hidden cannot be cut in a 'gpt2'",
     ("opt", "hidden"): "hidden cannot be cut in a 'opt'",
     ("gemma", "hidden"): "hidden cannot be cut in a 'gemma'",
+    ("gemma2", "hidden"): "hidden cannot be cut in a 'gemma2'",
     ("gemma3", "hidden"): "hidden cannot be cut in a 'gemma3_text'",
-    ("gpt2", "kv_heads"): "prune/grouped has no 'gpt2' with grouped attention",
-    ("opt", "kv_heads"): "prune/grouped has no 'opt' with grouped attention",
+    ("gpt2", "kv_heads"): "kv_heads cannot be cut in a 'gpt2'",
+    ("opt", "kv_heads"): "kv_heads cannot be cut in a 'opt'",
 }
 
 

@@ -17,6 +17,7 @@ PRODUCTS = {  # by family what a factor passes to besides norms
     "qwen2": {"mlp.down_proj"},
     "qwen3": {"mlp.down_proj"},
     "gemma": {"mlp.down_proj"},
+    "gemma2": {"mlp.down_proj"},
     "gemma3": {"mlp.down_proj"},
     "opt": {"fc2", "self_attn.out_proj"},
 }

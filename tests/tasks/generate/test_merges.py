@@ -14,6 +14,7 @@ from registry.records import ShrinkError, digest_directory
 from tasks import data
 from tasks.generate import lm
 from tasks.prune import merges, vocabulary
+from tests.tasks.generate import decoders
 from tests.tasks.generate.decoders import FAMILIES, tiny
 from tests.tasks.generate.lessons import documents, folder_of
 
@@ -136,3 +137,22 @@ def test_what_is_no_byte_pair_vocabulary_or_has_not_so_many_is_refused(tmp_path:
     at["student"] = folder_of(tmp_path / "rounded", grid="q4_0")
     with pytest.raises(ShrinkError, match="prune/merges would undo the rounding"):
         merges.run(at, merges.PruneMergesConfig(), tmp_path, 0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(text=st.one_of(st.text(), st.text(alphabet="the quickbrowndogz\n '")))
+def test_a_vocabulary_with_byte_fallback_spells_any_text_as_before(fallback: tuple[Any, Any], text: str) -> None:
+    was, now = (one.decode(one(text, add_special_tokens=False)["input_ids"]) for one in fallback)
+    assert was == now
+
+
+@pytest.fixture(scope="module")
+def fallback(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    """Before and after: the text lacks most of what the tokenizer was learnt from."""
+    folder = tmp_path_factory.mktemp("fallback")
+    at = {"student": decoders.folder(folder / "student", pieces="BPE with byte fallback")}
+    at |= {"data": documents(folder / "data"), "out": folder / "out"}
+    at["out"].mkdir()
+    told = merges.run(at, merges.PruneMergesConfig(), at["out"], 0)
+    assert 256 < told["pieces"] < told["pieces_before"]
+    return lm.load_tokenizer(at["student"]), lm.load_tokenizer(at["out"])

@@ -1,0 +1,214 @@
+"""What is refused of a recipe for a model that writes in one sentence, when it is read or before any work starts."""
+
+import json
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import recipe
+from flows.preflight import preflight
+from registry.records import ShrinkError
+from tasks.export import gguf
+from tests.tasks.generate import decoders
+
+ADOPT, EXPORT = {"kind": "adopt", "method": "decoder"}, {"kind": "export", "method": "gguf"}
+TOP_K, TOKENS = {"kind": "label", "method": "top_k"}, {"kind": "distill", "method": "tokens"}
+OWN, ROUNDED = TOP_K | {"model": "student"}, {"kind": "distill", "method": "rounded"}
+RTN, GPTQ = ({"kind": "quantize", "method": method, "grid": "q4_0"} for method in ("rtn", "gptq"))
+DEPTH, MERGES = {"kind": "prune", "method": "depth", "keep": 2}, {"kind": "prune", "method": "merges"}
+WIDTH, GROUPED = {"kind": "prune", "method": "width"}, {"kind": "prune", "method": "grouped"}
+SPARSE, CORRECT = {"kind": "prune", "method": "sparse"}, {"kind": "correct"}
+SHORT = {"calibration_blocks": 4, "calibration_length": 16}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("tiny")
+    decoders.folder(made / "teacher")
+    words = " ".join(decoders.LEARNT)
+    lines = [json.dumps({"text": f"{words[at:]} {words[:at]} {at}."}) for at in range(40)]
+    (made / "texts.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return made
+
+
+def read(*stages: dict[str, Any], **changes: Any) -> recipe.Recipe:
+    content = {
+        "name": "tiny",
+        "task": "generate",
+        "teacher": {"uri": "dir:x"},
+        "data_source": {"uri": "dir:x"},
+        "data": {"file": "texts.jsonl", "max_length": 48},
+        "stages": [ADOPT, *stages, EXPORT],
+    }
+    return recipe.parse(content | changes, "tiny.yaml")
+
+
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        ([RTN, DEPTH], r"stage 3 \(prune/depth\) would undo what stage 2 \(quantize/rtn\) has rounded; put it before"),
+        ([RTN, SPARSE], r"stage 3 \(prune/sparse\) would undo what stage 2 \(quantize/rtn\) has rounded"),
+        ([TOP_K, GPTQ, TOKENS], r"stage 4 \(distill/tokens\) would undo what stage 3 \(quantize/gptq\) has rounded"),
+        ([TOP_K, ROUNDED], r"stage 3 \(distill/rounded\) teaches rounded weights, which no stage made yet; put it be"),
+        ([RTN, GPTQ], r"stage 3 \(quantize/gptq\) rounds anew what stage 2 \(quantize/rtn\) has rounded; leave one"),
+        (
+            [DEPTH, CORRECT],
+            r"stage 3 \(correct\) makes the teacher anew and would discard what stage 2 \(prune/depth\)",
+        ),
+        ([RTN, CORRECT], r"stage 3 \(correct\) makes the teacher anew and would discard what stage 2 \(quantize/rtn\)"),
+        ([TOP_K, MERGES, ROUNDED], r"stage 4 \(distill/rounded\)"),
+        ([OWN, MERGES, TOKENS], r"stage 4 \(distill/tokens\) learns from the teacher's pieces, which stage 3 \(prune/"),
+    ],
+)
+def test_orders_that_cannot_work_are_refused_when_a_recipe_is_read(stages: list[dict[str, Any]], said: str) -> None:
+    with pytest.raises(ShrinkError, match=f"^recipe 'tiny': {said}"):
+        read(*stages)
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        [CORRECT, TOP_K, DEPTH, TOKENS, GPTQ, ROUNDED],
+        [MERGES, OWN, DEPTH, TOKENS, RTN],  # answers in the new numbers
+        [WIDTH | {"ffn": 32}, SPARSE, RTN],
+    ],
+)
+def test_orders_that_work_are_read(stages: list[dict[str, Any]]) -> None:
+    assert len(read(*stages).stages) == len(stages) + 2
+
+
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        ([GROUPED | {"kv_heads": 3}], "kv_heads is 3, which does not divide the model's 2: give one of 1, 2."),
+        ([WIDTH | {"groups": 3}], "groups is 3 but the model has 2 groups of heads: give at most that."),
+        ([WIDTH | {"ffn": 65}], "ffn is 65 but the model has 64 neurons: give at most that."),
+        ([WIDTH | {"hidden": 33}], "hidden is 33 but the model has 32 features: give at most that."),
+        (
+            [WIDTH | {"ffn": 40}, RTN],
+            "grid q4_0 has groups of 32, which do not divide 40 inputs: this model has rows of",
+        ),
+        (
+            [WIDTH | {"hidden": 16}, RTN],
+            "grid q4_0 has groups of 32, which do not divide 16 inputs: choose groups of 16.",
+        ),
+        (
+            [WIDTH | {"groups": 1}, RTN],
+            "grid q4_0 has groups of 32, which do not divide 16 inputs: choose groups of 16.",
+        ),
+        ([SPARSE | {"pattern": "3:7"}], "pattern 3:7 has groups of 7, which do not divide 32 inputs: choose groups of"),
+        ([DEPTH | {"keep": 4}], "keep is 4 but the model has 3 layers: give at most that."),
+        ([DEPTH, DEPTH | {"keep": 3}], "keep is 3 but the model has 2 layers: give at most that."),
+        (
+            [DEPTH | {"keep": None, "layers": [0, 3]}],
+            r"layers is \[0, 3\] but the model has 0 to 2: name some of these.",
+        ),
+        ([CORRECT | {"layers": [3]}], r"layers is \[3\] but the model has 0 to 2: name some of these."),
+        ([CORRECT | {"length": 600}], "length is 600 tokens but the model reads 512: lower it."),
+        ([GPTQ | {"calibration_length": 600}], "calibration_length is 600 tokens but the model reads 512: lower it."),
+        ([TOP_K | {"k": 300}], "k is 300 but the model has 288 pieces: give at most that."),
+        ([MERGES | {"pieces": 300}], "pieces is 300 but the model has 288 pieces: give at most that."),
+        (
+            [RTN | {"exceptions": {"up": "q8_0"}}],
+            "exceptions names 'up', which no layer is called: there are model.lay",
+        ),
+        ([DEPTH, RTN | {"exceptions": {"layers.2.*": "q8_0"}}], r"exceptions names 'layers.2.\*', which no layer is"),
+        (
+            [{**RTN, "grid": None, "target": 4.5}],
+            r"target is 4.5 but the smallest grids take 4.67 bits a weight: raise",
+        ),
+        ([GPTQ], "calibration_blocks is 32 of 256 tokens but the training text has [0-9]+ bytes: lower it, or give"),
+    ],
+)
+def test_what_a_model_has_not_is_refused_before_any_work(folder: Path, stages: list[dict[str, Any]], said: str) -> None:
+    one = read(*stages)
+    with pytest.raises(ShrinkError, match=rf"^stage \d+ \([a-z_/]+\): {said}"):
+        preflight(one, folder / "teacher", folder)
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        [RTN | {"embedding": "none", "exceptions": {"layers.0.*": "none", "down_proj": "q8_0"}}],
+        [WIDTH | {"ffn": 40}, RTN | {"exceptions": {"down_proj": "none"}}],
+        [DEPTH, WIDTH | {"ffn": 32}, GROUPED | {"kv_heads": 1}, GPTQ | SHORT],
+        [{**GPTQ, "grid": None, "target": 4.7} | SHORT],
+    ],
+)
+def test_what_fits_passes(folder: Path, stages: list[dict[str, Any]]) -> None:
+    preflight(read(*stages), folder / "teacher", folder)
+
+
+def test_an_answer_that_fills_the_context_is_refused_before_any_work(folder: Path) -> None:
+    long = read(evaluate={"answer": 512})
+    with pytest.raises(
+        ShrinkError, match=r"^evaluate\.answer is 512 tokens but the teacher reads 512, the prompt amon"
+    ):
+        preflight(long, folder / "teacher", folder)
+
+
+@pytest.fixture
+def file(folder: Path, tmp_path: Path) -> Path:
+    """The folder of the teacher as a GGUF file alone."""
+    (tmp_path / "gguf").mkdir()
+    gguf.run({"model": folder / "teacher"}, gguf.GgufConfig(), tmp_path / "gguf", 0)
+    (tmp_path / "gguf" / "config.json").unlink()
+    preflight(read(RTN), tmp_path / "gguf", folder)
+    return tmp_path / "gguf" / "model.gguf"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("block_count", 10**9, r"must have blk\.999999999\.ffn_down\.weight in the size \[64, 32\] by what is said"),
+        ("feed_forward_length", 10**9, r"blk\.2\.ffn_down\.weight in the size \[1000000000, 32\] .* has \[64, 32\]"),
+        ("embedding_length", 10**9, r"token_embd\.weight in the size \[1000000000, 288\]"),
+        ("attention.head_count", 10**9, r"blk\.2\.attn_output\.weight in the size \[8000000000, 32\]"),
+        ("context_length", 0, "says 0 for context_length: it is no language model that is known"),
+    ],
+)
+def test_a_file_that_says_other_sizes_than_it_has_is_refused_before_any_work(
+    folder: Path, file: Path, key: str, value: int, said: str
+) -> None:
+    data, name = bytearray(file.read_bytes()), f"llama.{key}".encode()
+    struct.pack_into("<I", data, data.index(name) + len(name) + 4, value)
+    file.write_bytes(data)
+    with pytest.raises(ShrinkError, match=said):
+        preflight(read(RTN), file.parent, folder)
+
+
+def test_files_that_are_cut_off_are_refused_before_any_work(folder: Path, file: Path, tmp_path: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-4000])
+    with pytest.raises(ShrinkError, match=r"'model\.gguf' is no whole GGUF file: tensor .* does not fit into its"):
+        preflight(read(RTN), file.parent, folder)
+    shutil.copytree(folder / "teacher", tmp_path / "teacher")
+    weights = tmp_path / "teacher" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4000])
+    with pytest.raises(ShrinkError, match=r"model\.safetensors"):
+        preflight(read(RTN), tmp_path / "teacher", folder)
+
+
+@pytest.mark.parametrize(("key", "value"), [("num_hidden_layers", 10**9), ("intermediate_size", 10**9)])
+def test_a_folder_that_says_other_sizes_than_it_has_is_refused_before_any_work(
+    folder: Path, tmp_path: Path, key: str, value: int
+) -> None:
+    shutil.copytree(folder / "teacher", tmp_path / "teacher")
+    config = tmp_path / "teacher" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {key: value}))
+    with pytest.raises(ShrinkError, match=r"'model\.safetensors' must have model\.layers\..*: use a matching pair\."):
+        preflight(read(RTN), tmp_path / "teacher", folder)
+
+
+@pytest.mark.parametrize("family", decoders.FAMILIES)
+def test_the_sizes_of_every_family_are_known_and_what_its_stages_do_not_take_is_refused(
+    folder: Path, tmp_path: Path, family: str
+) -> None:
+    decoders.folder(tmp_path / "teacher", family)
+    with pytest.raises(ShrinkError, match=r"^stage 2 \(prune/width\): ffn is 129 but the model has (64|128) neurons"):
+        preflight(read(WIDTH | {"ffn": 129}), tmp_path / "teacher", folder)
+    if family not in {"llama", "mistral"}:
+        with pytest.raises(ShrinkError, match=r"^stage 2 \(export/gguf\): no GGUF is written of a '.*': known are lla"):
+            preflight(read(), tmp_path / "teacher", folder)
