@@ -12,7 +12,7 @@ import argparse
 import json
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -76,31 +76,35 @@ def walk(
     for column in columns:
         said[column.name] = refusal(column, sources) or WORKS
         if said[column.name] == WORKS:
-            run(column, sources, made, seen)
+            run(column, sources, made, lambda step, inputs, out: check(step, inputs, out, seen))
     return said
 
 
-def run(column: Column, sources: dict[str, Path], made: dict[str, Path], seen: set[str] | None) -> None:
-    """Run a column's recipe without what only closes it; what recipes have in common is made once."""
+def run(
+    column: Column,
+    sources: dict[str, Path],
+    made: dict[str, Path],
+    checked: Callable[[Step, dict[str, Path], Path], None],
+    but: tuple[str, ...] = ("compare",),
+) -> None:
+    """Run a column's recipe without what only closes it, `but` some kinds; what recipes have in common is made once."""
     recipe, held = recipe_of(column), dict(sources)
-    steps = [step for step in steps_of(recipe).steps if step.config.kind != "compare"]
-    for step in steps[: 2 + len(stages_of(column))]:  # data and floor come first
+    steps = [step for step in steps_of(recipe).steps if step.config.kind != "compare"][: 2 + len(stages_of(column))]
+    for step in [step for step in steps if step.config.kind not in but]:  # data and floor come first
         inputs = {role: held[at] for role, at in step.inputs.items()}
         key = f"{step.config!r} {sorted(inputs.items())}"
         if key not in made:
             out = sources[DATA] / f"made-{len(made):03d}"
             out.mkdir()
             function_of(step.config)(inputs, step.config, out, 0)
-            check(step, inputs, out, seen)
+            checked(step, inputs, out)
             made[key] = out
         held[step.name] = made[key]
 
 
 def check(step: Step, inputs: dict[str, Path], out: Path, seen: set[str] | None) -> None:
     """Raise RuntimeError when what a step left cannot be read back, holds no numbers, or answers otherwise."""
-    for path in out.glob("*.safetensors"):
-        if not all(np.isfinite(one).all() for one in load_file(path).values() if one.dtype.kind == "f"):
-            raise RuntimeError(f"{step.name} left something that is no number")
+    check_finite(step, out)
     if step.config.kind in {"export", "quantize"}:
         source = next(iter(inputs.values()))
         config = comparison(step.config, quantized=step.config.kind == "quantize" and step.config.method != "smooth")
@@ -117,6 +121,13 @@ def check(step: Step, inputs: dict[str, Path], out: Path, seen: set[str] | None)
             compare_graph(out, seen)
         if getattr(step.config, "method", None) == "vocabulary":
             compare_logits(inputs["student"], out, data.read_rows(inputs["data"], "train"))
+
+
+def check_finite(step: Step, out: Path) -> None:
+    """Raise RuntimeError when a stage left something that is no number."""
+    for path in out.glob("*.safetensors"):
+        if not all(np.isfinite(one).all() for one in load_file(path).values() if one.dtype.kind == "f"):
+            raise RuntimeError(f"{step.name} left something that is no number")
 
 
 def compare_graph(student: Path, seen: set[str]) -> None:

@@ -1,11 +1,13 @@
 """benchmarks/architectures.md as text: what was tried, in tables that follow the recipe's order, every refusal once."""
 
+import functools
 from collections.abc import Sequence
 
 from benchmarks.architectures_stages import COLUMNS, EXTRAS, TABLES
 
 Said = dict[str, dict[str, str]]  # of an architecture: {kind of tokenizer: {column: ✓ or the sentence}}
 WORKS = "✓"
+ALONE = "○"  # the stage itself, but no recipe, which ends with a deployable
 INTRODUCTION = """\
 # Which encoders go through which stages
 
@@ -38,12 +40,7 @@ Every stage with every kind of tokenizer, for two encoders: BERT pads with piece
 def page(said: dict[str, Said], families: Sequence[str], near: float) -> str:
     """The page in Markdown."""
     sentences: list[str] = []
-
-    def mark(one: str) -> str:
-        if one != WORKS and one not in sentences:
-            sentences.append(one)
-        return one if one == WORKS else f"[{sentences.index(one) + 1}](#refusals)"
-
+    mark = functools.partial(marked, sentences)
     parts = [INTRODUCTION.format(works=WORKS, known=len(said), near=near)]
     for title, columns in TABLES.items():
         names = [column.name for column in columns]
@@ -55,6 +52,20 @@ def page(said: dict[str, Said], families: Sequence[str], near: float) -> str:
     crossed = [(kind, pieces) for kind in families if kind in said for pieces in tokenizers]
     rows = {column.name: [mark(said[kind][pieces][column.name]) for kind, pieces in crossed] for column in COLUMNS}
     parts += [FAMILIES, table([f"`{kind}`, {pieces}" for kind, pieces in crossed], rows)]
+    return closed(parts, sentences)
+
+
+def marked(sentences: list[str], one: str) -> str:
+    """A cell: ✓ or ○ as it is, a sentence as its number among those that there are by then."""
+    if one in {WORKS, ALONE}:
+        return one
+    if one not in sentences:
+        sentences.append(one)
+    return f"[{sentences.index(one) + 1}](#refusals)"
+
+
+def closed(parts: list[str], sentences: list[str]) -> str:
+    """A page of parts with its refusals at the end."""
     numbered = [f"{number}. {one}" for number, one in enumerate(sentences, start=1)]
     return "\n\n".join([*parts, "## Refusals", "\n".join(numbered)]) + "\n"
 

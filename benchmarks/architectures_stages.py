@@ -1,6 +1,7 @@
-"""The columns of benchmarks/architectures.md: every kind and method that a recipe may name, in a recipe of its own.
+"""The columns of benchmarks/architectures.md: every kind and method of encoders' recipes, in a recipe of its own.
 
-tests/test_architectures_page.py fails when a kind or method has no column here.
+Those of models that write are in benchmarks/decoder_stages.py; tests/test_architectures_page.py fails when a kind or
+method has no column in either.
 """
 
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ FINETUNE: Stage = {"kind": "finetune", "epochs": 1, "tuned_layers": ALL_LAYERS}
 VOCABULARY: Stage = {"kind": "prune", "method": "vocabulary", "transfer": False}
 INT8: Stage = {"kind": "quantize", "method": "int8_dynamic"}
 EXTRAS = ("export/openvino", "export/executorch")
+ADOPT: Stage = {"kind": "adopt", "method": "decoder"}
+GGUF: Stage = {"kind": "export", "method": "gguf", "plain": "f32"}
 FRESH: Stage = {"layers": 2, "heads": 2, "width": 16, "ffn": 32}
 
 
@@ -96,12 +99,13 @@ COLUMNS = tuple(column for columns in TABLES.values() for column in columns)
 
 def recipe_of(column: Column) -> Recipe:
     """The recipe whose purpose a column is: a teacher, its answers, the stages around it, a deployable at the end."""
+    writes = column.task == "generate"
     content = {
         "name": "tiny",
         "task": column.task,
         "teacher": {"uri": "dir:x"},
         "data_source": {"uri": "dir:x"},
-        "data": {"kind": "data", "file": "rows.csv", "max_length": 16},
+        "data": {"kind": "data", "file": "texts.jsonl" if writes else "rows.csv", "max_length": 16},
         "stages": [*stages_of(column), *closing(column)],
     }
     return parse(content, column.name)
@@ -109,6 +113,8 @@ def recipe_of(column: Column) -> Recipe:
 
 def stages_of(column: Column) -> list[Stage]:
     """The stages of a column's recipe without what only closes it."""
+    if column.task == "generate":
+        return [ADOPT, *column.before, *([] if column.stage == ADOPT else [column.stage]), *column.behind]
     if column.stage["kind"] in {"finetune", "adopt"}:
         return [column.stage, LABEL]
     teacher = FINETUNE if column.task == "classify" else {"kind": "adopt"}
@@ -117,4 +123,5 @@ def stages_of(column: Column) -> list[Stage]:
 
 def closing(column: Column) -> list[Stage]:
     """What a recipe must end with, where it does not yet: a deployable."""
-    return [] if EXPORT in stages_of(column) else [EXPORT]
+    last = GGUF if column.task == "generate" else EXPORT
+    return [] if last in stages_of(column) else [last]

@@ -83,19 +83,6 @@ def quantizer(way: str, at: argparse.Namespace, out: Path) -> dict[str, Any]:
     return {"seconds": time.process_time() - start, "memory_mb": held("VmHWM") - before, "file": str(file)}
 
 
-class Plain(torch.nn.Module):
-    """A model without its cache, as a graph is made of it."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Logits [1, tokens, pieces]."""
-        found: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
-        return found
-
-
 def openvino(at: argparse.Namespace, out: Path, read: list[Tensor]) -> dict[str, Any]:
     """NNCF's data-free 4-bit weights in groups of 64 (tables stay in 8 bits), run by OpenVINO in float32."""
     import nncf
@@ -104,8 +91,8 @@ def openvino(at: argparse.Namespace, out: Path, read: list[Tensor]) -> dict[str,
 
     before, start = held(), time.process_time()
     model = lm.load(at.teacher)
-    ones = torch.ones_like(read[0])  # without a mask it looks for documents packed together, which is not converted
-    graph = ov.convert_model(Plain(model), example_input={"input_ids": read[0], "attention_mask": ones})
+    model.config.use_cache = False
+    graph = ov.convert_model(model, example_input={"input_ids": read[0]})
     small = nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT4_SYM, group_size=64, ratio=1.0)
     ov.save_model(small, out / "model.xml", compress_to_fp16=True)
     told = {"seconds": time.process_time() - start, "memory_mb": held("VmHWM") - before}
@@ -115,8 +102,7 @@ def openvino(at: argparse.Namespace, out: Path, read: list[Tensor]) -> dict[str,
     size = (out / "model.bin").stat().st_size
 
     def logits(ids: Tensor) -> Tensor:
-        given = {"input_ids": ids.numpy(), "attention_mask": torch.ones_like(ids).numpy()}
-        return torch.from_numpy(np.array(ready(given)[0]))
+        return torch.from_numpy(np.array(ready({"input_ids": ids.numpy()})[0]))
 
     return told | {"bytes": size, "bits": 8 * size / parameters, "perplexity": perplexity(logits, read)}
 
