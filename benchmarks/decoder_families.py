@@ -16,6 +16,7 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -29,12 +30,15 @@ from flows import sizes_decoder
 from flows.steps import DATA, TEACHER, Step
 from registry.records import ShrinkError
 from tasks import answers
+from tasks.export.compressed_tensors import CompressedTensorsConfig
+from tasks.export.gguf import GgufConfig
 from tasks.generate import header, lm
 from tests.tasks.generate import decoders
 
 PAGE = Path(__file__).with_suffix(".md")
 DOCUMENTS = 60
-NEAR = 1e-4  # how far a file's logits may be from those of what it was made of
+NEAR = 1e-4  # how far a GGUF file's logits may be from those of what it was made of
+HALF = 2e-2  # the same of compressed-tensors, whose plain numbers are halves
 FAMILY = "llama"  # that is walked with every kind of tokenizer
 INTRODUCTION = """\
 # Which decoders go through which stages
@@ -46,8 +50,9 @@ trained: the sentences are [below](#refusals).
 Written by `python -m benchmarks.decoder_families`, which takes a tiny random decoder of each of {known} families, with
 byte-level BPE, and for each cell a recipe that has this stage behind those that it needs. What each stage left was read
 back, its numbers are finite, and it writes with a cache as without one; a GGUF file, read back, answers as what it is
-made of, to {near}. Each recipe went through `preflight`, with which `shrink plan` and `shrink run` begin. Quality is no
-subject here: random decoders have none."""
+made of, to {near}, and compressed-tensors (an extra), whose plain numbers are halves, to {half}. Each recipe went
+through `preflight`, with which `shrink plan` and `shrink run` begin. Quality is no subject here: random decoders have
+none."""
 NOTES = {
     "The teacher and its answers": "The student that answers itself had lost the pieces that the data does not use.",
     "distill": "Behind the teacher's answers; `tokens` after prune/depth, `rounded` after quantize/rtn.",
@@ -97,11 +102,11 @@ def check(step: Step, inputs: dict[str, Path], out: Path) -> None:
     check_finite(step, out)
     if step.config.writes[1] == "lm":
         check_writing(step, out)
-    if step.config.kind == "export":
+    if isinstance(step.config, GgufConfig | CompressedTensorsConfig):
         (source,) = inputs.values()
-        texts = ["the quick brown fox", "over the lazy dog"]
-        found, expected = answers.answers("gguf", out, texts), answers.answers("lm", source, texts)
-        if np.abs(found - expected).max() > NEAR:
+        texts, form = ["the quick brown fox", "over the lazy dog"], step.config.writes[1]
+        found, expected = answers.answers(cast(answers.Format, form), out, texts), answers.answers("lm", source, texts)
+        if np.abs(found - expected).max() > (NEAR if form == "gguf" else HALF):
             raise RuntimeError(f"{step.name} is {np.abs(found - expected).max()} away from what it was made of")
 
 
@@ -122,7 +127,7 @@ def page(said: dict[str, dict[str, str]], crossed: dict[str, dict[str, str]]) ->
     """The page in Markdown, of what was said by family, and of one family by tokenizer."""
     sentences: list[str] = []
     mark = functools.partial(marked, sentences)
-    parts = [INTRODUCTION.format(works=WORKS, alone=ALONE, known=len(said), near=NEAR)]
+    parts = [INTRODUCTION.format(works=WORKS, alone=ALONE, known=len(said), near=NEAR, half=HALF)]
     for title, columns in TABLES.items():
         names = [column.name for column in columns]
         rows = {f"`{name}`": [mark(found[one]) for one in names] for name, found in said.items()}

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from flows import roles, units
 from flows.recipe import Recipe
 from registry.records import ShrinkError
+from tasks.export.compressed_tensors import CompressedTensorsConfig
 from tasks.generate import choices, families
 from tasks.generate.adopt import AdoptDecoderConfig
 from tasks.generate.choices import RoundingConfig
@@ -78,6 +79,8 @@ def after(where: str, stage: AnyChainConfig, held: dict[str, Decoder]) -> Decode
             return cut(student)
         case PruneSparseConfig() if stage.pair is not None:
             check_groups(where, f"pattern {stage.pattern}", stage.pair[1], inputs(student).values())
+        case CompressedTensorsConfig() if reason := families.unpacked(student.family):
+            raise ShrinkError(f"{where}: {reason}")
         case RoundingConfig():
             check_grids(where, stage, student)
     return student

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, Field
 
 from registry.records import STRICT, ShrinkError, Task
-from tasks import extras, progress
+from tasks import extras, layout, progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,11 +42,13 @@ def run(inputs: dict[str, Path], config: CompressedTensorsConfig, out: Path, see
     from safetensors.torch import save_file
     from transformers import AutoConfig
 
-    from tasks.generate import lm
+    from tasks.generate import families, lm
 
     extras.require("compressed_tensors", extra="compressed-tensors")
     source = inputs["student"]
     rounded, grids = lm.integers(source)
+    if reason := families.unpacked(str(layout.read_json(source / "config.json").get("model_type"))):
+        raise ShrinkError(reason)
     inside = [name for name in rounded if ".layers." in name]
     if not inside:
         raise ShrinkError("no layer of the student is rounded: put a quantize stage before this export.")

@@ -39,6 +39,7 @@ TABLES = {  # embedding and, where it is not the same, head
     "opt": ("model.decoder.embed_tokens", "lm_head"),
 }
 TIED_HEADS = ("gpt2", "opt")  # the size of a head follows from the width, and all heads have keys of their own
+ACROSS = ("gpt2",)  # weights lie as [inputs, outputs]
 SCALED = ("gemma", "gemma2", "gemma3_text")  # the embedding is multiplied by the root of the width
 
 
@@ -55,4 +56,11 @@ def uncut(family: str, field: str) -> str | None:
         return f"{field} cannot be cut in a '{family}', whose heads are as many as fit its width: cut ffn."
     if field == "hidden" and family in SCALED:
         return f"{field} cannot be cut in a '{family}', whose embedding is scaled by the width: cut ffn or groups."
+    return None
+
+
+def unpacked(family: str) -> str | None:
+    """Why compressed-tensors cannot hold a family; None where it can."""
+    if family in ACROSS:
+        return f"compressed-tensors packs rows of linear layers, which a '{family}' has the other way round: drop it."
     return None
