@@ -80,7 +80,7 @@ class Sums:
 
     def memory(self) -> float:
         """Bytes at most of a walk: the weights, what one layer needs beside its own, and the text's hidden states."""
-        return 4 * self.weights + 1e6 * float(self.layer["memory_mb"]) + 4.0 * CALIBRATED * self.shape.width
+        return float(4 * self.weights + 1e6 * self.layer["memory_mb"] + 4.0 * CALIBRATED * self.shape.width)
 
 
 STAGES: dict[str, Callable[[Sums], float]] = {
@@ -94,18 +94,18 @@ BY_WEIGHTS = ("adopt/decoder", "prune/grouped", "prune/merges", "prune/sparse", 
 INTRODUCTION = """\
 # What a model of 1B or 8B would take
 
-**Nothing of 1B or 8B was run whole.** One layer of each shape, with random weights, was; and {rows:,} rows of its table.
+**Nothing of 1B or 8B was run whole.** One layer of each shape, with random weights, was; and {rows:,} rows of a table.
 The stages themselves ran on SmolLM2-135M, and the same sums for it stand beside what was measured: that is how far to
 trust them. Processor seconds of one thread on a busy machine with AVX2; memory above the imports. Written by
 `python -m benchmarks.scale TEACHER DATA`."""
 SUMS = """\
 ## The sums
 
-With L layers, T tokens and V pieces; every figure is one of the tables above, T and V as the stages' defaults have them.
+With L layers, T tokens and V pieces; every figure is one of the tables above, T and V are the stages' defaults.
 
 - files: what prune/grouped took at 135M (it reads, cuts nothing to speak of, and writes), times the weights;
 - quantize/rtn: files + L × nearest + tables × V / {rows} × rows to nearest;
-- quantize/gptq: files + L × (sums + forward) × T / {tokens} + L × GPTQ + factor + V / {rows} × rows by GPTQ, with T =
+- quantize/gptq: files + L × (sums + forward) × T / {tokens} + L × GPTQ + factor + V / {rows} × rows by GPTQ, T =
   {calibrated}; a second table to nearest; 2,048 tokens forward to see what the head reads;
 - prune/depth, prune/width: files + L × forward × T / {tokens}, T = {seen};
 - label/top_k: half of the files + L × forward × T / {tokens} + V / {rows} × logits × T / {length}, T = {answered};
@@ -116,11 +116,11 @@ MEANS = """\
 ## What it means
 
 - A walk holds all weights in float32: {large:.1f} GB at 8B, and {walk:.1f} GB at most by the sum above, which is
-  {ratio:.2f} of them. It fits a machine of 48 GB, not one of 24. Reading layers from the file as they come is not built.
-- The largest matrix of a walk is what GPTQ knows of the neurons' inputs: {hessian:.2f} GB in float32 at 8B, twice that in
-  double, three of them at once; {layer:.1f} GB were measured for a layer.
-- `correct` and `distill` hold gradients and Adam's two moments of every weight that learns, 16 bytes a weight before any
-  activation: {small:.0f} GB at 1B, {train:.0f} GB at 8B. At 135M it was {mine:.1f} GB, 16 bytes being {least:.1f}.
+  {ratio:.2f} of them. It fits a machine of 48 GB, not one of 24. Reading layers from the file one by one is not built.
+- The largest matrix of a walk is what GPTQ knows of the neurons' inputs: {hessian:.2f} GB in float32 at 8B, twice that
+  in double, three of them at once; {layer:.1f} GB were measured for a layer.
+- `correct` and `distill` hold gradients and Adam's two moments of every weight that learns, 16 bytes a weight before
+  any activation: {small:.0f} GB at 1B, {train:.0f} GB at 8B. At 135M it was {mine:.1f} GB, 16 bytes being {least:.1f}.
   `correct.layers` lets some layers learn alone.
 - Several threads were not measured here."""
 

@@ -53,7 +53,7 @@ def check_extras(recipe: Recipe) -> None:
         for library in getattr(stage, "needs", ()):
             extras.require(library, f"{units.numbered(number, stage)}: ")
     for library in getattr(recipe.evaluate, "needs", ()):
-        extras.require(library, "evaluate: ", extra="llama-cpp", instead=COMPILED)
+        extras.require(library, "evaluate: ", instead=COMPILED)
     for library in getattr(recipe.floor, "needs", ()):
         extras.require(library, "floor: ", extra="model2vec", instead=static.INSTEAD)
 

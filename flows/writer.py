@@ -47,7 +47,7 @@ def checked(runtime: str) -> None:
     if runtime not in get_args(Wanted):
         raise ShrinkError(f"runtime is '{runtime}' but must be one of: {', '.join(get_args(Wanted))}.")
     if runtime == "llama_cpp":
-        extras.require("llama_cpp", extra="llama-cpp", instead="take --runtime transformers")
+        extras.require("llama_cpp", instead="take --runtime transformers")
 
 
 def chosen(runtime: str, directory: Path) -> Runtime:

@@ -44,7 +44,7 @@ def run(inputs: dict[str, Path], config: CompressedTensorsConfig, out: Path, see
 
     from tasks.generate import families, lm
 
-    extras.require("compressed_tensors", extra="compressed-tensors")
+    extras.require("compressed_tensors")
     source = inputs["student"]
     rounded, grids = lm.integers(source)
     if reason := families.unpacked(str(layout.read_json(source / "config.json").get("model_type"))):
@@ -144,5 +144,5 @@ def load(directory: Path) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    extras.require("compressed_tensors", extra="compressed-tensors")
+    extras.require("compressed_tensors")
     return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
