@@ -30,7 +30,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 WAYS |= {
     f"{method} {target}": {**ROUND, "method": method, "target": target}
-    for target in (5.5, 5.0)
+    for target in (5.5, 5.41, 5.0)
     for method in ("rtn", "gptq", "awq")
 }
 WAYS |= {

@@ -141,6 +141,13 @@ def _limits_sparsity(facts: dict[str, Any]) -> list[str]:
     if packed:
         before, after = (size(packed[-1][name]) for name in ("dense_bytes", "packed_bytes"))
         saved = f"full-precision weights of {before} take {after} there, and are unpacked before they run"
+    if sparse["method"] == "sparse":
+        return [
+            f"{percent(sparse['measured']['sparsity'])} of the weights of the model's linear layers were set to zero "
+            f"({sparse['name']}); a quantize stage behind may have moved them again. On a CPU that makes it neither "
+            "faster nor smaller: llama.cpp and transformers store and multiply zeros like other numbers. Bytes are "
+            f"saved by a bitmask-packed export alone ({saved})."
+        ]
     return [
         f"{percent(sparse['measured']['sparsity'])} of the weights of the encoder's linear layers are zero "
         f"({sparse['name']}). On a CPU that makes the student neither faster nor smaller: ONNX Runtime stores and "

@@ -9,15 +9,14 @@ from pathlib import Path
 from flows.amounts import BARE, FORWARD, TORCH, TRAINING, Forecast, Made
 from flows.recipe import Recipe
 from registry.records import directory_bytes
-from tasks.generate import documents, header
+from tasks.generate import choices, documents, header
 from tasks.generate.documents import DocumentsConfig
 from tasks.generate.header import Decoder
-from tasks.kinds import AnyStageConfig
+from tasks.kinds import AnyStageConfig, RoundDecoders
 
 BYTES_A_TOKEN = 4.3
 START = 6.0  # seconds to import, load and save
 BLOCK_BITS, TABLE_BITS, HALF_BITS = 4.5, 8.5, 16.0
-GRID_BITS = {"q4_0": 4.5, "q4_1": 5.0, "q5_0": 5.5, "q5_1": 6.0, "q8_0": 8.5}  # tasks/generate/grids.py
 TIMED_TOKENS = 4_000  # of three models, generated one after the other
 
 
@@ -66,7 +65,8 @@ def foretell(config: AnyStageConfig, inputs: dict[str, Made], counted: CountedDo
                 made=made, work=START + 1e-7 * decoder.parameters, ram_mb=TORCH + 1.5e-5 * decoder.parameters
             )
         case "export":
-            bits = model.bits or HALF_BITS
+            packed = config.writes[1] == "packed"  # whose zeros are not known yet
+            bits = 32.0 if packed else model.bits or HALF_BITS
             size = round(bits * weights / 8) + decoder.tokenizer_bytes
             made = Made(format=config.writes[1], bytes=size, weights=model.weights)
             return Forecast(made=made, work=START + 2e-8 * weights, ram_mb=held, parallel=False)
@@ -85,7 +85,7 @@ def foretell(config: AnyStageConfig, inputs: dict[str, Made], counted: CountedDo
 
 def changed(config: AnyStageConfig, model: Made, weights: float, counted: CountedDocuments) -> Forecast:
     """A stage that rounds, prunes or trains: passes over so many tokens, and what the weights take then."""
-    bits = getattr(config, "target", None) or grid_bits(getattr(config, "grid", None)) or model.bits
+    bits = rounded(config, counted.decoder) if isinstance(config, RoundDecoders) else model.bits
     size = (bits or 32.0) * weights / 8 + counted.decoder.tokenizer_bytes
     made = model.model_copy(update={"format": config.writes[1], "bytes": round(size), "bits": bits})
     trained = config.kind in {"distill", "correct"}
@@ -94,9 +94,13 @@ def changed(config: AnyStageConfig, model: Made, weights: float, counted: Counte
     return Forecast(made=made, work=work, ram_mb=TORCH + (20e-6 if trained else 8e-6) * weights)
 
 
-def grid_bits(grid: object) -> float | None:
-    """Bits of a weight on a grid of GGUF by its name."""
-    return GRID_BITS.get(grid) if isinstance(grid, str) else None
+def rounded(config: RoundDecoders, decoder: Decoder) -> float:
+    """Bits a weight that a rounding leaves, tables included; layers that are excepted count as the others."""
+    if config.target is not None:
+        return config.target
+    assert config.grid is not None
+    tables = decoder.tables / decoder.parameters
+    return choices.bits_of(config.grid) * (1 - tables) + choices.bits_of(config.embedding or "q8_0") * tables
 
 
 def kept(decoder: Decoder, layers: int | None) -> float:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from flows import roles
 from flows.recipe import Recipe
+from registry.records import Task
 from tasks.compare import CompareConfig
 from tasks.export.gguf import GgufConfig
 from tasks.export.onnx import OnnxConfig
@@ -43,9 +44,10 @@ def name_of(number: int, config: AnyStageConfig) -> str:
     return "-".join(part for part in (f"{number:02d}", config.kind, getattr(config, "method", None)) if part)
 
 
-def comparison(stage: AnyChainConfig, quantized: bool) -> CompareConfig:
+def comparison(stage: AnyChainConfig, quantized: bool, task: Task = "classify") -> CompareConfig:
     """What compares the result of an export or quantize stage with what it was made of."""
-    source, export = next(iter(stage.reads.values())), stage.writes[1]
+    reads, export = next(iter(stage.reads.values())).split("|"), stage.writes[1]
+    source = "lm" if task == "generate" else reads[0]
     fields = {"method": getattr(stage, "method", ""), "source": source, "export": export, "exact": not quantized}
     return CompareConfig.model_validate(fields)
 
@@ -55,11 +57,11 @@ def comparisons(stage: AnyChainConfig, quantized: bool, recipe: Recipe) -> list[
 
     llama.cpp rounds what flows between products of rounded weights, so that its answers are near and not the same.
     """
-    if stage.writes[1] == "compressed_tensors":
-        return [comparison(stage, quantized=False).model_copy(update={"rows": DOCUMENTS})]
+    if recipe.task != "generate":
+        return [comparison(stage, quantized, recipe.task)]
+    plain = comparison(stage, quantized=False, task=recipe.task).model_copy(update={"rows": DOCUMENTS})
     if stage.writes[1] != "gguf":
-        return [comparison(stage, quantized)]
-    plain = comparison(stage, quantized=False).model_copy(update={"rows": DOCUMENTS})
+        return [plain]
     fast = plain.model_copy(update={"method": "llama_cpp", "export": "llama_cpp", "exact": False})
     return [plain, fast] if getattr(recipe.evaluate, "runtime", None) == "llama_cpp" else [plain]
 

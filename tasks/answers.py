@@ -34,7 +34,8 @@ def answers(form: Format, directory: Path, texts: Sequence[Any]) -> NDArray[np.f
 
             with tempfile.TemporaryDirectory() as folder:
                 packed.restore(directory, Path(folder))
-                return by_torch(Path(folder), texts)
+                encoder = (Path(folder) / "head.json").is_file()
+                return by_torch(Path(folder), texts) if encoder else by_writer("lm", Path(folder), texts)
         case "onnx":
             from tasks import runtime
 

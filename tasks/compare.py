@@ -59,10 +59,16 @@ def run(inputs: dict[str, Path], config: CompareConfig, out: Path, seed: int) ->
 
 
 def about(export: Path) -> dict[str, Any]:
-    """What an artifact says that it answers: head.json of torch's, config.json of the others."""
-    path = export / "head.json" if (export / "head.json").is_file() else export / "config.json"
-    said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return said
+    """What an artifact says that it answers: head.json of torch's, config.json of the others.
+
+    A language model's own config.json says nothing of a task.
+    """
+    head = export / "head.json"
+    if head.is_file():
+        said: dict[str, Any] = json.loads(head.read_text(encoding="utf-8"))
+        return said
+    own: dict[str, Any] = json.loads((export / "config.json").read_text(encoding="utf-8"))
+    return {"task": "generate"} | own
 
 
 def held_out(data: Path, limit: int) -> list[Any]:

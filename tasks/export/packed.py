@@ -1,8 +1,8 @@
-"""Export a torch classifier with zeros to a smaller safetensors file: a bit for each number, no value for a zero.
+"""Export an encoder or a language model with zeros to a smaller safetensors file: a bit a number, no value for a zero.
 
 A tensor becomes NAME.bitmask (a bit a number, row by row, the first in a byte's highest bit, as numpy.packbits has it)
 and NAME.values (what is not 0, in order) where that is smaller; the others stay as they are. What was packed, and in
-which shape, stands in the file's metadata. Nothing runs on this file: `restore` makes the torch artifact again.
+which shape, stands in the file's metadata. Nothing runs on this file: `restore` makes the artifact again.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
-from registry.records import STRICT, ShrinkError
+from registry.records import STRICT, ShrinkError, Task
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +29,8 @@ class PackedConfig(BaseModel):
     """The bytes of a model with many zeros, for storage and transport; stands beside what is served."""
 
     model_config = STRICT
-    reads: ClassVar[dict[str, str]] = {"student": "torch"}
+    tasks: ClassVar[tuple[Task, ...]] = ("classify", "embed", "generate")
+    reads: ClassVar[dict[str, str]] = {"student": "torch|lm"}
     writes: ClassVar[tuple[str, str]] = ("packed", "packed")
     kind: Literal["export"] = Field("export", description="The stage's kind.")
     method: Literal["packed"] = Field("packed", description="The export format.")
@@ -42,7 +43,7 @@ def run(inputs: dict[str, Path], config: PackedConfig, out: Path, seed: int) -> 
     shapes = save(out / PACKED, weights, about)
     copy_others(source, out, DENSE)
     again, _ = read(out / PACKED)
-    if facts(again) != facts(weights):
+    if not same(again, weights):
         raise RuntimeError(f"{PACKED} does not give back the weights that it was made of")
     kept = sum(int((bits(weights[name]) != 0).sum()) for name in shapes)
     total = sum(weights[name].size for name in shapes)
@@ -55,7 +56,7 @@ def run(inputs: dict[str, Path], config: PackedConfig, out: Path, seed: int) -> 
 
 
 def restore(directory: Path, out: Path) -> None:
-    """Write the torch artifact that was packed into a directory; raises ShrinkError when the file is damaged."""
+    """Write the artifact that was packed into a directory; raises ShrinkError when the file is damaged."""
     from safetensors.numpy import save_file
 
     weights, about = read(directory / PACKED)
@@ -138,9 +139,14 @@ def bits(value: "NDArray[Any]") -> "NDArray[Any]":
     return np.ascontiguousarray(value).reshape(-1).view(f"u{value.itemsize}")
 
 
-def facts(weights: "Arrays") -> dict[str, Any]:
-    """Of every tensor what makes it this one: kind of number, shape, bits."""
-    return {name: (value.dtype, value.shape, bits(value).tobytes()) for name, value in weights.items()}
+def same(one: "Arrays", other: "Arrays") -> bool:
+    """Whether tensors are the same by name: kind of number, shape, bits."""
+    return one.keys() == other.keys() and all(
+        value.dtype == other[name].dtype
+        and value.shape == other[name].shape
+        and bool((bits(value) == bits(other[name])).all())
+        for name, value in one.items()
+    )
 
 
 def copy_others(source: Path, out: Path, but: str) -> None:

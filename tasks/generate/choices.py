@@ -10,6 +10,7 @@ from registry.records import STRICT
 
 GGUF_GRIDS = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0")  # GGUF's blocks of 32, in the order of their bits
 FREE = ("q4_1", "q5_1")  # of them those whose zero is no integer
+GGUF_BITS = (4.5, 5.0, 5.5, 6.0, 8.5)  # that a weight takes there, its share of the scales included
 INTEGER = re.compile(r"int([2-8])_g([1-9]\d{0,3})(_zero)?")
 KEPT = "none"  # in the place of a grid: half precision
 
@@ -26,6 +27,14 @@ def integers(name: str) -> Integers | None:
     """What intB_gN or intB_gN_zero says; None of another name."""
     found = INTEGER.fullmatch(name)
     return Integers(int(found[1]), int(found[2]), found[3] is None) if found else None
+
+
+def bits_of(name: str) -> float:
+    """Bits that a weight takes on a grid of this name, its share of scales and zeros included, or in half precision."""
+    said = integers(name)
+    if said is not None:
+        return said.bits + (16 if said.symmetric else 16 + said.bits) / said.group
+    return 16.0 if name == KEPT else dict(zip(GGUF_GRIDS, GGUF_BITS, strict=True))[name]
 
 
 def known_grid(name: str) -> str:

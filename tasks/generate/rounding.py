@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from registry.records import ShrinkError
 from tasks import checkpoint, data, progress
-from tasks.generate import choices, grids, lesson, lm, sensitivity, text, walk
+from tasks.generate import choices, grids, heads, lesson, lm, sensitivity, text, walk
 from tasks.generate.choices import CalibrationConfig, RoundingConfig
 from tasks.generate.grids import Grid, Rounded
 
@@ -81,7 +81,7 @@ def wanted(
 ) -> tuple[Grids, dict[str, Any]]:
     """Each weight's grid as the config says it, or as its target buys it, and the divergence that this was foretold."""
     names: dict[str, str | None] = dict.fromkeys(linears(model), config.grid)
-    names |= dict.fromkeys(sensitivity.tables_of(model), config.embedding or (None if config.target else "q8_0"))
+    names |= dict.fromkeys(heads.tables_of(model), config.embedding or (None if config.target else "q8_0"))
     for pattern, name in config.exceptions.items():
         fitting = [weight for weight in names if choices.fits(weight, pattern)]
         if not fitting:
@@ -103,8 +103,15 @@ def wanted(
 
 
 def relative(method: Method, layer: nn.Module, sums: walk.Sums, give: walk.Give) -> float:
-    """The squared error of a layer's outputs by a method over that by rounding to nearest, both on q4_0."""
+    """The squared error of a layer's outputs by a method over that by rounding to nearest, both on q4_0.
+
+    What it is judged on is taken out of the sums that the method rounds by, which fits those better than other text.
+    """
     grid, linears = grids.GGUF["q4_0"], walk.linears_of(layer)
+    judged = walk.read_by(layer, [give])
+    others = {name: one - judged[name] for name, one in sums.items()}
+    if all(float(one.diagonal().sum()) > 0.1 * float(sums[name].diagonal().sum()) for name, one in others.items()):
+        sums = others
     kept, whole, errors = {name: one.clone() for name, one in layer.state_dict().items()}, give(), list[float]()
     chosen = {name: grid for name, one in linears.items() if walk.weight_of(one).shape[1] % grid.group == 0}
     for by in (method, nearest):
@@ -145,16 +152,16 @@ def round_tables(model: Any, ids: Tensor | None, chosen: Grids, table: Table, at
 
     The layers are then rounded on what the rounded embedding gives them.
     """
-    names = [name for name in sensitivity.tables_of(model) if name in chosen]
+    names = [name for name in heads.tables_of(model) if name in chosen]
     kept = checkpoint.part(at, "tables")
     if kept is None:
-        sums = sensitivity.head_sums(model, ids) if ids is not None and names else None
-        weights, head = lm.own_weights(model), sensitivity.head_of(model)
+        sums = heads.head_sums(model, ids) if ids is not None and names else None
+        weights, head = lm.own_weights(model), heads.head_of(model)
         kept = split({name: table(weights[name], sums if name == head else None, chosen[name]) for name in names})
         checkpoint.keep_part(at, "tables", kept)
     with torch.no_grad():
         for name, one in stored(kept).items():
-            sensitivity.replace(lm.own_weights(model)[name], one)
+            heads.replace(lm.own_weights(model)[name], one)
 
 
 def round_layers(model: Any, ids: Tensor | None, batch: int, chosen: Grids, method: Method, at: Place) -> None:

@@ -1,29 +1,30 @@
 """What each grid would cost each weight of a decoder, in nats a token, and the grids that a budget of bits buys.
 
 Of a linear layer the cost is foretold from its rounding error, its inputs (H = X^T X) and what its outputs mean to the
-answers (tasks/generate/fisher.py), scaled by how much less than rounding to nearest the method at hand loses in the
-middle layer; of the embedding it is the divergence that was seen with the whole table rounded. So both can be weighed
-against each other (tasks/generate/budget.py).
+answers (tasks/generate/fisher.py). That tells layers apart, but knows nothing of errors that go together: weights that
+training has moved off a grid by less than its steps lose all of that training there. So it is made to agree with
+what is seen (tasks/generate/divergence.py): of each kind of linear on one grid, of each grid with all linears on it; of
+the embedding the divergence is seen in any case. Both are scaled by how much less than rounding to nearest the method
+at hand loses, and can be weighed against each other (tasks/generate/budget.py).
 """
 
-import contextlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from registry.records import ShrinkError
 from tasks import checkpoint
-from tasks.generate import budget, fisher, grids, lm, walk
+from tasks.generate import budget, divergence, fisher, grids, heads, lm, walk
 from tasks.generate.budget import Choice
 from tasks.generate.choices import GGUF_GRIDS
 from tasks.generate.grids import Grid, Rounded
 
-BLOCKS = 8  # of calibration text that are measured with
-WINDOW, WINDOWS = 128, 3  # tokens of the blocks that go backwards; how many of them an embedding is judged by
+BLOCKS, BACKWARD = 12, 8  # of calibration text that are measured with; of them, those that go backwards
+WINDOW, WINDOWS = 128, 3  # tokens of the blocks that go backwards; how many of them divergences are seen on
 ROWS = 2048  # about so many of a table tell what the method makes of it
 PARTS = (1.0, 0.9)  # of a group's range, tried where many grids are only compared
 
@@ -58,7 +59,10 @@ def spend(
     spent = sum(lm.bits_of(name, one, fixed) for name, one in weights.items() if name not in free)
     least = (spent + sum(weights[name].numel() * grids.GGUF[GGUF_GRIDS[0]].bits for name in free)) / count
     if least > target:
-        raise ShrinkError(f"target is {target:g} but the smallest grids take {least:.2f} bits a weight: raise it.")
+        raise ShrinkError(
+            f"target is {target:g} but the smallest grids take {math.ceil(100 * least) / 100:.2f} bits a weight: raise "
+            "it to that at least."
+        )
     found = errors(model, ids[:BLOCKS], free, scaled, at, seed)
     offered = {
         name: [
@@ -85,7 +89,9 @@ def errors(
         f"{names[id(one)]}.weight": one for layer in walk.layers_of(model) for one in walk.linears_of(layer).values()
     }
     linears = {name: one for name, one in inside.items() if name in free}
-    short = ids[:, : ids.shape[1] // WINDOW * WINDOW].reshape(-1, WINDOW) if ids.shape[1] > WINDOW else ids
+    short = ids[:BACKWARD]
+    if ids.shape[1] > WINDOW:
+        short = short[:, : ids.shape[1] // WINDOW * WINDOW].reshape(-1, WINDOW)
 
     def kept(name: str, measure: Callable[[], Errors]) -> Errors:
         known = checkpoint.part(at, name)
@@ -104,13 +110,51 @@ def errors(
         for name, linear in walk.linears_of(layer).items():
             if (full := f"{names[id(layer)]}.{name}.weight") in linears:
                 own[full] = costs(walk.weight_of(linear), sums[name], ids.numel(), diagonals[full])
+                own[f"{full}.squares"] = grids.importance(sums[name]).clone()
         checkpoint.keep_part(at, f"costs{index}", own)
 
     walk.walk(model, ids, change, lambda index, layer: checkpoint.part(at, f"costs{index}") is not None, 4)
     for index in range(len(walk.layers_of(model))):
         found |= checkpoint.part(at, f"costs{index}") or {}
     scale = found.pop("scale")
+    squares = {name: found.pop(f"{name}.squares") for name in linears}
+    found |= kept("costs-seen", lambda: agreeing(model, short[:WINDOWS], {one: found[one] for one in linears}, squares))
     return {name: one * scale if name in linears else one for name, one in found.items()}
+
+
+def agreeing(model: Any, ids: Tensor, found: Errors, squares: dict[str, Tensor]) -> Errors:
+    """Costs of linears that agree with the divergences seen of each kind on the first grid, and of all on each grid.
+
+    `squares` are the importance of their inputs [inputs] by name.
+    """
+    if not found:
+        return {}
+    before, kinds = divergence.spoken(model, ids), {name: kind_of(name) for name in found}
+
+    def seen(grid: str, kind: str | None) -> float:
+        def change(name: str, weight: Tensor) -> Tensor | None:
+            if name not in found or kind not in (None, kinds[name]):
+                return None
+            return grids.nearest(weight, grids.GGUF[grid], squares[name], PARTS).value()
+
+        with divergence.changed(model, change):
+            return divergence.seen(model, ids, before)
+
+    for kind in dict.fromkeys(kinds.values()):
+        own = [name for name in found if kinds[name] == kind]
+        part = sum(float(found[name][0]) for name in own)
+        if part > 0:
+            found |= {name: found[name] * (seen(GGUF_GRIDS[0], kind) / part) for name in own}
+    sums = torch.stack([*found.values()]).double().sum(0)
+    all_of = torch.tensor([seen(grid, None) for grid in GGUF_GRIDS], dtype=torch.float64)
+    ratio = torch.where(sums > 0, all_of / sums.clamp(min=1e-30), 1.0).float()
+    return {name: one * ratio for name, one in found.items()}
+
+
+def kind_of(name: str) -> str:
+    """What a linear is in its layer, by the name of its weight: the same for all layers."""
+    parts = name.split(".")
+    return ".".join(parts[next(at for at, part in enumerate(parts) if part.isdigit()) + 1 :])
 
 
 def costs(weight: Tensor, sums: Tensor, tokens: int, diagonal: Tensor) -> Tensor:
@@ -128,18 +172,17 @@ def tables(model: Any, ids: Tensor, names: list[str], text: Tensor, scaled: Scal
     found: Errors = {}
     if not names:
         return found
-    sums = head_sums(model, text)
-    with torch.no_grad():
-        before = [functional.log_softmax(model(input_ids=one, use_cache=False).logits, -1) for one in ids.split(1)]
+    sums = heads.head_sums(model, text)
+    before = divergence.spoken(model, ids)
     for name in names:
         weight = lm.own_weights(model)[name]
-        mine = sums if name == head_of(model) else None
+        mine = sums if name == heads.head_of(model) else None
         importance = None if mine is None else grids.importance(mine)
         whole, seen = weight.clone(), []
         for grid in GGUF_GRIDS:
             with torch.no_grad():
-                replace(weight, grids.nearest(whole, grids.GGUF[grid], importance, PARTS))
-                seen.append(sum(apart(model, *pair) for pair in zip(ids.split(1), before, strict=True)) / ids.numel())
+                heads.replace(weight, grids.nearest(whole, grids.GGUF[grid], importance, PARTS))
+            seen.append(divergence.seen(model, ids, before))
         with torch.no_grad():
             weight.copy_(whole)
         errors, some = [], whole[:: max(1, len(whole) // ROWS)]
@@ -153,56 +196,3 @@ def tables(model: Any, ids: Tensor, names: list[str], text: Tensor, scaled: Scal
 def nearest(weight: Tensor, sums: Tensor | None, grid: Grid) -> Rounded:
     """A table rounded to nearest, as its cost is told."""
     return grids.nearest(weight, grid, None if sums is None else grids.importance(sums), PARTS)
-
-
-def tables_of(model: Any) -> list[str]:
-    """The names of the embedding's weight and, where it is not the same, the output head's."""
-    first, last = name_of(model, model.get_input_embeddings()), head_of(model)
-    return [first] if first == last else [first, last]
-
-
-def head_of(model: Any) -> str:
-    """The name of the output head's weight: the embedding's, where both are one."""
-    return name_of(model, model.get_output_embeddings())
-
-
-def name_of(model: Any, module: Any) -> str:
-    """The name under which a module's weight is stored."""
-    at = module.weight.data_ptr()
-    return next(name for name, weight in lm.own_weights(model).items() if weight.data_ptr() == at)
-
-
-def head_sums(model: Any, ids: Tensor) -> Tensor:
-    """The sum of x x^T over what the output head reads [inputs, inputs]."""
-    found: list[Tensor] = []
-
-    class Enough(Exception):
-        """Ends a forward pass before its logits, which are large."""
-
-    def look(module: nn.Module, args: tuple[Any, ...]) -> None:
-        rows = args[0].flatten(0, -2)
-        found[:] = [rows.T @ rows + (found[0] if found else 0)]
-        raise Enough
-
-    handle = model.get_output_embeddings().register_forward_pre_hook(look)
-    try:
-        with torch.no_grad():
-            for block in ids[:BLOCKS].split(1):
-                with contextlib.suppress(Enough):
-                    model(input_ids=block[:, : 2 * WINDOW], use_cache=False)
-    finally:
-        handle.remove()
-    return found[0]
-
-
-def replace(weight: Tensor, rounded: Rounded) -> None:
-    """Put what rounded integers stand for in a weight's place, some rows at a time."""
-    for start in range(0, len(weight), grids.ROWS):
-        rows = slice(start, start + grids.ROWS)
-        weight[rows] = Rounded(*(part[rows] for part in rounded)).value()
-
-
-def apart(model: Any, ids: Tensor, before: Tensor) -> float:
-    """Divergence of what the model says now of a block from what it said before, summed over tokens, in nats."""
-    now = functional.log_softmax(model(input_ids=ids, use_cache=False).logits, -1)
-    return float(functional.kl_div(now, before, log_target=True, reduction="sum"))

@@ -11,7 +11,7 @@ import ctypes
 import functools
 import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -110,6 +110,11 @@ def given(layer: nn.Module, state: Tensor, caught: Caught) -> Tensor:
 
 def sums(layer: nn.Module, hidden: list[Tensor], caught: Caught) -> Sums:
     """By linear of a layer, the sum of x x^T over its inputs; linears with the same input share one tensor."""
+    return read_by(layer, (functools.partial(given, layer, state, caught) for state in hidden))
+
+
+def read_by(layer: nn.Module, passes: Iterable[Give]) -> Sums:
+    """The same over what the layer's linears read in some passes through it."""
     found: Sums = {}
     last: list[tuple[Tensor, str]] = []  # held: what is freed could be taken for what comes next
 
@@ -126,10 +131,9 @@ def sums(layer: nn.Module, hidden: list[Tensor], caught: Caught) -> Sums:
 
     handles = [one.register_forward_pre_hook(look(name)) for name, one in linears_of(layer).items()]
     try:
-        with torch.no_grad():
-            for state in hidden:
-                last.clear()
-                layer(state, *caught.args, **caught.kwargs)
+        for once in passes:
+            last.clear()
+            once()
     finally:
         for handle in handles:
             handle.remove()

@@ -16,7 +16,7 @@ from flows.settings import Settings
 from flows.smoke import smoke
 from infra.addresses import Services
 from registry.records import ShrinkError
-from tasks.kinds import AnyStageConfig
+from tasks.kinds import AnyStageConfig, RoundDecoders
 from tests.flows.test_compress import shrink
 from tests.tasks.generate import decoders
 
@@ -125,6 +125,7 @@ if find_spec("compressed_tensors"):
 CUTS: list[dict[str, Any]] = [
     {"kind": "prune", "method": "merges", "min_count": 1000},
     {"kind": "prune", "method": "sparse", "sparsity": 0.1, "calibration_blocks": 4, "calibration_length": 16},
+    {"kind": "export", "method": "packed"},
     {"kind": "quantize", "method": "awq", "target": 8.0, "calibration_blocks": 4, "calibration_length": 16},
 ]
 
@@ -138,12 +139,12 @@ def test_stages_that_teach_and_stages_that_cut_go_through_one_run(
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(said))
     shrink(servers_home, "run", str(tmp_path / "tiny.yaml"), check=None)
     seen = json.loads(shrink(servers_home, "show", f"tiny-{name}@1", "--json").stdout)
-    ran = [(one["kind"], one["method"]) for one in seen["stages"]]
+    ran = [(one["kind"], one["method"]) for one in seen["stages"] if one["kind"] != "compare"]
     assert [(one["kind"], one.get("method")) for one in stages] == ran[3 : 3 + len(stages)]
-    packed = [one for one in seen["exports"] if one["export"] == "compressed_tensors"]
-    assert len(packed) == (stages[-1]["method"] == "compressed_tensors") and all(
-        one["agreement"] > 0.99 for one in packed
-    )
+    held = {one["export"]: one for one in seen["exports"] if one["export"] in ("packed", "compressed_tensors")}
+    assert set(held) == {one["method"] for one in stages} & {"packed", "compressed_tensors"}
+    assert "packed" not in held or held["packed"]["largest"] == 0.0
+    assert "compressed_tensors" not in held or held["compressed_tensors"]["agreement"] > 0.99
     assert seen["bytes"]["ratio"] > 1 and seen["perplexity"]["student"] > 1
     left_out = seen["writing"]["left_out"]
     assert ("top1_agreement" in left_out) == (name == "cuts"), "the pieces of another vocabulary are not compared"
@@ -243,6 +244,12 @@ def test_groups_that_do_not_divide_and_models_that_gguf_cannot_hold_are_refused_
         ShrinkError, match=r"^stage 2 \(prune/sparse\): pattern 2:5 has groups of 5, which do not divide 32"
     ):
         preflight(odd, tiny_writer / "teacher", data, {"second": data})
+    low = {"kind": "quantize", "method": "rtn", "target": 4.6}
+    with pytest.raises(
+        ShrinkError,
+        match=r"^stage 2 \(quantize/rtn\): target is 4\.6 but the smallest grids take \d\.\d\d bits a weight: r",
+    ):
+        preflight(loaded(tiny_writer, stages=[ADOPT, low, EXPORT]), tiny_writer / "teacher", data, {"second": data})
     decoders.folder(tmp_path / "teacher", "opt")
     with pytest.raises(ShrinkError, match="no GGUF is written of a 'opt': known are llama"):
         preflight(loaded(tiny_writer), tmp_path / "teacher", data, {"second": data})
@@ -277,3 +284,23 @@ def test_every_stage_that_writes_has_a_rule(config: Any, tiny_writer: Path) -> N
     forecast = foretell(stage, dict.fromkeys(stage.reads, counted.source), counted)
     assert forecast.made.format == stage.writes[1] and forecast.made.bytes > 0
     assert forecast.work > 0 and forecast.ram_mb > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "least", "most"),
+    [
+        ({"grid": "q4_0"}, 4.6, 8.0),  # the embedding stays on q8_0
+        ({"grid": "q4_0", "embedding": "q4_0"}, 4.5, 4.5),
+        ({"target": 6.0}, 6.0, 6.0),
+        ({"grid": "int4_g16_zero", "embedding": "none"}, 5.3, 15.0),
+    ],
+)
+def test_bits_are_planned_over_all_tensors(
+    tiny_writer: Path, settings: dict[str, Any], least: float, most: float
+) -> None:
+    source = tiny_writer / "data"
+    counted = CountedDocuments(loaded(tiny_writer), tiny_writer / "teacher", source, source)
+    for config in get_args(RoundDecoders):
+        stage = config.model_validate(settings)
+        bits = foretell(stage, dict.fromkeys(stage.reads, counted.source), counted).made.bits
+        assert bits is not None and least <= bits <= most

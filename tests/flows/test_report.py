@@ -251,6 +251,13 @@ def test_both_exports_have_names_of_their_own() -> None:
     assert [row["name"] for row in facts["stages"]] == [bar["name"] for bar in facts["bars"]] == names
 
 
+def test_zeros_of_a_model_that_writes_are_said_to_make_nothing_faster() -> None:
+    zeros = stage("prune", 1.0) | {"method": "sparse", "measured": {"sparsity": 0.5}}
+    (said,) = [one for one in report.build([run(zeros, stage("evaluate", 1.0))])["limits"] if "zero" in one]
+    assert said.startswith("50.0 % of the weights of the model's linear layers were set to zero (prune/sparse);")
+    assert "neither faster nor smaller: llama.cpp and transformers" in said and "ONNX" not in said
+
+
 @pytest.mark.parametrize("method", ["wanda", "gradual", "movement"])
 def test_zeros_are_said_to_make_nothing_faster(method: str) -> None:
     zeros = stage("prune", 1.0) | {"method": method, "measured": {"sparsity": 0.5}}

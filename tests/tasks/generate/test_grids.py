@@ -6,7 +6,7 @@ import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
 from registry.records import ShrinkError
-from tasks.generate import grids
+from tasks.generate import choices, grids
 
 GENERATOR = torch.Generator().manual_seed(0)
 WEIGHT = torch.randn(6, 96, generator=GENERATOR) * torch.rand(6, 1, generator=GENERATOR)
@@ -48,3 +48,8 @@ def test_rounding_is_nearest_on_the_stored_scales_and_weighs_what_is_important(g
 def test_a_group_that_does_not_divide_the_row_is_refused() -> None:
     with pytest.raises(ShrinkError, match=r"group is 64, which does not divide the 96 inputs"):
         grids.nearest(WEIGHT, grids.integer(4, 64, False)).value()
+
+
+@pytest.mark.parametrize("name", [*grids.GGUF, "int4_g64", "int4_g64_zero", "int2_g16_zero", "int8_g128"])
+def test_a_name_says_the_bits_of_its_grid(name: str) -> None:
+    assert choices.bits_of(name) == grids.named(name).bits

@@ -1,5 +1,6 @@
 """A budget of bits: what errors are foretold to cost, what they cost, and that it buys more than one grid for all."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch.nn import functional
 
 from registry.records import ShrinkError, digest_directory
 from tasks import checkpoint
-from tasks.generate import fisher, grids, lm, rounding, sensitivity
+from tasks.generate import divergence, fisher, grids, lm, rounding, sensitivity, walk
 from tasks.kinds import EveryStage, function_of
 from tests.tasks.generate.decoders import FAMILIES, tiny
 from tests.tasks.generate.folders import IDS, logits, model_folder, rows_folder
@@ -66,7 +67,7 @@ def test_a_small_error_costs_about_what_it_was_foretold() -> None:
         foretold += fisher.divergence(error, rows.T @ rows, len(rows), diagonal)
         with torch.no_grad():
             linear.weight += error
-            seen += sensitivity.apart(model, ids, before) / ids.numel()
+            seen += divergence.apart(model, ids, before) / ids.numel()
             linear.weight -= error
     assert foretold == pytest.approx(seen, rel=0.35)
 
@@ -107,12 +108,38 @@ def test_what_is_foretold_to_cost_most_does(tmp_path: Path) -> None:
             weight = lm.own_weights(model)[name]
             kept = weight.clone()
             weight.copy_(grids.nearest(kept, grids.GGUF["q4_0"]).value())
-            seen[name] = sensitivity.apart(model, IDS, before) / IDS.numel()
+            seen[name] = divergence.apart(model, IDS, before) / IDS.numel()
             weight.copy_(kept)
     pairs = torch.tensor([[float(foretold[name][0]), seen[name]] for name in names])
     ranks = pairs.argsort(0).argsort(0).float()
     assert float(torch.corrcoef(ranks.T)[0, 1]) > 0.8
     assert 0.5 < float(pairs[:, 0].sum() / pairs[:, 1].sum()) < 2.0
+
+
+def onto(grid: grids.Grid, name: str, weight: Tensor) -> Tensor:
+    return grids.nearest(weight, grid, None, sensitivity.PARTS).value()
+
+
+def test_errors_that_go_together_are_seen(tmp_path: Path) -> None:
+    """Weights near a grid that training has left: all of them back on it cost more than each error by itself says."""
+    model = lm.load(planted(tmp_path / "student"))
+    linears = rounding.linears(model)
+    for linear in linears.values():
+        walk.put(linear, grids.nearest(walk.weight_of(linear), grids.GGUF["q4_1"]).value())
+    weights = [weight for name, weight in model.named_parameters() if name in linears]
+    for _ in range(3):  # a little training: steps of one size everywhere
+        loss = model(input_ids=IDS, labels=IDS, use_cache=False).loss
+        with torch.no_grad():
+            for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+                weight -= 2e-3 * gradient.sign()
+    same = sensitivity.Scaled(lambda layer, sums, give: 1.0, sensitivity.nearest)
+    found = sensitivity.errors(model, IDS.repeat(3, 1), [*linears], same, (tmp_path, ""), 3)
+    foretold = torch.stack([*found.values()]).sum(0)
+    before = divergence.spoken(model, IDS[:3])
+    for at, grid in enumerate(grids.GGUF.values()):
+        with divergence.changed(model, functools.partial(onto, grid)):
+            assert float(foretold[at]) == pytest.approx(divergence.seen(model, IDS[:3], before), rel=0.3), grid.name
+    assert all(bool(torch.equal(a, b)) for a, b in zip(before, divergence.spoken(model, IDS[:3]), strict=True))
 
 
 def test_a_tied_embedding_is_counted_once(tmp_path: Path, data: Path) -> None:

@@ -1,5 +1,6 @@
 """prune/sparse: zeros where they were asked for, better choices lose less, a pattern, refusals, every family."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from registry.records import ShrinkError, digest_directory
-from tasks import checkpoint
+from tasks import checkpoint, compare
+from tasks.export import packed
 from tasks.generate import lm, rounding, walk
 from tasks.prune import sparse
 from tests.tasks.generate.decoders import FAMILIES, tiny
@@ -97,3 +99,24 @@ def test_what_cannot_be_is_refused(tmp_path: Path, data: Path) -> None:
     ):
         with pytest.raises(ValidationError, match=message):
             sparse.PruneSparseConfig.model_validate(given)
+
+
+@pytest.mark.parametrize("pattern", [None, "2:4"])
+def test_a_packed_export_is_smaller_and_says_the_same(tmp_path: Path, data: Path, pattern: str | None) -> None:
+    student, sparsed = model_folder(tmp_path / "student"), tmp_path / "sparse"
+    pruned(student, data, sparsed, pattern=pattern)
+    sizes = {}
+    for name, folder in (("dense", student), ("sparse", sparsed)):
+        (out := tmp_path / f"packed-{name}").mkdir()
+        sizes[name] = packed.run({"student": folder}, packed.PackedConfig(), out, 0)
+    assert sizes["dense"]["packed_tensors"] == 0
+    assert sizes["sparse"]["packed_bytes"] < 0.8 * sizes["sparse"]["dense_bytes"]
+    assert sizes["sparse"]["packed_zeros"] == pytest.approx(0.5, abs=0.01)
+    packed.restore(tmp_path / "packed-sparse", Path(tempfile.mkdtemp(dir=tmp_path, prefix="again")))
+    (again,) = tmp_path.glob("again*")
+    assert digest_directory(again) == digest_directory(sparsed)
+    inputs = {"source": sparsed, "export": tmp_path / "packed-sparse", "data": data}
+    config = compare.CompareConfig(method="packed", source="lm", export="packed", exact=True, rows=2)
+    (out := tmp_path / "compared").mkdir()
+    seen = compare.run(inputs, config, out, 0)
+    assert (seen["largest"], seen["agreement"], seen["unit"]) == (0.0, 1.0, "token")

@@ -1,0 +1,65 @@
+"""How far a decoder's answers move when its weights are rounded: seen on a few windows, in nats a token.
+
+Layers run on rounded weights one after the other, and each has its own back behind it: a copy of one layer alone.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tasks.generate import walk
+
+Change = Callable[[str, Tensor], Tensor | None]  # of a linear's weight by name what is in its place, None: as it is
+
+
+def spoken(model: Any, ids: Tensor) -> list[Tensor]:
+    """Logarithms of the probabilities after each token of windows [n, t]: [1, t, pieces] of each."""
+    with torch.no_grad():
+        return [functional.log_softmax(model(input_ids=one, use_cache=False).logits, -1) for one in ids.split(1)]
+
+
+def seen(model: Any, ids: Tensor, before: list[Tensor]) -> float:
+    """Divergence of what the model says now of windows from what it said before, in nats a token."""
+    with torch.no_grad():
+        found = [apart(model, *pair) for pair in zip(ids.split(1), before, strict=True)]
+    return sum(found) / ids.numel()
+
+
+def apart(model: Any, ids: Tensor, before: Tensor) -> float:
+    """The same of one window, summed over its tokens."""
+    now = functional.log_softmax(model(input_ids=ids, use_cache=False).logits, -1)
+    return float(functional.kl_div(now, before, log_target=True, reduction="sum"))
+
+
+@contextlib.contextmanager
+def changed(model: Any, change: Change) -> Iterator[None]:
+    """While this lasts, each layer runs on the weights that `change` puts in the place of its linears'."""
+    prefixes = {id(one): name for name, one in model.named_modules()}
+    kept: dict[nn.Module, Tensor] = {}
+
+    def put(layer: nn.Module, args: Any) -> None:
+        for name, linear in walk.linears_of(layer).items():
+            weight = walk.weight_of(linear)
+            other = change(f"{prefixes[id(layer)]}.{name}.weight", weight)
+            if other is not None:
+                kept[linear] = weight.clone()
+                walk.put(linear, other)
+
+    def restore(layer: nn.Module, args: Any, output: Any) -> None:
+        for linear in walk.linears_of(layer).values():
+            if linear in kept:
+                walk.put(linear, kept.pop(linear))
+
+    handles = [layer.register_forward_pre_hook(put) for layer in walk.layers_of(model)]
+    handles += [layer.register_forward_hook(restore) for layer in walk.layers_of(model)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for linear, weight in kept.items():
+            walk.put(linear, weight)
