@@ -16,7 +16,7 @@ from registry.records import ShrinkError, digest_directory
 from tasks import checkpoint
 from tasks.generate import choices, gguf_blocks, gptq, grids, lm, rounding, walk
 from tasks.kinds import EveryStage, function_of
-from tasks.quantize import rtn
+from tasks.quantize import awq, rtn
 from tests.tasks.generate.decoders import FAMILIES, tiny
 from tests.tasks.generate.folders import logits, model_folder, rows_folder
 
@@ -103,6 +103,34 @@ def test_killed_in_a_layer_it_goes_on_there_with_the_same_digest(
     assert digest_directory(tmp_path / "again") == digest_directory(tmp_path / "whole")
     checkpoint.clear()
     assert not list(tmp_path.glob("*part-*"))
+
+
+def test_factors_moved_before_a_kill_are_there_again(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AWQ changes norms, too: what a finished layer holds besides its integers comes back."""
+    model = tiny("llama")
+    for one in model.model.layers:
+        one.input_layernorm.weight.data[::8] *= 20
+    student, settings = model_folder(tmp_path / "student", model=model), {"method": "awq", "grid": "int3_g16_zero"}
+    rounded(student, data, tmp_path / "whole", **settings)
+    norm = "model.layers.0.input_layernorm.weight"
+    norms = [load_file(folder / "model.safetensors")[norm] for folder in (student, tmp_path / "whole")]
+    assert not torch.equal(*norms)
+    monkeypatch.setattr(checkpoint, "place", (tmp_path, "key"))
+    layer, called = awq.layer, iter(range(100))
+
+    def cut(*arguments: Any) -> dict[str, grids.Rounded]:
+        if next(called) == 2:
+            raise KeyboardInterrupt
+        return layer(*arguments)
+
+    monkeypatch.setattr(awq, "layer", cut)
+    with pytest.raises(KeyboardInterrupt):
+        rounded(student, data, tmp_path / "cut", **settings)
+    rounded(student, data, tmp_path / "again", **settings)
+    assert next(called) == len(model.model.layers) + 1
+    assert digest_directory(tmp_path / "again") == digest_directory(tmp_path / "whole")
 
 
 def test_a_part_of_another_key_or_with_a_flipped_bit_is_not_used(tmp_path: Path) -> None:
