@@ -23,16 +23,16 @@ def spoken(model: Any, ids: Tensor) -> list[Tensor]:
 
 
 def seen(model: Any, ids: Tensor, before: list[Tensor]) -> float:
-    """Divergence of what the model says now of windows from what it said before, in nats a token."""
+    """Divergence of what the model says now of windows from what it said before, in nats a token.
+
+    The windows go through together: what is changed on the way is changed once.
+    """
+    total = 0.0
     with torch.no_grad():
-        found = [apart(model, *pair) for pair in zip(ids.split(1), before, strict=True)]
-    return sum(found) / ids.numel()
-
-
-def apart(model: Any, ids: Tensor, before: Tensor) -> float:
-    """The same of one window, summed over its tokens."""
-    now = functional.log_softmax(model(input_ids=ids, use_cache=False).logits, -1)
-    return float(functional.kl_div(now, before, log_target=True, reduction="sum"))
+        logits = model(input_ids=ids, use_cache=False).logits
+        for now, then in zip(logits.split(1), before, strict=True):
+            total += float(functional.kl_div(functional.log_softmax(now, -1), then, log_target=True, reduction="sum"))
+    return total / ids.numel()
 
 
 @contextlib.contextmanager

@@ -58,8 +58,7 @@ def test_a_small_error_costs_about_what_it_was_foretold() -> None:
     diagonal = fisher.diagonals(model, ids, {name: linear}, 0)[name]
     inputs: list[Tensor] = []
     handle = linear.register_forward_pre_hook(lambda module, args: inputs.append(args[0].flatten(0, 1)))
-    with torch.no_grad():
-        before = functional.log_softmax(model(input_ids=ids, use_cache=False).logits, -1)
+    before = divergence.spoken(model, ids)
     handle.remove()
     rows, foretold, seen = torch.cat(inputs), 0.0, 0.0
     for _ in range(6):
@@ -67,7 +66,7 @@ def test_a_small_error_costs_about_what_it_was_foretold() -> None:
         foretold += fisher.divergence(error, rows.T @ rows, len(rows), diagonal)
         with torch.no_grad():
             linear.weight += error
-            seen += divergence.apart(model, ids, before) / ids.numel()
+            seen += divergence.seen(model, ids, before)
             linear.weight -= error
     assert foretold == pytest.approx(seen, rel=0.35)
 
@@ -103,12 +102,12 @@ def test_what_is_foretold_to_cost_most_does(tmp_path: Path) -> None:
     same = sensitivity.Scaled(lambda layer, sums, give: 1.0, sensitivity.nearest)
     foretold = sensitivity.errors(model, ids, names, same, (tmp_path, ""), 3)
     with torch.no_grad():
-        before, seen = functional.log_softmax(model(input_ids=IDS, use_cache=False).logits, -1), {}
+        before, seen = divergence.spoken(model, IDS), {}
         for name in names:
             weight = lm.own_weights(model)[name]
             kept = weight.clone()
             weight.copy_(grids.nearest(kept, grids.GGUF["q4_0"]).value())
-            seen[name] = divergence.apart(model, IDS, before) / IDS.numel()
+            seen[name] = divergence.seen(model, IDS, before)
             weight.copy_(kept)
     pairs = torch.tensor([[float(foretold[name][0]), seen[name]] for name in names])
     ranks = pairs.argsort(0).argsort(0).float()
