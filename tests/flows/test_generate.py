@@ -142,7 +142,7 @@ def test_stages_that_teach_and_stages_that_cut_go_through_one_run(
     ran = [(one["kind"], one["method"]) for one in seen["stages"] if one["kind"] != "compare"]
     assert [(one["kind"], one.get("method")) for one in stages] == ran[3 : 3 + len(stages)]
     held = {one["export"]: one for one in seen["exports"] if one["export"] in ("packed", "compressed_tensors")}
-    assert set(held) == {one["method"] for one in stages} & {"packed", "compressed_tensors"}
+    assert set(held) == {one.get("method") for one in stages} & {"packed", "compressed_tensors"}
     assert "packed" not in held or held["packed"]["largest"] == 0.0
     assert "compressed_tensors" not in held or held["compressed_tensors"]["agreement"] > 0.99
     assert seen["bytes"]["ratio"] > 1 and seen["perplexity"]["student"] > 1
