@@ -45,6 +45,7 @@ WAYS |= {
 }
 FIVE = {"grid": "q5_0", "embedding": "q5_1", "exceptions": {"gate_proj": "q4_1", "up_proj": "q4_1"}}
 WAYS |= {f"{method} as the recipe": {**ROUND, "method": method, **FIVE} for method in ("rtn", "gptq", "awq")}
+WAYS["gptq int4_g64, layers alone"] = {**ROUND, "method": "gptq", "grid": "int4_g64", "embedding": "none"}
 LENGTH = 256
 
 

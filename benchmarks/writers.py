@@ -1,6 +1,6 @@
 """What others make of the same decoder, beside ours: bytes, bits, perplexity on the same windows, time and memory.
 
-Run: python -m benchmarks.writers TEACHER DATA --gguf F16.gguf [--files NAME=FILE.gguf …] [--oneshot PYTHON] [WAY …]
+Run: python -m benchmarks.writers TEACHER DATA [WAY …] --gguf F16.gguf [--files NAME=FILE.gguf …] [--oneshot PYTHON]
 (TEACHER, DATA: a finished run's folders of the teacher, a language model, and of its rows; F16.gguf: the teacher's
 export.) llama.cpp's own quantizer makes its files of F16.gguf (extra `llama-cpp`), NNCF its int4 graph for OpenVINO
 (extra `openvino`), llm-compressor its GPTQ W4A16 by PYTHON, an interpreter of an environment that has it: it asks for
