@@ -1,7 +1,7 @@
 """Goes through a decoder layer by layer: what comes in is measured, the layer is changed, what it then gives goes on.
 
 The texts are blocks of one length without padding, so that all that a layer is given besides hidden states (positions,
-masks) is the same for every batch: it is caught once, in a first pass of one batch. Only one layer's sums live at a
+masks) is the same for every batch: it is caught once, in a first pass of one block. Only one layer's sums live at a
 time. The layers that are done are given to `done`; a walk that starts again reads them and only computes what goes
 through them.
 """
@@ -70,27 +70,27 @@ def start(model: Any, ids: Tensor, batch: int) -> tuple[list[Tensor], list[Caugh
     class Enough(Exception):
         """Ends a forward pass: what was wanted is known."""
 
-    def at(index: int) -> Callable[..., None]:
+    def catch(index: int) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            state = args[0] if args else kwargs["hidden_states"]
-            if index == 0:
-                hidden.append(state)
             rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
-            caught.setdefault(index, Caught(args[1:], rest))
-            if index == 0 and len(hidden) > 1:
-                raise Enough
+            caught[index] = Caught(args[1:], rest)
 
         return hook
 
-    handles = [layer.register_forward_pre_hook(at(index), with_kwargs=True) for index, layer in enumerate(layers)]
-    try:
-        with torch.no_grad():
+    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden.append(args[0] if args else kwargs["hidden_states"])
+        raise Enough
+
+    with torch.no_grad():
+        with contextlib.ExitStack() as hooks:
+            for index, layer in enumerate(layers):
+                hooks.callback(layer.register_forward_pre_hook(catch(index), with_kwargs=True).remove)
+            model.base_model(input_ids=ids[:1], use_cache=False)  # one block says it; no logits: large
+        with contextlib.ExitStack() as hooks:
+            hooks.callback(layers[0].register_forward_pre_hook(enter, with_kwargs=True).remove)
             for begin in range(0, len(ids), batch):
                 with contextlib.suppress(Enough):
-                    model.base_model(input_ids=ids[begin : begin + batch], use_cache=False)  # no logits: large
-    finally:
-        for handle in handles:
-            handle.remove()
+                    model.base_model(input_ids=ids[begin : begin + batch], use_cache=False)
     return hidden, [caught[index] for index in range(len(layers))]
 
 
@@ -156,13 +156,19 @@ def walk(
         batch = min(batch, len(ids))
     hidden, caught = start(model, ids, batch)
     layers = layers_of(model)
-    for index, layer in enumerate(layers):
-        if not known(index, layer):
-            give = functools.partial(given, layer, hidden[0], caught[index])
-            change(index, layer, sums(layer, hidden, caught[index]), give)
-        through(layer, hidden, caught[index])
-        give_back()
-        progress.report(index + 1, len(layers), "layers")
+    gc.collect()
+    gc.freeze()  # what imports made is not looked through again behind every layer
+    try:
+        for index, layer in enumerate(layers):
+            if not known(index, layer):
+                give = functools.partial(given, layer, hidden[0], caught[index])
+                change(index, layer, sums(layer, hidden, caught[index]), give)
+            if index + 1 < len(layers):
+                through(layer, hidden, caught[index])
+            give_back()
+            progress.report(index + 1, len(layers), "layers")
+    finally:
+        gc.unfreeze()
 
 
 def give_back() -> None:
