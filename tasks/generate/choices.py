@@ -37,6 +37,11 @@ def bits_of(name: str) -> float:
     return 16.0 if name == KEPT else dict(zip(GGUF_GRIDS, GGUF_BITS, strict=True))[name]
 
 
+def block_of(group: int) -> int | None:
+    """The block of MatMulNBits (a power of two from 16 to 128) whose multiple a group is; None of another group."""
+    return next((size for size in (128, 64, 32, 16) if group % size == 0), None)
+
+
 def known_grid(name: str) -> str:
     """The name of a grid that there is."""
     if name not in GGUF_GRIDS and integers(name) is None:
@@ -121,3 +126,10 @@ def integers_missing(config: RoundingConfig) -> str | None:
     if config.grid is None:
         return f"what its target buys ({FREE[0]} among it)"
     return next((name for name in (config.grid, *config.exceptions.values()) if name in FREE), None)
+
+
+def nbits_missing(config: RoundingConfig) -> str | None:
+    """The first grid of a rounding that MatMulNBits has no blocks for, or None."""
+    named = (one for one in (config.grid, config.embedding, *config.exceptions.values()) if one is not None)
+    found = ((name, integers(name)) for name in named)
+    return next((name for name, said in found if said is not None and block_of(said.group) is None), None)
