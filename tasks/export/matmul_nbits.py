@@ -2,7 +2,7 @@
 
 What was rounded keeps its integers, scales and zeros; a table that is embedding and head is stored once. Integers of 5
 to 8 bits take 8 (3 take 4), other matrices become half precision. With float `activations` the graph computes what the
-rounded weights mean; with int8 what flows into a product is rounded to 8 bits in blocks, as llama.cpp does: faster, near.
+rounded weights mean; with int8 what flows into a product is rounded to 8 bits in blocks, as in llama.cpp: faster, near.
 """
 
 import json
@@ -46,7 +46,8 @@ def run(inputs: dict[str, Path], config: MatmulNbitsConfig, out: Path, seed: int
     weights = Weights(source, config.activations == "float")
     if not any(".layers." in name for name in weights.rounded):
         raise ShrinkError("no layer of the student is rounded: put a quantize stage before this export.")
-    nbits_fit.check_size(weights.bytes())
+    if reason := nbits_fit.too_large(weights.bytes()):
+        raise ShrinkError(reason)
     sizes = nbits_fit.sizes(source, tied="lm_head.weight" not in weights.shapes)
     accuracy = 0 if config.activations == "float" else INT8
     made = nbits_graph.build(sizes, weights, accuracy, lambda done: progress.report(done, sizes.layers, "layers"))

@@ -1,4 +1,4 @@
-"""Rounded weights as ONNX Runtime's MatMulNBits and GatherBlockQuantized store them: bytes of 2, 4 or 8 bits, in blocks.
+"""Rounded weights as ONNX Runtime's MatMulNBits and GatherBlockQuantized have them: 2, 4 or 8 bits each, in blocks.
 
 An integer lies there without a sign; from it goes a zero, the middle of the bits unless it is said. Two things differ
 from the operators' plain use, as ONNX Runtime 1.32 has fast kernels on CPUs for neither. Its products with numbers that
@@ -38,22 +38,6 @@ class Stored(NamedTuple):
     middle: int  # what must be added to the shift, in scales: integers without a sign were moved by it
 
 
-def bits_of(grid: str, split: bool) -> float:
-    """Bits that a weight on a grid of this name takes here, its share of scales, shifts and zeros included."""
-    said = choices.integers(grid)
-    bits, group, symmetric = said if said else (int(grid[1]), 32, True)
-    held = held_of(bits, split)
-    block = choices.block_of(group) or group
-    free = 16 / group if grid in choices.FREE else 0
-    zeros = 0 if symmetric and not (split and held == 8) else (held / 2 if symmetric else held) / block
-    return held + 16 / block + free + zeros
-
-
-def held_of(bits: int, split: bool) -> int:
-    """Bits of all planes of integers of so many bits: products of floats have none of 2."""
-    return next(size for size in ((4, 8) if split else (2, 4, 8)) if bits <= size)
-
-
 def stored(one: Rounded, grid: Grid, split: bool) -> Stored:
     """A rounded weight in blocks; `split`: no plane has more than 4 bits."""
     block = choices.block_of(grid.group)
@@ -81,7 +65,7 @@ def planes_of(
     if bits > 4 and split:
         low = plane(codes & 15, (np.zeros_like(codes[:, ::block]) if zeros is None else zeros & 15), 4, 1, block)
         return plane((codes >> 4) + 8, None if zeros is None else (zeros >> 4) + 8, 4, 16, block), low
-    held = held_of(bits, split)
+    held = choices.held_of(bits, split)
     middle = 2 ** (held - 1)
     return (plane(codes + middle, None if zeros is None else zeros + middle, held, 1, block),)
 

@@ -41,26 +41,36 @@ def check(folder: Path) -> None:
 def check_config(config: dict[str, Any]) -> None:
     """ShrinkError with the one thing that the graph does not compute."""
     family = str(config.get("model_type"))
-    if reason := families.without_nbits(family):
+    if reason := families.without_nbits(family) or without_heads(family, head_size(config)):
         raise ShrinkError(reason)
     rotation = rope(config)
     odd = {
         f"hidden_act {config.get('hidden_act')}": config.get("hidden_act", "silu") != "silu",
         f"rope_type {kind_of(rotation)}": kind_of(rotation) not in ROTATIONS,
         "a rotation of a part of each head": partial(config, rotation) != 1,
-        f"heads of {head_size(config)} numbers, no multiple of {HEADS}": head_size(config) % HEADS,
     }
     if found := next((name for name, said in odd.items() if said), None):
-        raise ShrinkError(f"export/matmul_nbits cannot build this {family}: it has {found}; choose another export.")
+        raise ShrinkError(unbuilt(family, found))
 
 
-def check_size(held: float) -> None:
-    """Refuse what would not fit into one file."""
-    if held > LIMIT:
-        raise ShrinkError(
-            f"the graph of export/matmul_nbits would have {held / 1e9:.1f} GB but one ONNX file holds less than 2: "
-            "choose export/gguf."
-        )
+def unbuilt(family: str, found: str) -> str:
+    """Why a model of a known family is refused."""
+    return f"export/matmul_nbits cannot build this {family}: it has {found}; choose another export."
+
+
+def without_heads(family: str, size: int) -> str | None:
+    """Why heads of this size cannot attend in ONNX Runtime; None where they can."""
+    return unbuilt(family, f"heads of {size} numbers, no multiple of {HEADS}") if size % HEADS else None
+
+
+def too_large(held: float) -> str | None:
+    """Why so many bytes do not fit into one file; None where they do."""
+    if held <= LIMIT:
+        return None
+    return (
+        f"the graph of export/matmul_nbits would have {held / 1e9:.1f} GB but one ONNX file holds less than 2: choose "
+        "export/gguf."
+    )
 
 
 def rope(config: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from registry.records import ShrinkError
-from tasks.generate import lm, nbits
+from tasks.generate import choices, lm, nbits
 from tasks.generate.nbits import Stored
 
 
@@ -42,6 +42,6 @@ class Weights:
         bits = 0.0
         for name, shape in self.shapes.items():
             plain = 16.0 if len(shape) > 1 else 32.0
-            each = nbits.bits_of(self.grids[name].name, self.split) if name in self.grids else plain
+            each = choices.nbits_of(self.grids[name].name, self.split) if name in self.grids else plain
             bits += math.prod(shape) * each
         return bits / 8

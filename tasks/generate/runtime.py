@@ -32,9 +32,10 @@ class Opened(NamedTuple):
 
 
 def open_model(directory: Path, runtime: AnyRuntime, threads: int = 1) -> Opened:
-    """Open an `lm`, a `gguf` or (in ONNX Runtime) a `matmul_nbits` folder; raises ShrinkError for one that the runtime does not read.
+    """Open an `lm`, a `gguf` or (in ONNX Runtime) a `matmul_nbits` folder.
 
-    Asking for more tokens than the context has raises ShrinkError, too, before anything is computed.
+    Raises ShrinkError for one that the runtime does not read. Asking for more tokens than the context has raises
+    ShrinkError, too, before anything is computed.
     """
     match runtime:
         case "transformers":
