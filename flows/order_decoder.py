@@ -7,8 +7,7 @@ from registry.records import ShrinkError
 from tasks.distill.rounded import DistillRoundedConfig
 from tasks.export.compressed_tensors import CompressedTensorsConfig
 from tasks.export.gguf import GgufConfig
-from tasks.export.matmul_nbits import MatmulNbitsConfig
-from tasks.generate.choices import GGUF_GRIDS, gguf_missing, integers_missing, nbits_missing
+from tasks.generate.choices import GGUF_GRIDS, gguf_missing, integers_missing
 from tasks.generate.correct import CorrectConfig
 from tasks.generate.top_k import LabelTopKConfig
 from tasks.kinds import PackIntegers, RoundDecoders
@@ -58,11 +57,6 @@ def check_integers(recipe: "Recipe") -> None:
             raise ShrinkError(
                 f"recipe '{recipe.name}': {rounded[0]} rounds to {grid}, which the compressed-tensors of {where} "
                 "cannot hold; choose among q4_0, q5_0, q8_0 and integers such as int4_g64."
-            )
-        elif isinstance(stage, MatmulNbitsConfig) and rounded and (grid := nbits_missing(rounded[1])):
-            raise ShrinkError(
-                f"recipe '{recipe.name}': {rounded[0]} rounds to {grid}, whose groups are no multiple of 16, as the "
-                f"MatMulNBits of {where} needs; choose another group, such as int4_g32."
             )
 
 

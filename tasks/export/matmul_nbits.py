@@ -37,7 +37,7 @@ def run(inputs: dict[str, Path], config: MatmulNbitsConfig, out: Path, seed: int
     Raises ShrinkError where nothing is rounded, or the model is none that the graph can compute.
     """
     from tasks.export.onnx import save
-    from tasks.generate import lm, nbits_fit, nbits_graph
+    from tasks.generate import choices, lm, nbits_fit, nbits_graph
     from tasks.generate.nbits_weights import Weights
 
     source = inputs["student"]
@@ -46,6 +46,12 @@ def run(inputs: dict[str, Path], config: MatmulNbitsConfig, out: Path, seed: int
     weights = Weights(source, config.activations == "float")
     if not any(".layers." in name for name in weights.rounded):
         raise ShrinkError("no layer of the student is rounded: put a quantize stage before this export.")
+    for name, grid in weights.grids.items():
+        if choices.block_of(grid.group) is None:
+            raise ShrinkError(
+                f"{name.removesuffix('.weight')} lies on {grid.name}, whose groups of {grid.group} are no multiple of "
+                "16 as MatMulNBits needs them: quantize to another grid, such as int4_g32."
+            )
     if reason := nbits_fit.too_large(weights.bytes()):
         raise ShrinkError(reason)
     sizes = nbits_fit.sizes(source, tied="lm_head.weight" not in weights.shapes)

@@ -143,10 +143,3 @@ def integers_missing(config: RoundingConfig) -> str | None:
     if config.grid is None:
         return f"what its target buys ({FREE[0]} among it)"
     return next((name for name in (config.grid, *config.exceptions.values()) if name in FREE), None)
-
-
-def nbits_missing(config: RoundingConfig) -> str | None:
-    """The first grid of a rounding that MatMulNBits has no blocks for, or None."""
-    named = (one for one in (config.grid, config.embedding, *config.exceptions.values()) if one is not None)
-    found = ((name, integers(name)) for name in named)
-    return next((name for name, said in found if said is not None and block_of(said.group) is None), None)

@@ -222,10 +222,6 @@ MERGES, HALF = {"kind": "prune", "method": "merges"}, {"kind": "prune", "method"
         ([PACKED], r"stage 2 \(export/compressed_tensors\) packs integers, which no quantize stage made; add one"),
         ([RTN | {"grid": "q5_1"}, PACKED], r"stage 2 \(quantize/rtn\) rounds to q5_1, which the compressed-tensors of"),
         ([NBITS], r"stage 2 \(export/matmul_nbits\) packs integers, which no quantize stage made; add one"),
-        (
-            [RTN | {"grid": "int4_g8"}, NBITS],
-            r"stage 2 \(quantize/rtn\) rounds to int4_g8, whose groups are no multiple",
-        ),
         ([RTN | {"target": 5.0}, PACKED], r"stage 2 \(quantize/rtn\) rounds to what its target buys"),
         ([TOKENS], r"stage 2 \(distill/tokens\) needs labels as top_k, but it is not made yet there"),
         ([{"kind": "quantize", "method": "rtn"}], "grid and target are two ways to say how much is kept"),

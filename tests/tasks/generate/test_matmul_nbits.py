@@ -168,6 +168,8 @@ def test_two_planes_of_4_bits_are_8(low: int) -> None:
 def test_what_the_graph_cannot_be_built_of_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ShrinkError, match="no layer of the student is rounded: put a quantize stage before"):
         exported(rounded(tmp_path, {}), tmp_path / "out")
+    with pytest.raises(ShrinkError, match="lies on int4_g8, whose groups of 8 are no multiple of 16 as MatMulNBits"):
+        exported(rounded(tmp_path / "odd", {"k_proj": "int4_g8"}), tmp_path / "odd" / "out")
     for config, said in (
         (decoders.config_of("gemma"), "does not build a 'gemma': known are llama, mistral, qwen2, qwen3; choose"),
         (decoders.config_of("llama", head_dim=24), "this llama: it has heads of 24 numbers, no multiple of 16; choose"),
