@@ -73,12 +73,14 @@ def measured(student: Path, data: Path, work: Path, rounds: int) -> dict[str, di
 
 def shown(found: dict[str, dict[str, Any]]) -> str:
     """A table in Markdown."""
-    head = "| reader | MB | peak memory, MB | read tokens/s, 1 and 2 threads | written tokens/s, 1 and 2 | same next piece |"
-    lines = [head, "|---|--:|--:|--:|--:|--:|"]
+    names = ("reader", "MB", "peak memory, MB", "read tokens/s, 1 and 2 threads", "written", "same next piece")
+    lines = ["| " + " | ".join(names) + " |", "|---|" + "--:|" * (len(names) - 1)]
     for name, one in found.items():
         peak = "" if one["peak_rss_mb"] is None else f"{one['peak_rss_mb']:.0f}"
         rates = [" and ".join(f"{one[f'{kind}_{threads}']:.1f}" for threads in THREADS) for kind in ("read", "write")]
-        lines.append(f"| {name} | {one['bytes'] / 1e6:.1f} | {peak} | {rates[0]} | {rates[1]} | {one['agreement']:.1%} |")
+        lines.append(
+            f"| {name} | {one['bytes'] / 1e6:.1f} | {peak} | {rates[0]} | {rates[1]} | {one['agreement']:.1%} |"
+        )
     return "\n".join(lines)
 
 

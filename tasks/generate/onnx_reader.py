@@ -1,4 +1,4 @@
-"""A decoder's ONNX graph in ONNX Runtime on the CPU: the same asking as in transformers, without torch.
+"""A decoder's ONNX graph in ONNX Runtime on the CPU: the same asking as in transformers, without torch but for a chat.
 
 Keys and values lie in buffers that the graph writes on in place. They begin small and are made anew, twice as large,
 when a longer text comes.
@@ -63,11 +63,12 @@ class Reader:
 
 def opened(directory: Path, threads: int) -> Opened:
     """A `matmul_nbits` folder in ONNX Runtime."""
-    from transformers import AutoTokenizer
+    from tokenizers import Tokenizer
 
     config = layout.read_json(directory / "config.json")
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    context, ends = int(config["max_position_embeddings"]), ends_of(tokenizer, config.get("eos_token_id"))
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    known = {one.content: number for number, one in tokenizer.get_added_tokens_decoder().items()}
+    context, ends = int(config["max_position_embeddings"]), ends_of(known, config.get("eos_token_id"))
     reader = Reader(directory, threads, context)
 
     def logits(ids: list[int]) -> NDArray[np.float32]:
@@ -87,10 +88,15 @@ def opened(directory: Path, threads: int) -> Opened:
             yield token
             given = [token]
 
+    def chat(messages: list[dict[str, str]]) -> list[int]:
+        from transformers import AutoTokenizer  # which renders the template
+
+        return chat_ids(AutoTokenizer.from_pretrained(directory), messages)
+
     return Opened(
-        ids=lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]),
+        ids=lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids),
         text=lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)),
-        chat=lambda messages: chat_ids(tokenizer, messages),
+        chat=chat,
         logits=logits,
         stream=stream,
         context=context,

@@ -56,7 +56,10 @@ def by_transformers(directory: Path, threads: int) -> Opened:
 
     torch.set_num_threads(threads)
     model, tokenizer = loaded(directory)
-    context, ends = int(model.config.max_position_embeddings), ends_of(tokenizer, model.config.eos_token_id)
+    context, ends = (
+        int(model.config.max_position_embeddings),
+        ends_of(tokenizer.get_added_vocab(), model.config.eos_token_id),
+    )
 
     def logits(ids: list[int]) -> NDArray[np.float32]:
         fitting(len(ids), context)
@@ -106,10 +109,9 @@ def fitting(count: int, context: int) -> None:
         raise ShrinkError(f"the prompt has {count} tokens but the model reads {context}: shorten it.")
 
 
-def ends_of(tokenizer: Any, said: int | list[int] | None) -> set[int]:
-    """The tokens that end an answer: those that the model names and the usual ones that its tokenizer has."""
+def ends_of(known: dict[str, int], said: int | list[int] | None) -> set[int]:
+    """The tokens that end an answer: those that the model names and the usual ones of what its tokenizer added."""
     named = [said] if isinstance(said, int) else list(said or [])
-    known = tokenizer.get_added_vocab()
     return {*named, *(known[one] for one in STOPS if one in known)}
 
 

@@ -1,5 +1,7 @@
 """MatMulNBits: what ONNX Runtime reads back in a clean process answers as the integers mean, with a cache too."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -179,3 +181,26 @@ def test_what_the_graph_cannot_be_built_of_is_refused(tmp_path: Path) -> None:
             nbits_fit.check_config(config.to_dict())
     said = str(nbits_fit.too_large(2.1e9))
     assert "would have 2.1 GB but one ONNX file holds less than 2: choose export/gguf" in said
+
+
+def test_texts_and_chats_become_what_transformers_makes_of_them(tmp_path: Path) -> None:
+    source = rounded(tmp_path, {"proj": "q4_0"})
+    exported(source, tmp_path / "out")
+    one, other = runtime.open_model(tmp_path / "out", "onnxruntime"), runtime.open_model(source, "transformers")
+    said = [{"role": "user", "content": TEXTS[0]}]
+    assert one.context == other.context and one.chat(said) == other.chat(said)
+    for text in (*TEXTS, "na\u00efve \u4e2d\u6587 <|im_end|> the"):
+        assert one.ids(text) == other.ids(text) and one.text(one.ids(text)) == other.text(other.ids(text))
+
+
+def test_a_clean_process_needs_no_torch(tmp_path: Path) -> None:
+    exported(rounded(tmp_path, {"proj": "q4_0"}), tmp_path / "out")
+    code = (
+        "import sys; from pathlib import Path; from tasks.generate.runtime import open_model; "
+        "one = open_model(Path(sys.argv[1]), 'onnxruntime'); print(len(list(one.stream(one.ids('the fox'), 3)))); "
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "out"], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[1] == "False" and 0 < int(done.stdout.split()[0]) <= 3
+    found, library = answers.in_clean_process("matmul_nbits", tmp_path / "out", TEXTS)
+    assert library.startswith("onnxruntime ") and found.shape[1] == 288
