@@ -32,27 +32,28 @@ from registry.records import ShrinkError
 from tasks import answers
 from tasks.export.compressed_tensors import CompressedTensorsConfig
 from tasks.export.gguf import GgufConfig
-from tasks.generate import header, lm
+from tasks.export.matmul_nbits import MatmulNbitsConfig
+from tasks.generate import families, header, lm, nbits_fit
 from tests.tasks.generate import decoders
 
 PAGE = Path(__file__).with_suffix(".md")
 DOCUMENTS = 60
-NEAR = 1e-4  # how far a GGUF file's logits may be from those of what it was made of
+NEAR = 1e-4  # how far the logits of a GGUF file or an ONNX graph may be from those of what it was made of
 HALF = 2e-2  # the same of compressed-tensors, whose plain numbers are halves
 FAMILY = "llama"  # that is walked with every kind of tokenizer
 INTRODUCTION = """\
 # Which decoders go through which stages
 
 {works} the whole recipe ran; {alone} the stage ran, but no recipe has it today: recipes end with a GGUF file, which is
-not written of this family, as the last column says. A number is a refusal, in one sentence and before anything is
+not written of this family, as column `gguf` says. A number is a refusal, in one sentence and before anything is
 trained: the sentences are [below](#refusals).
 
 Written by `python -m benchmarks.decoder_families`, which takes a tiny random decoder of each of {known} families, with
 byte-level BPE, and for each cell a recipe that has this stage behind those that it needs. What each stage left was read
-back, its numbers are finite, and it writes with a cache as without one; a GGUF file, read back, answers as what it is
-made of, to {near}, and compressed-tensors (an extra), whose plain numbers are halves, to {half}. Each recipe went
-through `preflight`, with which `shrink plan` and `shrink run` begin. Quality is no subject here: random decoders have
-none."""
+back, its numbers are finite, and it writes with a cache as without one; a GGUF file and an ONNX graph of MatMulNBits,
+read back, answer as what they are made of, to {near}, and compressed-tensors (an extra), whose plain numbers are
+halves, to {half}. Each recipe went through `preflight`, with which `shrink plan` and `shrink run` begin. Quality is no
+subject here: random decoders have none."""
 NOTES = {
     "The teacher and its answers": "The student that answers itself had lost the pieces that the data does not use.",
     "distill": "Behind the teacher's answers; `tokens` after prune/depth, `rounded` after quantize/rtn.",
@@ -66,7 +67,8 @@ byte fallback that of Llama 2, Mistral 7B, Gemma and Phi-3."""
 
 def make_sources(work: Path, family: str, pieces: str = decoders.TOKENIZERS[0]) -> dict[str, Path]:
     """Teacher and data of a recipe, by the names that its steps have for them."""
-    decoders.folder(work / "teacher", family, pieces)
+    heads = {"head_dim": nbits_fit.HEADS} if family in families.NBITS else {}
+    decoders.folder(work / "teacher", family, pieces, **heads)
     words = " ".join(decoders.LEARNT).split()
     texts = [" ".join(words[(at * step + step) % len(words)] for step in range(1, 60)) for at in range(DOCUMENTS)]
     rows = [json.dumps({"id": f"{at}", "text": f"{text} {at}."}) for at, text in enumerate(texts)]
@@ -102,11 +104,11 @@ def check(step: Step, inputs: dict[str, Path], out: Path) -> None:
     check_finite(step, out)
     if step.config.writes[1] == "lm":
         check_writing(step, out)
-    if isinstance(step.config, GgufConfig | CompressedTensorsConfig):
+    if isinstance(step.config, GgufConfig | CompressedTensorsConfig | MatmulNbitsConfig):
         (source,) = inputs.values()
         texts, form = ["the quick brown fox", "over the lazy dog"], step.config.writes[1]
         found, expected = answers.answers(cast(answers.Format, form), out, texts), answers.answers("lm", source, texts)
-        if np.abs(found - expected).max() > (NEAR if form == "gguf" else HALF):
+        if np.abs(found - expected).max() > (HALF if form == "compressed_tensors" else NEAR):
             raise RuntimeError(f"{step.name} is {np.abs(found - expected).max()} away from what it was made of")
 
 

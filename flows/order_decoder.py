@@ -10,7 +10,7 @@ from tasks.export.gguf import GgufConfig
 from tasks.generate.choices import GGUF_GRIDS, gguf_missing, integers_missing
 from tasks.generate.correct import CorrectConfig
 from tasks.generate.top_k import LabelTopKConfig
-from tasks.kinds import RoundDecoders
+from tasks.kinds import PackIntegers, RoundDecoders
 from tasks.prune.merges import PruneMergesConfig
 
 if TYPE_CHECKING:
@@ -45,17 +45,17 @@ def check_rounding(recipe: "Recipe") -> None:
 
 
 def check_integers(recipe: "Recipe") -> None:
-    """Refuse compressed-tensors of a student whose layers are not rounded, or to grids with a free zero."""
-    rounded: tuple[str, str | None] | None = None
+    """Refuse to pack integers of a student whose layers are not rounded, or to grids that the format cannot hold."""
+    rounded: tuple[str, RoundDecoders] | None = None
     for number, stage in enumerate(recipe.stages, start=1):
         where = units.numbered(number, stage)
         if isinstance(stage, RoundDecoders):
-            rounded = where, integers_missing(stage)
-        elif isinstance(stage, CompressedTensorsConfig) and rounded is None:
+            rounded = where, stage
+        elif isinstance(stage, PackIntegers) and rounded is None:
             raise ShrinkError(f"recipe '{recipe.name}': {where} packs integers, which no quantize stage made; add one.")
-        elif isinstance(stage, CompressedTensorsConfig) and rounded and rounded[1]:
+        elif isinstance(stage, CompressedTensorsConfig) and rounded and (grid := integers_missing(rounded[1])):
             raise ShrinkError(
-                f"recipe '{recipe.name}': {rounded[0]} rounds to {rounded[1]}, which the compressed-tensors of {where} "
+                f"recipe '{recipe.name}': {rounded[0]} rounds to {grid}, which the compressed-tensors of {where} "
                 "cannot hold; choose among q4_0, q5_0, q8_0 and integers such as int4_g64."
             )
 

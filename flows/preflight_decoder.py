@@ -8,7 +8,8 @@ from flows.recipe import Recipe
 from registry.records import ShrinkError
 from tasks import tables
 from tasks.export.gguf import GgufConfig
-from tasks.generate import documents, gguf_fit, header
+from tasks.export.matmul_nbits import MatmulNbitsConfig
+from tasks.generate import documents, gguf_fit, header, nbits_fit
 from tasks.generate.documents import DocumentsConfig
 
 
@@ -30,8 +31,8 @@ def preflight(recipe: Recipe, teacher: Path, data: Path, others: Mapping[str, Pa
         )
     sizes_decoder.check_stages(recipe, decoder)
     for number, stage in enumerate(recipe.stages, start=1):
-        if isinstance(stage, GgufConfig):
-            check_export(units.numbered(number, stage), teacher)
+        if isinstance(stage, GgufConfig | MatmulNbitsConfig):
+            check_export(units.numbered(number, stage), stage, teacher)
     have = sum(len(row["text"].encode()) for row in parts["train"])  # a token has a byte at least
     for number, stage in enumerate(recipe.stages, start=1):
         blocks, length = sizes_decoder.calibrated(stage)
@@ -42,9 +43,9 @@ def preflight(recipe: Recipe, teacher: Path, data: Path, others: Mapping[str, Pa
             )
 
 
-def check_export(where: str, teacher: Path) -> None:
-    """Refuse a family or a tokenizer that no GGUF file can be written of."""
+def check_export(where: str, stage: GgufConfig | MatmulNbitsConfig, teacher: Path) -> None:
+    """Refuse a family, a tokenizer or a setting of it that an export does not know."""
     try:
-        gguf_fit.check(teacher)
+        (gguf_fit if isinstance(stage, GgufConfig) else nbits_fit).check(teacher)
     except ShrinkError as error:
         raise ShrinkError(f"{where}: {error}") from None

@@ -9,6 +9,7 @@ from pathlib import Path
 from flows.amounts import BARE, FORWARD, TORCH, TRAINING, Forecast, Made
 from flows.recipe import Recipe
 from registry.records import directory_bytes
+from tasks.export.matmul_nbits import MatmulNbitsConfig
 from tasks.generate import choices, documents, header
 from tasks.generate.documents import DocumentsConfig
 from tasks.generate.header import Decoder
@@ -34,6 +35,7 @@ class CountedDocuments:
             self.sizes["second"] = sum(len(row["text"].encode()) for row in documents.thinned(read, recipe.data.limit))
             self.rows += len(read)
         self.max_length = recipe.data.max_length
+        self.rounding = next((one for one in reversed(recipe.stages) if isinstance(one, RoundDecoders)), None)
         self.source = Made(format="source", bytes=directory_bytes(model), weights=self.decoder.parameters)
 
     def tokens(self, *names: str) -> float:
@@ -67,6 +69,7 @@ def foretell(config: AnyStageConfig, inputs: dict[str, Made], counted: CountedDo
         case "export":
             packed = config.writes[1] == "packed"  # whose zeros are not known yet
             bits = 32.0 if packed else model.bits or HALF_BITS
+            bits = in_blocks(config, bits, counted) if isinstance(config, MatmulNbitsConfig) else bits
             size = round(bits * weights / 8) + decoder.tokenizer_bytes
             made = Made(format=config.writes[1], bytes=size, weights=model.weights)
             return Forecast(made=made, work=START + 2e-8 * weights, ram_mb=held, parallel=False)
@@ -101,6 +104,16 @@ def rounded(config: RoundDecoders, decoder: Decoder) -> float:
     assert config.grid is not None
     tables = decoder.tables / decoder.parameters
     return choices.bits_of(config.grid) * (1 - tables) + choices.bits_of(config.embedding or "q8_0") * tables
+
+
+def in_blocks(config: MatmulNbitsConfig, bits: float, counted: CountedDocuments) -> float:
+    """Bits a weight of a graph of MatMulNBits; of a target a mix of 4-bit and 8-bit blocks of as many bits."""
+    rounding, split = counted.rounding, config.activations == "float"
+    if rounding is None or rounding.grid is None:
+        return BLOCK_BITS + (TABLE_BITS - BLOCK_BITS) * min(1.0, max(0.0, bits - BLOCK_BITS))
+    table, tables = rounding.embedding or "q8_0", counted.decoder.tables / counted.decoder.parameters
+    held = [choices.nbits_of(one, split) for one in (rounding.grid, table)]
+    return held[0] * (1 - tables) + held[1] * tables
 
 
 def kept(decoder: Decoder, layers: int | None) -> float:

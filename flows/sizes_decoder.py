@@ -10,7 +10,8 @@ from flows import roles, units
 from flows.recipe import Recipe
 from registry.records import ShrinkError
 from tasks.export.compressed_tensors import CompressedTensorsConfig
-from tasks.generate import choices, families
+from tasks.export.matmul_nbits import MatmulNbitsConfig
+from tasks.generate import choices, families, nbits_fit
 from tasks.generate.adopt import AdoptDecoderConfig
 from tasks.generate.choices import RoundingConfig
 from tasks.generate.correct import CorrectConfig
@@ -81,6 +82,8 @@ def after(where: str, stage: AnyChainConfig, held: dict[str, Decoder]) -> Decode
             check_groups(where, f"pattern {stage.pattern}", stage.pair[1], inputs(student).values())
         case CompressedTensorsConfig() if reason := families.unpacked(student.family):
             raise ShrinkError(f"{where}: {reason}")
+        case MatmulNbitsConfig():
+            check_graph(where, student)
         case RoundingConfig():
             check_grids(where, stage, student)
     return student
@@ -150,6 +153,14 @@ def inputs(student: Decoder) -> dict[str, int]:
 def tables(student: Decoder) -> dict[str, int]:
     """The same of the embedding and the head."""
     return dict.fromkeys(families.TABLES.get(student.family, families.TABLES["llama"]), student.width)
+
+
+def check_graph(where: str, student: Decoder) -> None:
+    """Refuse a family that export/matmul_nbits does not build, and one that even in 4 bits is too large for a file."""
+    if reason := families.without_nbits(student.family) or nbits_fit.without_heads(student.family, student.head):
+        raise ShrinkError(f"{where}: {reason}")
+    if student.least and (reason := nbits_fit.too_large(student.parameters / 2)):  # it was not cut
+        raise ShrinkError(f"{where}: {reason}")
 
 
 def check_grids(where: str, stage: RoundingConfig, student: Decoder) -> None:

@@ -15,12 +15,27 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-Format = Literal["torch", "packed", "onnx", "openvino", "executorch", "lm", "gguf", "llama_cpp", "compressed_tensors"]
+from tasks.generate.runtime import AnyRuntime
+
+Format = Literal[
+    "torch",
+    "packed",
+    "onnx",
+    "openvino",
+    "executorch",
+    "lm",
+    "gguf",
+    "llama_cpp",
+    "compressed_tensors",
+    "matmul_nbits",
+]
 LIBRARIES: dict[Format, str] = {  # others are of that name
     **{"torch": "torch", "packed": "torch", "onnx": "onnxruntime"},
     **{"lm": "transformers", "gguf": "transformers", "llama_cpp": "llama_cpp_python"},
     "compressed_tensors": "compressed-tensors",
+    "matmul_nbits": "onnxruntime",
 }
+RUNTIMES: dict[Format, AnyRuntime] = {"llama_cpp": "llama_cpp", "matmul_nbits": "onnxruntime"}  # else transformers
 TOKENS = 64  # of a document at most, of which a model that writes answers each
 
 
@@ -48,7 +63,7 @@ def answers(form: Format, directory: Path, texts: Sequence[Any]) -> NDArray[np.f
             from tasks.export import executorch
 
             return executorch.predict(directory, texts)
-        case "lm" | "gguf" | "llama_cpp" | "compressed_tensors":
+        case "lm" | "gguf" | "llama_cpp" | "compressed_tensors" | "matmul_nbits":
             return by_writer(form, directory, texts)
 
 
@@ -56,7 +71,7 @@ def by_writer(form: Format, directory: Path, texts: Sequence[str]) -> NDArray[np
     """Logits [tokens, pieces] of a model that writes: each token of every document's beginning, one below the other."""
     from tasks.generate import runtime
 
-    opened = runtime.open_model(directory, "llama_cpp" if form == "llama_cpp" else "transformers")
+    opened = runtime.open_model(directory, RUNTIMES.get(form, "transformers"))
     return np.concatenate([opened.logits(opened.ids(text)[:TOKENS]) for text in texts])
 
 

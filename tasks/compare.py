@@ -27,7 +27,7 @@ class CompareConfig(BaseModel):
     model_config = STRICT
     reads: ClassVar[dict[str, str]] = {
         "source": "torch|onnx|lm",
-        "export": "onnx|packed|openvino|executorch|gguf|llama_cpp|compressed_tensors",
+        "export": "onnx|packed|openvino|executorch|gguf|llama_cpp|compressed_tensors|matmul_nbits",
         "data": "rows",
     }
     writes: ClassVar[tuple[str, str]] = ("comparison", "comparison")

@@ -27,6 +27,7 @@ from tasks.evaluate import EvaluateConfig
 from tasks.export.compressed_tensors import CompressedTensorsConfig
 from tasks.export.executorch import ExecutorchConfig
 from tasks.export.gguf import GgufConfig
+from tasks.export.matmul_nbits import MatmulNbitsConfig
 from tasks.export.onnx import OnnxConfig
 from tasks.export.openvino import OpenvinoConfig
 from tasks.export.packed import PackedConfig
@@ -104,7 +105,8 @@ PruneZeros = PruneMagnitudeConfig | PruneWandaConfig | PruneGradualConfig | Prun
 PruneDecoders = PruneDepthConfig | PruneWidthConfig | PruneGroupedConfig | PruneMergesConfig
 PruneMethods = PruneStructuredConfig | PruneVocabularyConfig | PruneLowRankConfig | PruneZeros | PruneDecoders
 ExportEncoders = OnnxConfig | PackedConfig | OpenvinoConfig | ExecutorchConfig
-ExportMethods = ExportEncoders | GgufConfig | CompressedTensorsConfig
+PackIntegers = CompressedTensorsConfig | MatmulNbitsConfig
+ExportMethods = ExportEncoders | GgufConfig | PackIntegers
 RoundDecoders = RtnConfig | GptqConfig | AwqConfig
 QuantizeGraphs = Int8DynamicConfig | Int8StaticConfig | Int4WeightOnlyConfig | SmoothConfig
 QuantizeMethods = QuantizeGraphs | RoundDecoders

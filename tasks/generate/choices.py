@@ -37,6 +37,28 @@ def bits_of(name: str) -> float:
     return 16.0 if name == KEPT else dict(zip(GGUF_GRIDS, GGUF_BITS, strict=True))[name]
 
 
+def block_of(group: int) -> int | None:
+    """The block of MatMulNBits (a power of two from 16 to 128) whose multiple a group is; None of another group."""
+    return next((size for size in (128, 64, 32, 16) if group % size == 0), None)
+
+
+def nbits_of(name: str, split: bool) -> float:
+    """The same in MatMulNBits' blocks, which hold 4 or 8 bits, or (unless `split`: products of floats) 2."""
+    said = integers(name)
+    if said is None and name == KEPT:
+        return 16.0
+    bits, group, symmetric = said or Integers(int(name[1]), 32, True)
+    held = held_of(bits, split)
+    planes = 2 if split and held == 8 else 1
+    zeros = held if not symmetric else 4 if planes == 2 else 0  # of the lower plane they are written out
+    return held + (16 + zeros) / (block_of(group) or group) + (16 / group if name in FREE else 0)
+
+
+def held_of(bits: int, split: bool) -> int:
+    """Bits of all planes of integers of so many bits: products of floats have none of 2."""
+    return next(size for size in ((4, 8) if split else (2, 4, 8)) if bits <= size)
+
+
 def known_grid(name: str) -> str:
     """The name of a grid that there is."""
     if name not in GGUF_GRIDS and integers(name) is None:

@@ -42,6 +42,8 @@ TIED_HEADS = ("gpt2", "opt")  # the size of a head follows from the width, and a
 ACROSS = ("gpt2",)  # weights lie as [inputs, outputs]
 SCALED = ("gemma", "gemma2", "gemma3_text")  # the embedding is multiplied by the root of the width
 
+NBITS = ("llama", "mistral", "qwen2", "qwen3")  # that export/matmul_nbits builds
+
 
 def unknown(family: str) -> str | None:
     """Why a family cannot be cut inside of its layers; None where it can."""
@@ -64,3 +66,10 @@ def unpacked(family: str) -> str | None:
     if family in ACROSS:
         return f"compressed-tensors packs rows of linear layers, which a '{family}' has the other way round: drop it."
     return None
+
+
+def without_nbits(family: str) -> str | None:
+    """Why export/matmul_nbits cannot build a family; None where it can."""
+    if family in NBITS:
+        return None
+    return f"export/matmul_nbits does not build a '{family}': known are {', '.join(NBITS)}; choose another export."

@@ -1,6 +1,6 @@
-"""Opens a language model's folder to read and write with it: in transformers (float32) or in llama.cpp.
+"""Opens a language model's folder to read and write with it: in transformers (float32), llama.cpp or ONNX Runtime.
 
-Both give the same ids of a text, and logits of the same weights; llama.cpp rounds what flows between its products to 8
+All give the same ids of a text, and logits of the same weights; llama.cpp rounds what flows between its products to 8
 bits where weights are blocks of integers, so that its logits are near and not the same.
 """
 
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from registry.records import ShrinkError
 from tasks import layout
 
-Runtime = Literal["transformers", "llama_cpp"]
+Runtime = Literal["transformers", "llama_cpp"]  # that read what is served
+AnyRuntime = Literal["transformers", "llama_cpp", "onnxruntime"]
 MODEL = "model.gguf"
 STOPS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "</s>", "<end_of_turn>")  # llama.cpp's, too
 
@@ -30,10 +31,11 @@ class Opened(NamedTuple):
     context: int
 
 
-def open_model(directory: Path, runtime: Runtime, threads: int = 1) -> Opened:
-    """Open an `lm` or a `gguf` folder; raises ShrinkError for one that the runtime does not read.
+def open_model(directory: Path, runtime: AnyRuntime, threads: int = 1) -> Opened:
+    """Open an `lm`, a `gguf` or (in ONNX Runtime) a `matmul_nbits` folder.
 
-    Asking for more tokens than the context has raises ShrinkError, too, before anything is computed.
+    Raises ShrinkError for one that the runtime does not read. Asking for more tokens than the context has raises
+    ShrinkError, too, before anything is computed.
     """
     match runtime:
         case "transformers":
@@ -42,6 +44,10 @@ def open_model(directory: Path, runtime: Runtime, threads: int = 1) -> Opened:
             from tasks.generate import llama
 
             return llama.opened(directory, threads)
+        case "onnxruntime":
+            from tasks.generate import onnx_reader
+
+            return onnx_reader.opened(directory, threads)
 
 
 def by_transformers(directory: Path, threads: int) -> Opened:
@@ -50,7 +56,10 @@ def by_transformers(directory: Path, threads: int) -> Opened:
 
     torch.set_num_threads(threads)
     model, tokenizer = loaded(directory)
-    context, ends = int(model.config.max_position_embeddings), ends_of(tokenizer, model.config.eos_token_id)
+    context, ends = (
+        int(model.config.max_position_embeddings),
+        ends_of(tokenizer.get_added_vocab(), model.config.eos_token_id),
+    )
 
     def logits(ids: list[int]) -> NDArray[np.float32]:
         fitting(len(ids), context)
@@ -100,10 +109,9 @@ def fitting(count: int, context: int) -> None:
         raise ShrinkError(f"the prompt has {count} tokens but the model reads {context}: shorten it.")
 
 
-def ends_of(tokenizer: Any, said: int | list[int] | None) -> set[int]:
-    """The tokens that end an answer: those that the model names and the usual ones that its tokenizer has."""
+def ends_of(known: dict[str, int], said: int | list[int] | None) -> set[int]:
+    """The tokens that end an answer: those that the model names and the usual ones of what its tokenizer added."""
     named = [said] if isinstance(said, int) else list(said or [])
-    known = tokenizer.get_added_vocab()
     return {*named, *(known[one] for one in STOPS if one in known)}
 
 

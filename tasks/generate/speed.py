@@ -13,13 +13,13 @@ import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast, get_args
 
 import numpy as np
 
 from registry.records import Speed
 from tasks.bench import own_peak_mb
-from tasks.generate.runtime import Opened, Runtime, open_model
+from tasks.generate.runtime import AnyRuntime, Opened, open_model
 
 PROMPT, QUESTION, WRITTEN = 256, 32, 32  # tokens of a long prompt, of a short one, and of what is written behind it
 
@@ -28,7 +28,7 @@ class Subject(NamedTuple):
     """A model's folder and what runs it."""
 
     directory: Path
-    runtime: Runtime
+    runtime: AnyRuntime
 
 
 class Timed(NamedTuple):
@@ -118,8 +118,8 @@ def peak_rss_mb(subject: Subject) -> float | None:
 
 def main() -> None:
     """Load the model of the arguments (folder, runtime), read a long prompt, write behind it, print the peak memory."""
-    runtime: Runtime = "llama_cpp" if sys.argv[2] == "llama_cpp" else "transformers"
-    model = open_model(Path(sys.argv[1]), runtime)
+    known: tuple[AnyRuntime, ...] = get_args(AnyRuntime)
+    model = open_model(Path(sys.argv[1]), known[known.index(cast(AnyRuntime, sys.argv[2]))])
     ids = model.ids("The quick brown fox jumps over the lazy dog, and the dog sleeps on. " * 40)
     long, _ = sizes(model)
     for _ in model.stream(part(ids, 0, long - 1), min(WRITTEN, model.context - long)):

@@ -53,7 +53,7 @@ def text_of(number: int) -> str:
 @pytest.fixture(scope="module")
 def tiny_writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny-writer")
-    decoders.folder(folder / "teacher")
+    decoders.folder(folder / "teacher", head_dim=16)
     (folder / "data").mkdir()
     lines = [json.dumps({"text": text_of(number)}) for number in range(60)]
     (folder / "data" / "texts.jsonl").write_text("\n".join(lines), encoding="utf-8")
@@ -122,6 +122,7 @@ LESSONS: list[dict[str, Any]] = [
 ]
 if find_spec("compressed_tensors"):
     LESSONS.append({"kind": "export", "method": "compressed_tensors"})
+LESSONS.append({"kind": "export", "method": "matmul_nbits"})
 CUTS: list[dict[str, Any]] = [
     {"kind": "prune", "method": "merges", "min_count": 1000},
     {"kind": "prune", "method": "sparse", "sparsity": 0.1, "calibration_blocks": 4, "calibration_length": 16},
@@ -141,10 +142,12 @@ def test_stages_that_teach_and_stages_that_cut_go_through_one_run(
     seen = json.loads(shrink(servers_home, "show", f"tiny-{name}@1", "--json").stdout)
     ran = [(one["kind"], one["method"]) for one in seen["stages"] if one["kind"] != "compare"]
     assert [(one["kind"], one.get("method")) for one in stages] == ran[3 : 3 + len(stages)]
-    held = {one["export"]: one for one in seen["exports"] if one["export"] in ("packed", "compressed_tensors")}
-    assert set(held) == {one.get("method") for one in stages} & {"packed", "compressed_tensors"}
+    beside = {"packed", "compressed_tensors", "matmul_nbits"}
+    held = {one["export"]: one for one in seen["exports"] if one["export"] in beside}
+    assert set(held) == {one.get("method") for one in stages} & beside
     assert "packed" not in held or held["packed"]["largest"] == 0.0
-    assert "compressed_tensors" not in held or held["compressed_tensors"]["agreement"] > 0.99
+    assert all(one["agreement"] > 0.99 for one in held.values())
+    assert "matmul_nbits" not in held or held["matmul_nbits"]["largest"] < 1e-3, "it has the same integers"
     assert seen["bytes"]["ratio"] > 1 and seen["perplexity"]["student"] > 1
     left_out = seen["writing"]["left_out"]
     assert ("top1_agreement" in left_out) == (name == "cuts"), "the pieces of another vocabulary are not compared"
@@ -197,6 +200,7 @@ def test_what_cannot_go_through_is_refused_before_any_work(tiny_writer: Path) ->
 
 TOP_K, TOKENS = {"kind": "label", "method": "top_k"}, {"kind": "distill", "method": "tokens"}
 RTN, PACKED = {"kind": "quantize", "method": "rtn"}, {"kind": "export", "method": "compressed_tensors"}
+NBITS = {"kind": "export", "method": "matmul_nbits"}
 MERGES, HALF = {"kind": "prune", "method": "merges"}, {"kind": "prune", "method": "sparse"}
 
 
@@ -217,6 +221,7 @@ MERGES, HALF = {"kind": "prune", "method": "merges"}, {"kind": "prune", "method"
         ),
         ([PACKED], r"stage 2 \(export/compressed_tensors\) packs integers, which no quantize stage made; add one"),
         ([RTN | {"grid": "q5_1"}, PACKED], r"stage 2 \(quantize/rtn\) rounds to q5_1, which the compressed-tensors of"),
+        ([NBITS], r"stage 2 \(export/matmul_nbits\) packs integers, which no quantize stage made; add one"),
         ([RTN | {"target": 5.0}, PACKED], r"stage 2 \(quantize/rtn\) rounds to what its target buys"),
         ([TOKENS], r"stage 2 \(distill/tokens\) needs labels as top_k, but it is not made yet there"),
         ([{"kind": "quantize", "method": "rtn"}], "grid and target are two ways to say how much is kept"),
@@ -250,6 +255,16 @@ def test_groups_that_do_not_divide_and_models_that_gguf_cannot_hold_are_refused_
         match=r"^stage 2 \(quantize/rtn\): target is 4\.6 but the smallest grids take \d\.\d\d bits a weight: r",
     ):
         preflight(loaded(tiny_writer, stages=[ADOPT, low, EXPORT]), tiny_writer / "teacher", data, {"second": data})
+    narrow = loaded(tiny_writer, stages=[ADOPT, RTN | {"grid": "q4_0"}, NBITS, EXPORT])
+    decoders.folder(tmp_path / "narrow")
+    with pytest.raises(
+        ShrinkError, match=r"^stage 3 \(export/matmul_nbits\): .* it has heads of 8 numbers, no multiple"
+    ):
+        preflight(narrow, tmp_path / "narrow", data, {"second": data})
+    turned = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    decoders.folder(tmp_path / "turned", head_dim=16, rope_parameters=turned)
+    with pytest.raises(ShrinkError, match=r"^stage 3 \(export/matmul_nbits\): .* it has rope_type dynamic; choose"):
+        preflight(narrow, tmp_path / "turned", data, {"second": data})
     decoders.folder(tmp_path / "teacher", "opt")
     with pytest.raises(ShrinkError, match="no GGUF is written of a 'opt': known are llama"):
         preflight(loaded(tiny_writer), tmp_path / "teacher", data, {"second": data})

@@ -106,7 +106,7 @@ def tokenizer_of(kind: str) -> Any:
     return made
 
 
-def folder(where: Path, family: str = "llama", pieces: str = TOKENIZERS[0]) -> Path:
+def folder(where: Path, family: str = "llama", pieces: str = TOKENIZERS[0], **sizes: Any) -> Path:
     """A tiny decoder with a tokenizer and a chat template, as transformers saves them."""
     import transformers as t
 
@@ -116,6 +116,6 @@ def folder(where: Path, family: str = "llama", pieces: str = TOKENIZERS[0]) -> P
     fast.chat_template = "{% for one in messages %}{{ one['content'] }} {% endfor %}"
     fast.save_pretrained(where)
     torch.manual_seed(0)
-    sizes = {"vocab_size": made.get_vocab_size(), "max_position_embeddings": 512}
-    build(config_of(family, **sizes)).save_pretrained(where)
+    own = {"vocab_size": made.get_vocab_size(), "max_position_embeddings": 512, **sizes}
+    build(config_of(family, **own)).save_pretrained(where)
     return where
