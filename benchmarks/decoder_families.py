@@ -33,6 +33,7 @@ from tasks import answers
 from tasks.export.compressed_tensors import CompressedTensorsConfig
 from tasks.export.gguf import GgufConfig
 from tasks.generate import header, lm
+from tasks.quantize.llama_cpp import LlamaCppConfig
 from tests.tasks.generate import decoders
 
 PAGE = Path(__file__).with_suffix(".md")
@@ -108,6 +109,8 @@ def check(step: Step, inputs: dict[str, Path], out: Path) -> None:
         found, expected = answers.answers(cast(answers.Format, form), out, texts), answers.answers("lm", source, texts)
         if np.abs(found - expected).max() > (NEAR if form == "gguf" else HALF):
             raise RuntimeError(f"{step.name} is {np.abs(found - expected).max()} away from what it was made of")
+    if isinstance(step.config, LlamaCppConfig) and not np.isfinite(answers.answers("gguf", out, ["the dog"])).all():
+        raise RuntimeError(f"{step.name} left a file whose answers are no numbers")
 
 
 def check_writing(step: Step, out: Path) -> None:

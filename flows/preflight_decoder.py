@@ -10,6 +10,7 @@ from tasks import tables
 from tasks.export.gguf import GgufConfig
 from tasks.generate import documents, gguf_fit, header
 from tasks.generate.documents import DocumentsConfig
+from tasks.quantize.llama_cpp import LlamaCppConfig
 
 
 def preflight(recipe: Recipe, teacher: Path, data: Path, others: Mapping[str, Path]) -> None:
@@ -30,7 +31,7 @@ def preflight(recipe: Recipe, teacher: Path, data: Path, others: Mapping[str, Pa
         )
     sizes_decoder.check_stages(recipe, decoder)
     for number, stage in enumerate(recipe.stages, start=1):
-        if isinstance(stage, GgufConfig):
+        if isinstance(stage, GgufConfig | LlamaCppConfig):
             check_export(units.numbered(number, stage), teacher)
     have = sum(len(row["text"].encode()) for row in parts["train"])  # a token has a byte at least
     for number, stage in enumerate(recipe.stages, start=1):

@@ -5,6 +5,7 @@ else is the worst of all exports.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,32 @@ def bits_per_weight(path: Path) -> float:
 
     tensors = GGUFReader(path).tensors
     return 8 * sum(int(one.n_bytes) for one in tensors) / sum(int(one.n_elements) for one in tensors)
+
+
+def weights_by_block(path: Path) -> dict[str, int]:
+    """How many weights of a GGUF file that was looked through lie in each kind of block, by GGUF's name of it."""
+    from gguf import GGUFReader
+
+    found: dict[str, int] = {}
+    for one in GGUFReader(path).tensors:
+        found[one.tensor_type.name] = found.get(one.tensor_type.name, 0) + int(one.n_elements)
+    return dict(sorted(found.items()))
+
+
+def namer(family: str, layers: int) -> Callable[[str], str]:
+    """What GGUF calls a weight of a family by transformers' name; ShrinkError for one that it has no name for."""
+    import gguf
+
+    kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
+    names = gguf.get_tensor_name_map(kinds[FAMILIES[family]], layers)
+
+    def called(weight: str) -> str:
+        found = names.get_name(weight, try_suffixes=(".weight", ".bias"))
+        if found is None:
+            raise ShrinkError(f"GGUF has no name for the weight '{weight}': {INSTEAD}")
+        return str(found)
+
+    return called
 
 
 def described(folder: Path) -> dict[str, Any]:

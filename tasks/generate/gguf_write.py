@@ -42,16 +42,13 @@ def write(
     writer = gguf.GGUFWriter(path, gguf_fit.FAMILIES[config["model_type"]])
     sizes(writer, config)
     vocabulary(writer, folder, config)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
+    called = gguf_fit.namer(config["model_type"], config["num_hidden_layers"])
     found = parts(folder)
     for part in found:
-        name = names.get_name(part.name, try_suffixes=(".weight", ".bias"))
-        if name is None:
-            raise ShrinkError(f"GGUF has no name for the weight '{part.name}': choose another export.")
         kind = gguf.GGMLQuantizationType[kind_of(part, plain).upper()]
         block, size = gguf.GGML_QUANT_SIZES[kind]
         count = int(np.prod(part.shape)) // block * size
-        writer.add_tensor_info(name, part.shape, np.dtype(np.float32), count, raw_dtype=kind)
+        writer.add_tensor_info(called(part.name), part.shape, np.dtype(np.float32), count, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()

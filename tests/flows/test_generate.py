@@ -268,6 +268,7 @@ WRITING = [config for config in get_args(AnyStageConfig) if getattr(config, "tas
 GIVEN: dict[str, Any] = {
     "file": "texts.jsonl",
     "grid": "q4_0",
+    "type": "Q4_0",
     "keep": 2,
     "ffn": 32,
     "min_count": 1,

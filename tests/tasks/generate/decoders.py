@@ -106,8 +106,8 @@ def tokenizer_of(kind: str) -> Any:
     return made
 
 
-def folder(where: Path, family: str = "llama", pieces: str = TOKENIZERS[0]) -> Path:
-    """A tiny decoder with a tokenizer and a chat template, as transformers saves them."""
+def folder(where: Path, family: str = "llama", pieces: str = TOKENIZERS[0], **more: Any) -> Path:
+    """A tiny decoder with a tokenizer and a chat template, as transformers saves them; `more` sizes than usual."""
     import transformers as t
 
     where.mkdir(parents=True, exist_ok=True)
@@ -117,5 +117,5 @@ def folder(where: Path, family: str = "llama", pieces: str = TOKENIZERS[0]) -> P
     fast.save_pretrained(where)
     torch.manual_seed(0)
     sizes = {"vocab_size": made.get_vocab_size(), "max_position_embeddings": 512}
-    build(config_of(family, **sizes)).save_pretrained(where)
+    build(config_of(family, **sizes, **more)).save_pretrained(where)
     return where
