@@ -13,7 +13,8 @@ from registry.records import ShrinkError
 from tasks import layout
 from tasks.generate import gguf_check, gguf_tokenizer
 
-FAMILIES = {"llama": "llama", "mistral": "llama"}  # transformers' model_type to GGUF's architecture
+FAMILIES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}  # model_type: GGUF's architecture
+PAIRED = ("llama",)  # architectures whose rotation pairs neighbours: rows of queries and keys lie otherwise there
 BLOCKS = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0")  # grids that GGUF has blocks of
 INSTEAD = "choose another export."
 
@@ -43,13 +44,13 @@ def check_keys(keys: dict[str, Any], file: str) -> None:
 
 
 def check_family(config: dict[str, Any]) -> None:
-    """Refuse what llama.cpp's Llama does not compute."""
+    """Refuse what llama.cpp does not compute of a family."""
     family = config.get("model_type")
     if family not in FAMILIES:
         raise ShrinkError(f"no GGUF is written of a '{family}': known are {', '.join(FAMILIES)}.")
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
-    window = config.get("sliding_window")
+    window = config.get("sliding_window") if config.get("use_sliding_window", not family.startswith("qwen")) else None
     odd = {
         "attention_bias": config.get("attention_bias"),
         "mlp_bias": config.get("mlp_bias"),

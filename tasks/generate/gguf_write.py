@@ -1,7 +1,8 @@
 """Writes a language model's folder as one GGUF file for llama.cpp: weights, sizes, tokenizer and chat template.
 
-Rounded weights keep their integers; others are half precision, norms full. Llama's queries and keys are stored in
-another order of rows (its rotation pairs neighbours, transformers' pairs halves): whole rows move, nothing is computed.
+Rounded weights keep their integers; others are half precision, norms and biases full. Llama's queries and keys are
+stored in another order of rows (its rotation pairs neighbours, transformers' pairs halves): whole rows move, nothing is
+computed.
 """
 
 import contextlib
@@ -158,6 +159,8 @@ def part_of(name: str, known: dict[str, Any]) -> str:
 
 def reordered(rows: Any, name: str, config: dict[str, Any]) -> Any:
     """Rows of a query's or key's weight (or its integers, or scales) in GGUF's order; others as they are."""
+    if gguf_fit.FAMILIES[config["model_type"]] not in gguf_fit.PAIRED:
+        return rows
     heads = config["num_attention_heads"]
     counts = {"q_proj": heads, "k_proj": config.get("num_key_value_heads", heads)}
     kind = name.split(".")[-2] if "." in name else name
