@@ -17,7 +17,7 @@ EXPORT: Stage = {"kind": "export", "method": "onnx"}
 FINETUNE: Stage = {"kind": "finetune", "epochs": 1, "tuned_layers": ALL_LAYERS}
 VOCABULARY: Stage = {"kind": "prune", "method": "vocabulary", "transfer": False}
 INT8: Stage = {"kind": "quantize", "method": "int8_dynamic"}
-EXTRAS = ("export/openvino", "export/executorch", "export/compressed_tensors")
+EXTRAS = ("export/openvino", "export/executorch", "export/compressed_tensors", "quantize/llama_cpp")
 ADOPT: Stage = {"kind": "adopt", "method": "decoder"}
 GGUF: Stage = {"kind": "export", "method": "gguf", "plain": "f32"}
 FRESH: Stage = {"layers": 2, "heads": 2, "width": 16, "ffn": 32}
@@ -124,4 +124,5 @@ def stages_of(column: Column) -> list[Stage]:
 def closing(column: Column) -> list[Stage]:
     """What a recipe must end with, where it does not yet: a deployable."""
     last = GGUF if column.task == "generate" else EXPORT
-    return [] if last in stages_of(column) else [last]
+    stages = stages_of(column)
+    return [] if last in stages or stages[-1].get("method") == "llama_cpp" else [last]

@@ -34,6 +34,7 @@ from tasks.export.compressed_tensors import CompressedTensorsConfig
 from tasks.export.gguf import GgufConfig
 from tasks.export.matmul_nbits import MatmulNbitsConfig
 from tasks.generate import families, header, lm, nbits_fit
+from tasks.quantize.llama_cpp import LlamaCppConfig
 from tests.tasks.generate import decoders
 
 PAGE = Path(__file__).with_suffix(".md")
@@ -110,6 +111,8 @@ def check(step: Step, inputs: dict[str, Path], out: Path) -> None:
         found, expected = answers.answers(cast(answers.Format, form), out, texts), answers.answers("lm", source, texts)
         if np.abs(found - expected).max() > (HALF if form == "compressed_tensors" else NEAR):
             raise RuntimeError(f"{step.name} is {np.abs(found - expected).max()} away from what it was made of")
+    if isinstance(step.config, LlamaCppConfig) and not np.isfinite(answers.answers("gguf", out, ["the dog"])).all():
+        raise RuntimeError(f"{step.name} left a file whose answers are no numbers")
 
 
 def check_writing(step: Step, out: Path) -> None:

@@ -41,6 +41,7 @@ TABLES: dict[str, tuple[Column, ...]] = {  # a table's title and its columns
     "quantize and export": (
         *(column(f"quantize/{method}", grid="q4_0", **CALIBRATED) for method in ("rtn", "gptq", "awq")),
         column("quantize/gptq: a target", target=12.0, **CALIBRATED),
+        column("quantize/llama_cpp", type="Q4_0", **CALIBRATED),
         Column("export/gguf", GGUF, task="generate"),
         *(column("export/compressed_tensors", RTN), column("export/matmul_nbits", RTN)),
     ),

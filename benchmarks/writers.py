@@ -2,10 +2,11 @@
 
 Run: python -m benchmarks.writers TEACHER DATA [WAY …] --gguf F16.gguf [--files NAME=FILE.gguf …] [--oneshot PYTHON]
 (TEACHER, DATA: a finished run's folders of the teacher, a language model, and of its rows; F16.gguf: the teacher's
-export.) llama.cpp's own quantizer makes its files of F16.gguf (extra `llama-cpp`), NNCF its int4 graph for OpenVINO
-(extra `openvino`), llm-compressor its GPTQ W4A16 by PYTHON, an interpreter of an environment that has it: it asks for
-other versions than ours. Each way runs in a process of its own; memory is what it held at most above its imports.
-Perplexity is per token, of test documents in windows of 256 tokens, every model's weights as the numbers they mean.
+export.) llama.cpp's own quantizer makes its files of F16.gguf (extra `llama-cpp`), with an importance matrix of the
+same calibration text where a way says so, NNCF its int4 graph for OpenVINO (extra `openvino`), llm-compressor its GPTQ
+W4A16 by PYTHON, an interpreter of an environment that has it: it asks for other versions than ours. Each way runs in a
+process of its own; memory is what it held at most above its imports. Perplexity is per token, of test documents in
+windows of 256 tokens, every model's weights as the numbers they mean.
 """
 
 import argparse
@@ -23,14 +24,18 @@ from torch import Tensor
 
 from benchmarks.decoders import LENGTH, held
 from tasks.data import read_rows
-from tasks.generate import gguf_fit, gguf_read, lm, measures, text
+from tasks.generate import gguf_fit, gguf_read, llama_quantize, llama_types, lm, measures, text
+from tasks.quantize.llama_cpp import LlamaCppConfig, importance_of
 
-QUANTIZER = {
-    "llama.cpp Q8_0": 7,
-    "llama.cpp Q5_K_M": 17,
-    "llama.cpp Q5_0": 8,
-    "llama.cpp Q4_K_M": 15,
-    "llama.cpp Q4_0": 2,
+QUANTIZER: dict[str, tuple[llama_types.Name, bool]] = {  # its type, and whether inputs count by their size
+    "llama.cpp Q8_0": ("Q8_0", False),
+    "llama.cpp Q5_K_M": ("Q5_K_M", False),
+    "llama.cpp Q5_0": ("Q5_0", False),
+    "llama.cpp Q4_K_M": ("Q4_K_M", False),
+    "llama.cpp Q4_K_M with importance": ("Q4_K_M", True),
+    "llama.cpp IQ4_NL": ("IQ4_NL", False),
+    "llama.cpp IQ4_NL with importance": ("IQ4_NL", True),
+    "llama.cpp Q4_0": ("Q4_0", False),
 }
 OPENVINO, ONESHOT = "OpenVINO int4", "llm-compressor GPTQ W4A16"
 WAYS = (*QUANTIZER, OPENVINO, ONESHOT)
@@ -72,14 +77,13 @@ def of_file(file: Path, read: list[Tensor]) -> dict[str, Any]:
 
 
 def quantizer(way: str, at: argparse.Namespace, out: Path) -> dict[str, Any]:
-    """llama.cpp's own quantizer, without an importance matrix (its Python bindings make none)."""
-    import llama_cpp
-
-    params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype, params.nthread = QUANTIZER[way], at.threads
+    """llama.cpp's own quantizer, by our importance matrix where the way asks for one."""
+    name, weighed = QUANTIZER[way]
     before, start, file = held(), time.process_time(), out / "model.gguf"
-    if llama_cpp.llama_model_quantize(str(at.gguf).encode(), str(file).encode(), params):
-        raise RuntimeError(f"llama.cpp could not make {way}")
+    config = LlamaCppConfig(type=name, calibration_blocks=BLOCKS, calibration_length=LENGTH)
+    inputs = {"student": at.teacher, "data": at.data}
+    importance = importance_of(inputs, config, SEED) if weighed else None
+    llama_quantize.quantize(at.gguf, file, name, importance, at.threads, lambda done, of: None)
     return {"seconds": time.process_time() - start, "memory_mb": held("VmHWM") - before, "file": str(file)}
 
 

@@ -12,9 +12,12 @@ from tasks.generate.correct import CorrectConfig
 from tasks.generate.top_k import LabelTopKConfig
 from tasks.kinds import PackIntegers, RoundDecoders
 from tasks.prune.merges import PruneMergesConfig
+from tasks.quantize.llama_cpp import LlamaCppConfig
 
 if TYPE_CHECKING:
     from flows.recipe import Recipe
+
+Rounding = RoundDecoders | LlamaCppConfig
 
 
 def check(recipe: "Recipe") -> None:
@@ -36,12 +39,13 @@ def check_rounding(recipe: "Recipe") -> None:
         if isinstance(stage, DistillRoundedConfig):
             if not rounded:
                 raise ShrinkError(f"{said} teaches rounded weights, which no stage made yet; put it behind a quantize.")
-        elif isinstance(stage, RoundDecoders) and rounded:
+        elif isinstance(stage, Rounding) and rounded:
             raise ShrinkError(f"{said} rounds anew what {rounded} has rounded; leave one of them out.")
         elif rounded and stage.kind in {"prune", "distill"}:
             raise ShrinkError(f"{said} would undo what {rounded} has rounded; put it before that one.")
-        rounded = where if isinstance(stage, RoundDecoders) else rounded
-        changed = where if roles.role_of(stage) == "student" and stage.writes[1] == "lm" else changed
+        rounded = where if isinstance(stage, Rounding) else rounded
+        made = stage.writes[1] == "lm" or isinstance(stage, LlamaCppConfig)
+        changed = where if roles.role_of(stage) == "student" and made else changed
 
 
 def check_integers(recipe: "Recipe") -> None:

@@ -11,6 +11,7 @@ from tasks.export.gguf import GgufConfig
 from tasks.export.matmul_nbits import MatmulNbitsConfig
 from tasks.generate import documents, gguf_fit, header, nbits_fit
 from tasks.generate.documents import DocumentsConfig
+from tasks.quantize.llama_cpp import LlamaCppConfig
 
 
 def preflight(recipe: Recipe, teacher: Path, data: Path, others: Mapping[str, Path]) -> None:
@@ -31,7 +32,7 @@ def preflight(recipe: Recipe, teacher: Path, data: Path, others: Mapping[str, Pa
         )
     sizes_decoder.check_stages(recipe, decoder)
     for number, stage in enumerate(recipe.stages, start=1):
-        if isinstance(stage, GgufConfig | MatmulNbitsConfig):
+        if isinstance(stage, GgufConfig | LlamaCppConfig | MatmulNbitsConfig):
             check_export(units.numbered(number, stage), stage, teacher)
     have = sum(len(row["text"].encode()) for row in parts["train"])  # a token has a byte at least
     for number, stage in enumerate(recipe.stages, start=1):
@@ -46,6 +47,6 @@ def preflight(recipe: Recipe, teacher: Path, data: Path, others: Mapping[str, Pa
 def check_export(where: str, stage: GgufConfig | MatmulNbitsConfig, teacher: Path) -> None:
     """Refuse a family, a tokenizer or a setting of it that an export does not know."""
     try:
-        (gguf_fit if isinstance(stage, GgufConfig) else nbits_fit).check(teacher)
+        (nbits_fit if isinstance(stage, MatmulNbitsConfig) else gguf_fit).check(teacher)
     except ShrinkError as error:
         raise ShrinkError(f"{where}: {error}") from None

@@ -10,10 +10,11 @@ from flows.amounts import BARE, FORWARD, TORCH, TRAINING, Forecast, Made
 from flows.recipe import Recipe
 from registry.records import directory_bytes
 from tasks.export.matmul_nbits import MatmulNbitsConfig
-from tasks.generate import choices, documents, header
+from tasks.generate import choices, documents, header, llama_types
 from tasks.generate.documents import DocumentsConfig
 from tasks.generate.header import Decoder
 from tasks.kinds import AnyStageConfig, RoundDecoders
+from tasks.quantize.llama_cpp import LlamaCppConfig
 
 BYTES_A_TOKEN = 4.3
 START = 6.0  # seconds to import, load and save
@@ -88,7 +89,11 @@ def foretell(config: AnyStageConfig, inputs: dict[str, Made], counted: CountedDo
 
 def changed(config: AnyStageConfig, model: Made, weights: float, counted: CountedDocuments) -> Forecast:
     """A stage that rounds, prunes or trains: passes over so many tokens, and what the weights take then."""
-    bits = rounded(config, counted.decoder) if isinstance(config, RoundDecoders) else model.bits
+    bits = model.bits
+    if isinstance(config, RoundDecoders):
+        bits = rounded(config, counted.decoder)
+    elif isinstance(config, LlamaCppConfig):
+        bits = llama_types.bits(config.type, counted.decoder)
     size = (bits or 32.0) * weights / 8 + counted.decoder.tokenizer_bytes
     made = model.model_copy(update={"format": config.writes[1], "bytes": round(size), "bits": bits})
     trained = config.kind in {"distill", "correct"}
@@ -130,4 +135,6 @@ def read_by(config: AnyStageConfig, counted: CountedDocuments) -> float:
         return float(steps * getattr(config, "batch", 1) * length)
     if windows := getattr(config, "windows", None):
         return float(min(windows * length, counted.tokens("train")))
+    if not getattr(config, "importance", True):
+        return 0.0
     return float(getattr(config, "calibration_blocks", 0) * getattr(config, "calibration_length", 0))

@@ -11,7 +11,7 @@ from flows.recipe import Recipe
 from registry.records import ShrinkError
 from tasks.export.compressed_tensors import CompressedTensorsConfig
 from tasks.export.matmul_nbits import MatmulNbitsConfig
-from tasks.generate import choices, families, nbits_fit
+from tasks.generate import choices, families, llama_types, nbits_fit
 from tasks.generate.adopt import AdoptDecoderConfig
 from tasks.generate.choices import RoundingConfig
 from tasks.generate.correct import CorrectConfig
@@ -23,6 +23,7 @@ from tasks.prune.depth import PruneDepthConfig
 from tasks.prune.grouped import PruneGroupedConfig
 from tasks.prune.merges import PruneMergesConfig
 from tasks.prune.sparse import PruneSparseConfig
+from tasks.quantize.llama_cpp import LlamaCppConfig
 from tasks.quantize.rtn import RtnConfig
 from tasks.teachers import MAIN
 
@@ -46,6 +47,8 @@ def check_stages(recipe: Recipe, decoder: Decoder) -> None:
 def calibrated(stage: AnyChainConfig) -> tuple[int, int]:
     """Blocks of text that go through the layers, and tokens of one; none where a stage reads no text."""
     if isinstance(stage, RtnConfig) and stage.grid is not None:
+        return 0, 0
+    if isinstance(stage, LlamaCppConfig) and not stage.importance:
         return 0, 0
     return getattr(stage, "calibration_blocks", 0), getattr(stage, "calibration_length", 0)
 
@@ -86,6 +89,8 @@ def after(where: str, stage: AnyChainConfig, held: dict[str, Decoder]) -> Decode
             check_graph(where, student)
         case RoundingConfig():
             check_grids(where, stage, student)
+        case LlamaCppConfig():
+            check_type(where, stage, student)
     return student
 
 
@@ -187,6 +192,14 @@ def check_grids(where: str, stage: RoundingConfig, student: Decoder) -> None:
         if grid != choices.KEPT:
             held = choices.integers(grid)
             check_groups(where, f"grid {grid}", held.group if held else BLOCK, [widths[name]])
+
+
+def check_type(where: str, stage: LlamaCppConfig, student: Decoder) -> None:
+    """Rows must be whole blocks of the type that llama.cpp is to make."""
+    try:
+        llama_types.check(stage.type, student)
+    except ShrinkError as error:
+        raise ShrinkError(f"{where}: {error}") from None
 
 
 def check_groups(where: str, what: str, size: int, widths: Iterable[int]) -> None:

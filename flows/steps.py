@@ -44,22 +44,27 @@ def name_of(number: int, config: AnyStageConfig) -> str:
     return "-".join(part for part in (f"{number:02d}", config.kind, getattr(config, "method", None)) if part)
 
 
-def comparison(stage: AnyChainConfig, quantized: bool, task: Task = "classify") -> CompareConfig:
-    """What compares the result of an export or quantize stage with what it was made of."""
+def comparison(
+    stage: AnyChainConfig, quantized: bool, task: Task = "classify", source: str | None = None
+) -> CompareConfig:
+    """What compares the result of an export or quantize stage with what it was made of; `source` is its format."""
     reads, export = next(iter(stage.reads.values())).split("|"), stage.writes[1]
-    source = "lm" if task == "generate" else reads[0]
+    source = source or ("lm" if task == "generate" else reads[0])
     fields = {"method": getattr(stage, "method", ""), "source": source, "export": export, "exact": not quantized}
     return CompareConfig.model_validate(fields)
 
 
-def comparisons(stage: AnyChainConfig, quantized: bool, recipe: Recipe) -> list[CompareConfig]:
+def comparisons(
+    stage: AnyChainConfig, quantized: bool, recipe: Recipe, source: str | None = None
+) -> list[CompareConfig]:
     """The same in each runtime that will read the export: a model that writes is read by one or two.
 
     llama.cpp rounds what flows between products of rounded weights, so that its answers are near and not the same.
     """
     if recipe.task != "generate":
         return [comparison(stage, quantized, recipe.task)]
-    plain = comparison(stage, quantized=False, task=recipe.task).model_copy(update={"rows": DOCUMENTS})
+    rounds = stage.kind == "quantize"  # an export keeps what was rounded before it
+    plain = comparison(stage, rounds, recipe.task, source).model_copy(update={"rows": DOCUMENTS})
     if stage.writes[1] != "gguf":
         near = getattr(stage, "activations", "float") == "int8"  # which rounds between products, too
         return [plain.model_copy(update={"exact": False}) if near else plain]
@@ -87,8 +92,10 @@ def steps_of(recipe: Recipe) -> Steps:
         roles.write(held, stage, made)
         quantized = quantized or stage.kind == "quantize"
         if stage.kind in {"export", "quantize"} and stage.writes[1] != "lm":  # which is no file of a runtime yet
-            for config in comparisons(stage, quantized, recipe):
-                add(config, role, {"source": next(iter(inputs.values())), "export": made, "data": data})
+            source = next(iter(inputs.values()))
+            form = next((one.config.writes[1] for one in steps if one.name == source), None)
+            for config in comparisons(stage, quantized, recipe, form if recipe.task == "generate" else None):
+                add(config, role, {"source": source, "export": made, "data": data})
     export = GgufConfig() if recipe.task == "generate" else OnnxConfig()
     deployable = add(export, "teacher", {"model": held["teacher"]})
     compared = {"source": held["teacher"], "export": deployable, "data": data}

@@ -26,7 +26,7 @@ class CompareConfig(BaseModel):
 
     model_config = STRICT
     reads: ClassVar[dict[str, str]] = {
-        "source": "torch|onnx|lm",
+        "source": "torch|onnx|lm|gguf",
         "export": "onnx|packed|openvino|executorch|gguf|llama_cpp|compressed_tensors|matmul_nbits",
         "data": "rows",
     }

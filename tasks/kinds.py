@@ -57,6 +57,7 @@ from tasks.quantize.gptq import GptqConfig
 from tasks.quantize.int4_weight_only import Int4WeightOnlyConfig
 from tasks.quantize.int8_dynamic import Int8DynamicConfig
 from tasks.quantize.int8_static import Int8StaticConfig
+from tasks.quantize.llama_cpp import LlamaCppConfig
 from tasks.quantize.rtn import RtnConfig
 from tasks.quantize.smooth import SmoothConfig
 from tasks.reload import ReloadConfig
@@ -109,7 +110,7 @@ PackIntegers = CompressedTensorsConfig | MatmulNbitsConfig
 ExportMethods = ExportEncoders | GgufConfig | PackIntegers
 RoundDecoders = RtnConfig | GptqConfig | AwqConfig
 QuantizeGraphs = Int8DynamicConfig | Int8StaticConfig | Int4WeightOnlyConfig | SmoothConfig
-QuantizeMethods = QuantizeGraphs | RoundDecoders
+QuantizeMethods = QuantizeGraphs | RoundDecoders | LlamaCppConfig
 AdoptMethods = AdoptConfig | AdoptDecoderConfig
 StartMethods = FinetuneConfig | AdoptMethods | LabelConfig
 StartDecoders = CorrectConfig | LabelTopKConfig
@@ -159,7 +160,8 @@ USES_TORCH = {"finetune", "adopt", "correct", "label", "student", "distill", "pr
 def uses_torch(raw: dict[str, Any]) -> bool:
     """Whether the stage of this config, as a dict, computes with torch: by its kind, or by a language model it has."""
     config = EveryStage.validate_python(raw)
-    return config.kind in USES_TORCH or "lm" in {config.writes[1], *config.reads.values()}
+    formats = {config.writes[1], *(one for said in config.reads.values() for one in said.split("|"))}
+    return config.kind in USES_TORCH or "lm" in formats
 
 
 def module_of(config: AnyStageConfig) -> str:

@@ -83,7 +83,7 @@ def test_the_committed_page_of_decoders_is_what_preflight_says_today(
     assert written == decoder_families.page(said, crossed), "run python -m benchmarks.decoder_families again"
 
 
-@pytest.mark.parametrize(("family", "works"), [("llama", 6), ("gemma2", 0)])
+@pytest.mark.parametrize(("family", "works"), [("llama", 6), ("qwen3", 6), ("gemma2", 0)])
 def test_a_part_of_the_page_of_decoders_is_tried(tmp_path: Path, family: str, works: int) -> None:
     names = ("adopt/decoder", "prune/width: ffn", "prune/width: hidden", "prune/merges", "quantize/gptq", "export/gguf")
     columns = [column for column in decoder_stages.COLUMNS if column.name in names]

@@ -5,6 +5,7 @@ else is the worst of all exports.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from registry.records import ShrinkError
 from tasks import layout
 from tasks.generate import gguf_check, gguf_tokenizer
 
-FAMILIES = {"llama": "llama", "mistral": "llama"}  # transformers' model_type to GGUF's architecture
+FAMILIES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}  # model_type: GGUF's architecture
+PAIRED = ("llama",)  # architectures whose rotation pairs neighbours: rows of queries and keys lie otherwise there
 BLOCKS = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0")  # grids that GGUF has blocks of
 INSTEAD = "choose another export."
 
@@ -42,13 +44,13 @@ def check_keys(keys: dict[str, Any], file: str) -> None:
 
 
 def check_family(config: dict[str, Any]) -> None:
-    """Refuse what llama.cpp's Llama does not compute."""
+    """Refuse what llama.cpp does not compute of a family."""
     family = config.get("model_type")
     if family not in FAMILIES:
         raise ShrinkError(f"no GGUF is written of a '{family}': known are {', '.join(FAMILIES)}.")
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
-    window = config.get("sliding_window")
+    window = config.get("sliding_window") if config.get("use_sliding_window", not family.startswith("qwen")) else None
     odd = {
         "attention_bias": config.get("attention_bias"),
         "mlp_bias": config.get("mlp_bias"),
@@ -74,6 +76,32 @@ def bits_per_weight(path: Path) -> float:
 
     tensors = GGUFReader(path).tensors
     return 8 * sum(int(one.n_bytes) for one in tensors) / sum(int(one.n_elements) for one in tensors)
+
+
+def weights_by_block(path: Path) -> dict[str, int]:
+    """How many weights of a GGUF file that was looked through lie in each kind of block, by GGUF's name of it."""
+    from gguf import GGUFReader
+
+    found: dict[str, int] = {}
+    for one in GGUFReader(path).tensors:
+        found[one.tensor_type.name] = found.get(one.tensor_type.name, 0) + int(one.n_elements)
+    return dict(sorted(found.items()))
+
+
+def namer(family: str, layers: int) -> Callable[[str], str]:
+    """What GGUF calls a weight of a family by transformers' name; ShrinkError for one that it has no name for."""
+    import gguf
+
+    kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
+    names = gguf.get_tensor_name_map(kinds[FAMILIES[family]], layers)
+
+    def called(weight: str) -> str:
+        found = names.get_name(weight, try_suffixes=(".weight", ".bias"))
+        if found is None:
+            raise ShrinkError(f"GGUF has no name for the weight '{weight}': {INSTEAD}")
+        return str(found)
+
+    return called
 
 
 def described(folder: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ tokenizer.json says of it. Transformers' own conversion forgets that cut, so tha
 """
 
 import json
+import unicodedata
 from typing import Any
 
 from registry.records import ShrinkError
@@ -31,11 +32,14 @@ LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")  # digit by digit
 PRETOKENIZERS: dict[str, Said] = {  # GGUF's name: the pre_tokenizer of tokenizer.json
     "gpt-2": bytewise(True),
     "smollm": sequence({"type": "Digits", "individual_digits": True}, bytewise(True)),
     "llama-bpe": sequence(split(LLAMA3), bytewise(False)),
+    "qwen2": sequence(split(QWEN2), bytewise(False)),
 }
+COMPOSED = {"qwen2"}  # a text is put into Unicode's NFC first: not by llama.cpp, which leaves that to who asks it
 IGNORING = {"llama-bpe"}  # a piece of the vocabulary is taken whole, whatever its merges
 NORMAL, CONTROL, DEFINED = 1, 3, 4  # GGUF's kinds of tokens
 ENDS = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}  # as transformers and as GGUF call them
@@ -78,7 +82,7 @@ def described(fields: dict[str, Any], file: str) -> Said:
     return {
         "version": "1.0",
         "added_tokens": added,
-        "normalizer": None,
+        "normalizer": {"type": "NFC"} if cut in COMPOSED else None,
         "pre_tokenizer": PRETOKENIZERS[cut],
         "post_processor": None,
         "decoder": bytewise(True),
@@ -104,14 +108,26 @@ def name_of(said: Said) -> str:
             "llama.cpp would cut texts otherwise; choose another export."
         )
     odd = [one for one in ("continuing_subword_prefix", "end_of_word_suffix", "dropout") if model.get(one)]
-    if (said.get("normalizer") or {"normalizers": []}).get("normalizers") != []:
-        odd.append("normalizer")
+    if normal_forms(said.get("normalizer")) != (["NFC"] if name in COMPOSED else []):
+        odd.append(f"{'other normalizer than NFC' if name in COMPOSED else 'normalizer'} with {name}")
     odd += [one["content"] for one in said["added_tokens"] if one["lstrip"] or one["rstrip"] or one["single_word"]]
     if model.get("unk_token") and not letters() <= model["vocab"].keys():
         odd.append("unk_token (not all 256 bytes are pieces)")
     if odd:
         raise ShrinkError(f"no GGUF is written of this tokenizer: llama.cpp knows no {odd[0]}; choose another export.")
     return name
+
+
+def normal_forms(said: Any) -> list[str]:
+    """The kinds of a tokenizer.json's normalizers."""
+    if not isinstance(said, dict):
+        return []
+    return [str(one.get("type")) for one in said.get("normalizers", [said])]
+
+
+def asked(text: str, cut: str) -> str:
+    """A text as it must be given to llama.cpp to get the ids that transformers gives."""
+    return unicodedata.normalize("NFC", text) if cut in COMPOSED else text
 
 
 def comparable(cut: Any) -> Any:

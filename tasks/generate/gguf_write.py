@@ -1,7 +1,8 @@
 """Writes a language model's folder as one GGUF file for llama.cpp: weights, sizes, tokenizer and chat template.
 
-Rounded weights keep their integers; others are half precision, norms full. Llama's queries and keys are stored in
-another order of rows (its rotation pairs neighbours, transformers' pairs halves): whole rows move, nothing is computed.
+Rounded weights keep their integers; others are half precision, norms and biases full. Llama's queries and keys are
+stored in another order of rows (its rotation pairs neighbours, transformers' pairs halves): whole rows move, nothing is
+computed.
 """
 
 import contextlib
@@ -42,16 +43,13 @@ def write(
     writer = gguf.GGUFWriter(path, gguf_fit.FAMILIES[config["model_type"]])
     sizes(writer, config)
     vocabulary(writer, folder, config)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
+    called = gguf_fit.namer(config["model_type"], config["num_hidden_layers"])
     found = parts(folder)
     for part in found:
-        name = names.get_name(part.name, try_suffixes=(".weight", ".bias"))
-        if name is None:
-            raise ShrinkError(f"GGUF has no name for the weight '{part.name}': choose another export.")
         kind = gguf.GGMLQuantizationType[kind_of(part, plain).upper()]
         block, size = gguf.GGML_QUANT_SIZES[kind]
         count = int(np.prod(part.shape)) // block * size
-        writer.add_tensor_info(name, part.shape, np.dtype(np.float32), count, raw_dtype=kind)
+        writer.add_tensor_info(called(part.name), part.shape, np.dtype(np.float32), count, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
@@ -161,6 +159,8 @@ def part_of(name: str, known: dict[str, Any]) -> str:
 
 def reordered(rows: Any, name: str, config: dict[str, Any]) -> Any:
     """Rows of a query's or key's weight (or its integers, or scales) in GGUF's order; others as they are."""
+    if gguf_fit.FAMILIES[config["model_type"]] not in gguf_fit.PAIRED:
+        return rows
     heads = config["num_attention_heads"]
     counts = {"q_proj": heads, "k_proj": config.get("num_key_value_heads", heads)}
     kind = name.split(".")[-2] if "." in name else name

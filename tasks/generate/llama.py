@@ -78,7 +78,7 @@ class Reader:
 
 def opened(directory: Path, threads: int) -> Opened:
     """A `gguf` folder in llama.cpp; the file is looked through before llama.cpp sees it."""
-    from tasks.generate import gguf_check
+    from tasks.generate import gguf_check, gguf_tokenizer
 
     path = directory / MODEL
     if not path.is_file():
@@ -92,10 +92,14 @@ def opened(directory: Path, threads: int) -> Opened:
         reader.begin(len(ids))
         return np.concatenate([reader.read(ids[at : at + CHUNK], True) for at in range(0, len(ids), CHUNK)])
 
+    def ids(text: str, special: bool) -> list[int]:
+        asked = gguf_tokenizer.asked(text, str(llama.metadata.get("tokenizer.ggml.pre")))
+        return list(llama.tokenize(asked.encode(), add_bos=False, special=special))
+
     return Opened(
-        ids=lambda text: list(llama.tokenize(text.encode(), add_bos=False, special=False)),
+        ids=lambda text: ids(text, False),
         text=lambda ids: llama.detokenize(ids).decode(errors="replace") if ids else "",
-        chat=lambda messages: list(llama.tokenize(rendered(llama, messages).encode(), add_bos=False, special=True)),
+        chat=lambda messages: ids(rendered(llama, messages), True),
         logits=logits,
         stream=lambda ids, most: stream(reader, ids, most),
         context=reader.trained,

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from flows import recipe
+from flows import recipe, steps
 from flows.preflight import preflight
 from registry.records import ShrinkError
+from tasks import extras
 from tasks.export import gguf
 from tests.tasks.generate import decoders
 
@@ -22,6 +23,7 @@ DEPTH, MERGES = {"kind": "prune", "method": "depth", "keep": 2}, {"kind": "prune
 WIDTH, GROUPED = {"kind": "prune", "method": "width"}, {"kind": "prune", "method": "grouped"}
 SPARSE, CORRECT = {"kind": "prune", "method": "sparse"}, {"kind": "correct"}
 SHORT = {"calibration_blocks": 4, "calibration_length": 16}
+LLAMA = {"kind": "quantize", "method": "llama_cpp", "type": "Q4_0"}
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,7 @@ def read(*stages: dict[str, Any], **changes: Any) -> recipe.Recipe:
             r"stage 3 \(correct\) makes the teacher anew and would discard what stage 2 \(prune/depth\)",
         ),
         ([RTN, CORRECT], r"stage 3 \(correct\) makes the teacher anew and would discard what stage 2 \(quantize/rtn\)"),
+        ([LLAMA], r"stage 3 \(export/gguf\) needs student as lm, but it is gguf there; move the stage or add the one"),
         ([TOP_K, MERGES, ROUNDED], r"stage 4 \(distill/rounded\)"),
         ([OWN, MERGES, TOKENS], r"stage 4 \(distill/tokens\) learns from the teacher's pieces, which stage 3 \(prune/"),
     ],
@@ -212,3 +215,65 @@ def test_the_sizes_of_every_family_are_known_and_what_its_stages_do_not_take_is_
     if family not in {"llama", "mistral"}:
         with pytest.raises(ShrinkError, match=r"^stage 2 \(export/gguf\): no GGUF is written of a '.*': known are lla"):
             preflight(read(), tmp_path / "teacher", folder)
+
+
+def served(*stages: dict[str, Any], **changes: Any) -> recipe.Recipe:
+    """A recipe that ends with what llama.cpp's quantizer makes."""
+    return read(stages=[ADOPT, *stages], **changes)
+
+
+def test_llama_cpps_quantizer_ends_a_recipe_and_is_compared_with_what_it_was_made_of(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extras, "find_spec", lambda name: True)
+    for between, source in ((DEPTH, "lm"), (EXPORT, "gguf")):
+        one = served(between, LLAMA | SHORT, evaluate={"runtime": "llama_cpp"})
+        preflight(one, folder / "teacher", folder)
+        made = steps.steps_of(one)
+        quantized = next(step for step in made.steps if step.config.kind == "quantize")
+        assert made.judged["student"] == quantized.name
+        compared = [step.config for step in made.steps if step.inputs.get("export") == quantized.name]
+        assert [getattr(config, "export", None) for config in compared] == ["gguf", "llama_cpp"]
+        assert [getattr(config, "source", None) for config in compared] == [source] * 2
+        assert not any(getattr(config, "exact", True) for config in compared), (
+            "what rounding costs is told, not refused"
+        )
+
+
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        ([RTN, LLAMA], r"recipe 'tiny': stage 3 \(quantize/llama_cpp\) rounds anew what stage 2 \(quantize/rtn\) has"),
+        ([LLAMA, LLAMA], r"recipe 'tiny': stage 3 \(quantize/llama_cpp\) rounds anew what stage 2 \(quantize/llama_cp"),
+        ([RTN, EXPORT, LLAMA], r"recipe 'tiny': stage 4 \(quantize/llama_cpp\) rounds anew what stage 2 \(quantize/rt"),
+        ([LLAMA, CORRECT, EXPORT], r"recipe 'tiny': stage 3 \(correct\) makes the teacher anew and would discard what"),
+        ([LLAMA | {"type": "Q9_K"}], r"type' = 'Q9_K'; did you mean 'Q\d_K'\?"),
+        ([LLAMA | {"type": "tiny"}], r"type' = 'tiny'; it may be: Q2_K, Q3_K_M, IQ4_XS, IQ4_NL, Q4_0, Q4_K_S, Q4_K_M"),
+        (
+            [LLAMA | {"type": "Q4_K_M"}],
+            r"^stage 2 \(quantize/llama_cpp\): type Q4_K_M has blocks of 256, which divide ",
+        ),
+        ([WIDTH | {"ffn": 40}, LLAMA], r"^stage 3 \(quantize/llama_cpp\): type Q4_0 has blocks of 32 at least, which "),
+        ([LLAMA], r"^stage 2 \(quantize/llama_cpp\): calibration_blocks is 32 of 256 tokens but the training text has"),
+    ],
+)
+def test_what_llama_cpps_quantizer_cannot_make_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, stages: list[dict[str, Any]], said: str
+) -> None:
+    monkeypatch.setattr(extras, "find_spec", lambda name: True)
+    with pytest.raises(ShrinkError, match=said):
+        preflight(served(*stages), folder / "teacher", folder)
+
+
+def test_a_quantizer_that_is_not_installed_is_refused_with_its_command(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    one = served(LLAMA | {"importance": False})  # which reads no text
+    with pytest.raises(
+        ShrinkError,
+        match=r"^stage 2 \(quantize/llama_cpp\): llama_cpp is not installed: `pip install 'shrinking-frontier\[llama-",
+    ):
+        preflight(one, folder / "teacher", folder)
+    monkeypatch.setattr(extras, "find_spec", lambda name: True)
+    preflight(one, folder / "teacher", folder)

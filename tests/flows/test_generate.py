@@ -153,6 +153,24 @@ def test_stages_that_teach_and_stages_that_cut_go_through_one_run(
     assert ("top1_agreement" in left_out) == (name == "cuts"), "the pieces of another vocabulary are not compared"
 
 
+@pytest.mark.skipif(find_spec("llama_cpp") is None, reason="llama-cpp-python, an extra, is not installed")
+def test_what_llama_cpps_quantizer_made_is_compared_judged_and_served(
+    servers: Services, servers_home: Path, tiny_writer: Path, tmp_path: Path
+) -> None:
+    said = yaml.safe_load((tiny_writer / "tiny.yaml").read_text())
+    stage = {"kind": "quantize", "method": "llama_cpp", "type": "Q5_0", "calibration_blocks": 4}
+    said |= {"name": "tiny-served", "stages": [ADOPT, stage | {"calibration_length": 16}]}
+    said["evaluate"] = said["evaluate"] | {"runtime": "llama_cpp"}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(said))
+    shrink(servers_home, "run", str(tmp_path / "tiny.yaml"), check=None)
+    seen = json.loads(shrink(servers_home, "show", "tiny-served@1", "--json").stdout)
+    held = [one for one in seen["exports"] if one["export"] == "llama_cpp"]
+    assert [one["runtime"].split()[0] for one in held] == ["transformers", "llama_cpp_python"]
+    assert all(one["agreement"] > 0.5 and one["largest"] > 0 for one in held)
+    assert 5.5 < seen["bits_per_weight"] < 9 and seen["bytes"]["ratio"] > 1.5
+    shrink(servers_home, "generate", "tiny-served@1", "the quick", "--raw", "--max-tokens", "3")
+
+
 def loaded(folder: Path, **changes: Any) -> recipe.Recipe:
     """The tiny recipe with some keys changed."""
     return recipe.parse(yaml.safe_load((folder / "tiny.yaml").read_text()) | changes, "tiny.yaml")
@@ -283,6 +301,7 @@ WRITING = [config for config in get_args(AnyStageConfig) if getattr(config, "tas
 GIVEN: dict[str, Any] = {
     "file": "texts.jsonl",
     "grid": "q4_0",
+    "type": "Q4_0",
     "keep": 2,
     "ffn": 32,
     "min_count": 1,

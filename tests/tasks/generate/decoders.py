@@ -107,7 +107,7 @@ def tokenizer_of(kind: str) -> Any:
 
 
 def folder(where: Path, family: str = "llama", pieces: str = TOKENIZERS[0], **sizes: Any) -> Path:
-    """A tiny decoder with a tokenizer and a chat template, as transformers saves them."""
+    """A tiny decoder with a tokenizer and a chat template, as transformers saves them; `sizes` others than usual."""
     import transformers as t
 
     where.mkdir(parents=True, exist_ok=True)

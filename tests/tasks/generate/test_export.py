@@ -40,7 +40,7 @@ def test_the_folder_holds_the_file_and_says_what_it_is_with_the_same_bytes_each_
     }
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral"])
+@pytest.mark.parametrize("family", gguf_fit.FAMILIES)
 def test_full_precision_comes_back_as_it_was(tmp_path: Path, family: str) -> None:
     source = folder_of(tiny(family), tmp_path / "lm", None)
     export(source, tmp_path / "g", plain="f32")
@@ -108,6 +108,16 @@ def test_tokenizers_that_llama_cpp_would_not_follow_are_refused(tmp_path: Path, 
     change(tokenizer)
     (source / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(ShrinkError, match=said):
+        gguf_fit.check(source)
+
+
+def test_a_window_that_a_qwen_does_not_use_is_none(tmp_path: Path) -> None:
+    source = folder_of(tiny("qwen2"), tmp_path / "lm", None)
+    config = json.loads((source / "config.json").read_text()) | {"sliding_window": 16, "use_sliding_window": False}
+    (source / "config.json").write_text(json.dumps(config))
+    gguf_fit.check(source)
+    (source / "config.json").write_text(json.dumps(config | {"use_sliding_window": True}))
+    with pytest.raises(ShrinkError, match="no GGUF is written of this qwen2: sliding_window 16 is not known there"):
         gguf_fit.check(source)
 
 
