@@ -47,7 +47,7 @@ def name_of(number: int, config: AnyStageConfig) -> str:
 def comparison(stage: AnyChainConfig, quantized: bool, task: Task = "classify") -> CompareConfig:
     """What compares the result of an export or quantize stage with what it was made of."""
     reads, export = next(iter(stage.reads.values())).split("|"), stage.writes[1]
-    source = "lm" if task == "generate" else reads[0]
+    source = "lm" if task == "generate" and "lm" in reads else reads[0]
     fields = {"method": getattr(stage, "method", ""), "source": source, "export": export, "exact": not quantized}
     return CompareConfig.model_validate(fields)
 
@@ -55,11 +55,13 @@ def comparison(stage: AnyChainConfig, quantized: bool, task: Task = "classify") 
 def comparisons(stage: AnyChainConfig, quantized: bool, recipe: Recipe) -> list[CompareConfig]:
     """The same in each runtime that will read the export: a model that writes is read by one or two.
 
-    llama.cpp rounds what flows between products of rounded weights, so that its answers are near and not the same.
+    llama.cpp rounds what flows between products of rounded weights, so that its answers are near and not the same; so
+    are those of w8a8, and of what is made of it.
     """
     if recipe.task != "generate":
         return [comparison(stage, quantized, recipe.task)]
-    plain = comparison(stage, quantized=False, task=recipe.task).model_copy(update={"rows": DOCUMENTS})
+    eight = "w8a8" in {stage.writes[1], *stage.reads.values()}
+    plain = comparison(stage, quantized=eight, task=recipe.task).model_copy(update={"rows": DOCUMENTS})
     if stage.writes[1] != "gguf":
         return [plain]
     fast = plain.model_copy(update={"method": "llama_cpp", "export": "llama_cpp", "exact": False})

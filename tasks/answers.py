@@ -15,10 +15,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-Format = Literal["torch", "packed", "onnx", "openvino", "executorch", "lm", "gguf", "llama_cpp", "compressed_tensors"]
+Format = Literal[
+    "torch", "packed", "onnx", "openvino", "executorch", "lm", "w8a8", "gguf", "llama_cpp", "compressed_tensors"
+]
 LIBRARIES: dict[Format, str] = {  # others are of that name
     **{"torch": "torch", "packed": "torch", "onnx": "onnxruntime"},
-    **{"lm": "transformers", "gguf": "transformers", "llama_cpp": "llama_cpp_python"},
+    **{"lm": "transformers", "w8a8": "transformers", "gguf": "transformers", "llama_cpp": "llama_cpp_python"},
     "compressed_tensors": "compressed-tensors",
 }
 TOKENS = 64  # of a document at most, of which a model that writes answers each
@@ -48,7 +50,7 @@ def answers(form: Format, directory: Path, texts: Sequence[Any]) -> NDArray[np.f
             from tasks.export import executorch
 
             return executorch.predict(directory, texts)
-        case "lm" | "gguf" | "llama_cpp" | "compressed_tensors":
+        case "lm" | "w8a8" | "gguf" | "llama_cpp" | "compressed_tensors":
             return by_writer(form, directory, texts)
 
 

@@ -26,8 +26,8 @@ class CompareConfig(BaseModel):
 
     model_config = STRICT
     reads: ClassVar[dict[str, str]] = {
-        "source": "torch|onnx|lm",
-        "export": "onnx|packed|openvino|executorch|gguf|llama_cpp|compressed_tensors",
+        "source": "torch|onnx|lm|w8a8",
+        "export": "onnx|packed|openvino|executorch|gguf|llama_cpp|compressed_tensors|w8a8",
         "data": "rows",
     }
     writes: ClassVar[tuple[str, str]] = ("comparison", "comparison")

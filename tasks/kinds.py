@@ -58,6 +58,7 @@ from tasks.quantize.int8_dynamic import Int8DynamicConfig
 from tasks.quantize.int8_static import Int8StaticConfig
 from tasks.quantize.rtn import RtnConfig
 from tasks.quantize.smooth import SmoothConfig
+from tasks.quantize.w8a8 import W8a8Config
 from tasks.reload import ReloadConfig
 from tasks.students import StudentMethods
 
@@ -107,7 +108,7 @@ ExportEncoders = OnnxConfig | PackedConfig | OpenvinoConfig | ExecutorchConfig
 ExportMethods = ExportEncoders | GgufConfig | CompressedTensorsConfig
 RoundDecoders = RtnConfig | GptqConfig | AwqConfig
 QuantizeGraphs = Int8DynamicConfig | Int8StaticConfig | Int4WeightOnlyConfig | SmoothConfig
-QuantizeMethods = QuantizeGraphs | RoundDecoders
+QuantizeMethods = QuantizeGraphs | RoundDecoders | W8a8Config
 AdoptMethods = AdoptConfig | AdoptDecoderConfig
 StartMethods = FinetuneConfig | AdoptMethods | LabelConfig
 StartDecoders = CorrectConfig | LabelTopKConfig
