@@ -72,7 +72,7 @@ def closed(parts: list[str], sentences: list[str]) -> str:
 
 def head(name: str) -> str:
     """What stands over a column: its name without the kind, and whether it is an extra."""
-    return name.rpartition("/")[2] + ("\\*" if name.partition(":")[0] in EXTRAS else "")
+    return name.rpartition("/")[2] + ("\\*" if name in EXTRAS else "")
 
 
 def table(columns: list[str], rows: dict[str, list[str]]) -> str:
