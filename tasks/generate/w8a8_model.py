@@ -2,6 +2,8 @@
 
 The folder is one of tasks/generate/lm.py with the layers' rows as integers, and w8a8.json, which says how inputs are
 rounded. Torch multiplies the numbers that the integers stand for: as slow as before, the answers are those of integers.
+compressed-tensors, read by transformers, answers the same, but where a layer runs all tokens of a batch together (OPT's
+feed-forward): there its torch takes one scale for all of them.
 """
 
 import json
