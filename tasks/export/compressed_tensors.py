@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tasks.generate.grids import Grid, Rounded
 
 PACKED, BYTES = "pack-quantized", "int-quantized"
-EIGHT = {"num_bits": 8, "type": "int", "symmetric": True}
+EIGHT: dict[str, Any] = {"num_bits": 8, "type": "int", "symmetric": True}
 ROWS, TOKENS = EIGHT | {"strategy": "channel"}, EIGHT | {"strategy": "token", "dynamic": True}
 
 

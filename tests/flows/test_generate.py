@@ -15,10 +15,15 @@ from flows.rules_decoder import CountedDocuments
 from flows.settings import Settings
 from flows.smoke import smoke
 from infra.addresses import Services
-from registry.records import ShrinkError
+from registry.records import ShrinkError, directory_bytes
+from tasks.compare import CompareConfig
+from tasks.export.compressed_tensors import CompressedTensorsConfig
 from tasks.kinds import AnyStageConfig, RoundDecoders
+from tasks.quantize import w8a8
+from tasks.quantize.w8a8 import W8a8Config
 from tests.flows.test_compress import shrink
 from tests.tasks.generate import decoders
+from tests.tasks.generate.folders import rows_folder
 
 WORDS = [
     "the",
@@ -274,6 +279,34 @@ def test_a_plan_knows_every_step_and_the_bytes_that_come(tiny_writer: Path, tmp_
         step.name for step in steps.steps_of(one).steps
     ]
     assert all(stage.known and stage.bytes > 0 and stage.ram_mb > 0 for stage in made.stages)
+
+
+def test_what_stands_beside_is_compared_with_what_it_was_made_of(tiny_writer: Path) -> None:
+    exported = PACKED | {"model": "w8a8"}
+    one = loaded(tiny_writer, stages=[ADOPT, EIGHT[0], exported, RTN | {"grid": "q4_0"}, PACKED, EXPORT])
+    walked = steps.steps_of(one).steps
+    compared = [(step.config, step.inputs) for step in walked if isinstance(step.config, CompareConfig)]
+    seen = [(config.source, config.export, config.exact) for config, _ in compared]
+    assert seen[:3] == [
+        ("lm", "w8a8", False),
+        ("w8a8", "compressed_tensors", False),
+        ("lm", "compressed_tensors", True),
+    ]
+    made = {step.name: step for step in walked}
+    assert made[compared[1][1]["source"]].role == "w8a8" and made[compared[2][1]["source"]].role == "student"
+
+
+def test_bytes_of_layers_in_8_bits_are_planned(tiny_writer: Path, tmp_path: Path) -> None:
+    source = tiny_writer / "data"
+    counted = CountedDocuments(loaded(tiny_writer), tiny_writer / "teacher", source, source)
+    stage = W8a8Config(calibration_blocks=2, calibration_length=16)
+    rows = rows_folder(tmp_path / "data")
+    (tmp_path / "out").mkdir()
+    w8a8.run({"student": tiny_writer / "teacher", "data": rows}, stage, tmp_path / "out", 0)
+    made = foretell(stage, dict.fromkeys(stage.reads, counted.source), counted).made
+    assert made.bytes == pytest.approx(directory_bytes(tmp_path / "out"), rel=0.2)
+    export = CompressedTensorsConfig(model="w8a8")
+    assert foretell(export, {"w8a8": made}, counted).made.bytes < made.bytes
 
 
 WRITING = [config for config in get_args(AnyStageConfig) if getattr(config, "tasks", ()) == ("generate",)]

@@ -181,9 +181,9 @@ def test_what_layers_read_is_rounded_too(tmp_path: Path, data: Path) -> None:
     model: Any = lm.load(out)
 
     class Eight(torch.nn.Linear):
-        def forward(self, given: Tensor) -> Tensor:
-            flat = torch.tensor(plain_tokens(given.flatten(0, -2).numpy()))
-            return torch.nn.functional.linear(flat.view_as(given), self.weight)
+        def forward(self, input: Tensor) -> Tensor:
+            flat = torch.tensor(plain_tokens(input.flatten(0, -2).numpy()))
+            return torch.nn.functional.linear(flat.view_as(input), self.weight)
 
     for layer in model.model.layers:
         for linear in walk.linears_of(layer).values():
