@@ -17,7 +17,10 @@ EXPORT: Stage = {"kind": "export", "method": "onnx"}
 FINETUNE: Stage = {"kind": "finetune", "epochs": 1, "tuned_layers": ALL_LAYERS}
 VOCABULARY: Stage = {"kind": "prune", "method": "vocabulary", "transfer": False}
 INT8: Stage = {"kind": "quantize", "method": "int8_dynamic"}
-EXTRAS = ("export/openvino", "export/executorch", "export/compressed_tensors", "quantize/llama_cpp")
+EXTRAS = (
+    *("export/openvino", "export/executorch", "quantize/llama_cpp"),
+    *("export/compressed_tensors", "export/compressed_tensors: of w8a8"),
+)
 ADOPT: Stage = {"kind": "adopt", "method": "decoder"}
 GGUF: Stage = {"kind": "export", "method": "gguf", "plain": "f32"}
 FRESH: Stage = {"layers": 2, "heads": 2, "width": 16, "ffn": 32}

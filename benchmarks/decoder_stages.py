@@ -9,6 +9,7 @@ SEEN: Stage = {"windows": 4, "length": 16}
 LABEL: Stage = {"kind": "label", "method": "top_k", "k": 8, **SEEN}
 MERGES: Stage = {"kind": "prune", "method": "merges"}
 RTN: Stage = {"kind": "quantize", "method": "rtn", "grid": "q4_0"}
+W8A8: Stage = {"kind": "quantize", "method": "w8a8", **CALIBRATED}
 
 
 def column(name: str, *before: Stage, **fields: Any) -> Column:
@@ -41,9 +42,12 @@ TABLES: dict[str, tuple[Column, ...]] = {  # a table's title and its columns
     "quantize and export": (
         *(column(f"quantize/{method}", grid="q4_0", **CALIBRATED) for method in ("rtn", "gptq", "awq")),
         column("quantize/gptq: a target", target=12.0, **CALIBRATED),
+        column("quantize/w8a8", **CALIBRATED),
         column("quantize/llama_cpp", type="Q4_0", **CALIBRATED),
         Column("export/gguf", GGUF, task="generate"),
-        *(column("export/compressed_tensors", RTN), column("export/matmul_nbits", RTN)),
+        column("export/compressed_tensors", RTN),
+        column("export/compressed_tensors: of w8a8", W8A8, model="w8a8"),
+        column("export/matmul_nbits", RTN),
     ),
 }
 COLUMNS = tuple(one for columns in TABLES.values() for one in columns)

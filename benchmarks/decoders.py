@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from tasks.data import read_rows
-from tasks.generate import lm, measures, text
+from tasks.generate import measures, runtime, text
 from tasks.kinds import EveryStage, function_of
 
 ROUND = {"kind": "quantize"}
@@ -45,6 +45,7 @@ WAYS |= {
 }
 FIVE = {"grid": "q5_0", "embedding": "q5_1", "exceptions": {"gate_proj": "q4_1", "up_proj": "q4_1"}}
 WAYS |= {f"{method} as the recipe": {**ROUND, "method": method, **FIVE} for method in ("rtn", "gptq", "awq")}
+WAYS |= {f"w8a8 smoothing {part:g}": {**ROUND, "method": "w8a8", "smoothing": part} for part in (0, 0.5, 0.8)}
 WAYS["gptq int4_g64, layers alone"] = {**ROUND, "method": "gptq", "grid": "int4_g64", "embedding": "none"}
 LENGTH = 256
 
@@ -57,7 +58,7 @@ def held(what: str = "VmRSS") -> float:
 
 def judged(folder: Path, data: Path, windows: int) -> list[float]:
     """Perplexity per byte and per token of the first test documents that make so many windows."""
-    model, tokenizer = lm.load(folder), lm.load_tokenizer(folder)
+    model, tokenizer = runtime.loaded(folder)
     texts = [row["text"] for row in read_rows(data, "test")]
     nats, sizes, tokens, seen = [], [], 0, 0
     for document in text.documents(tokenizer, texts, LENGTH):

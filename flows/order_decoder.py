@@ -13,6 +13,7 @@ from tasks.generate.top_k import LabelTopKConfig
 from tasks.kinds import PackIntegers, RoundDecoders
 from tasks.prune.merges import PruneMergesConfig
 from tasks.quantize.llama_cpp import LlamaCppConfig
+from tasks.quantize.w8a8 import W8a8Config
 
 if TYPE_CHECKING:
     from flows.recipe import Recipe
@@ -39,6 +40,8 @@ def check_rounding(recipe: "Recipe") -> None:
         if isinstance(stage, DistillRoundedConfig):
             if not rounded:
                 raise ShrinkError(f"{said} teaches rounded weights, which no stage made yet; put it behind a quantize.")
+        elif isinstance(stage, W8a8Config) and rounded:
+            raise ShrinkError(f"{said} rounds whole weights, which {rounded} has rounded; put it before that one.")
         elif isinstance(stage, Rounding) and rounded:
             raise ShrinkError(f"{said} rounds anew what {rounded} has rounded; leave one of them out.")
         elif rounded and stage.kind in {"prune", "distill"}:
@@ -55,9 +58,11 @@ def check_integers(recipe: "Recipe") -> None:
         where = units.numbered(number, stage)
         if isinstance(stage, RoundDecoders):
             rounded = where, stage
-        elif isinstance(stage, PackIntegers) and rounded is None:
+        elif not isinstance(stage, PackIntegers) or getattr(stage, "model", "student") == "w8a8":
+            continue
+        elif rounded is None:
             raise ShrinkError(f"recipe '{recipe.name}': {where} packs integers, which no quantize stage made; add one.")
-        elif isinstance(stage, CompressedTensorsConfig) and rounded and (grid := integers_missing(rounded[1])):
+        elif isinstance(stage, CompressedTensorsConfig) and (grid := integers_missing(rounded[1])):
             raise ShrinkError(
                 f"recipe '{recipe.name}': {rounded[0]} rounds to {grid}, which the compressed-tensors of {where} "
                 "cannot hold; choose among q4_0, q5_0, q8_0 and integers such as int4_g64."

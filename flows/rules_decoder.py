@@ -15,10 +15,11 @@ from tasks.generate.documents import DocumentsConfig
 from tasks.generate.header import Decoder
 from tasks.kinds import AnyStageConfig, RoundDecoders
 from tasks.quantize.llama_cpp import LlamaCppConfig
+from tasks.quantize.w8a8 import W8a8Config
 
 BYTES_A_TOKEN = 4.3
 START = 6.0  # seconds to import, load and save
-BLOCK_BITS, TABLE_BITS, HALF_BITS = 4.5, 8.5, 16.0
+BLOCK_BITS, TABLE_BITS, BYTE_BITS, HALF_BITS, WHOLE_BITS = 4.5, 8.5, 8.0, 16.0, 32.0
 TIMED_TOKENS = 4_000  # of three models, generated one after the other
 
 
@@ -90,11 +91,12 @@ def foretell(config: AnyStageConfig, inputs: dict[str, Made], counted: CountedDo
 def changed(config: AnyStageConfig, model: Made, weights: float, counted: CountedDocuments) -> Forecast:
     """A stage that rounds, prunes or trains: passes over so many tokens, and what the weights take then."""
     bits = model.bits
-    if isinstance(config, RoundDecoders):
+    if isinstance(config, RoundDecoders | W8a8Config):
         bits = rounded(config, counted.decoder)
     elif isinstance(config, LlamaCppConfig):
         bits = llama_types.bits(config.type, counted.decoder)
-    size = (bits or 32.0) * weights / 8 + counted.decoder.tokenizer_bytes
+    whole = counted.decoder.tables * (WHOLE_BITS - HALF_BITS) if isinstance(config, W8a8Config) else 0  # of its tables
+    size = ((bits or WHOLE_BITS) * weights + whole) / 8 + counted.decoder.tokenizer_bytes
     made = model.model_copy(update={"format": config.writes[1], "bytes": round(size), "bits": bits})
     trained = config.kind in {"distill", "correct"}
     tokens = read_by(config, counted)
@@ -102,12 +104,17 @@ def changed(config: AnyStageConfig, model: Made, weights: float, counted: Counte
     return Forecast(made=made, work=work, ram_mb=TORCH + (20e-6 if trained else 8e-6) * weights)
 
 
-def rounded(config: RoundDecoders, decoder: Decoder) -> float:
-    """Bits a weight that a rounding leaves, tables included; layers that are excepted count as the others."""
+def rounded(config: RoundDecoders | W8a8Config, decoder: Decoder) -> float:
+    """Bits a weight that a rounding leaves, tables included; layers that are excepted count as the others.
+
+    Tables that stay whole count as the halves that an export makes of them.
+    """
+    tables = decoder.tables / decoder.parameters
+    if isinstance(config, W8a8Config):
+        return BYTE_BITS * (1 - tables) + HALF_BITS * tables
     if config.target is not None:
         return config.target
     assert config.grid is not None
-    tables = decoder.tables / decoder.parameters
     return choices.bits_of(config.grid) * (1 - tables) + choices.bits_of(config.embedding or "q8_0") * tables
 
 

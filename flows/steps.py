@@ -49,7 +49,7 @@ def comparison(
 ) -> CompareConfig:
     """What compares the result of an export or quantize stage with what it was made of; `source` is its format."""
     reads, export = next(iter(stage.reads.values())).split("|"), stage.writes[1]
-    source = source or ("lm" if task == "generate" else reads[0])
+    source = source or ("lm" if task == "generate" and "lm" in reads else reads[0])
     fields = {"method": getattr(stage, "method", ""), "source": source, "export": export, "exact": not quantized}
     return CompareConfig.model_validate(fields)
 
@@ -59,11 +59,12 @@ def comparisons(
 ) -> list[CompareConfig]:
     """The same in each runtime that will read the export: a model that writes is read by one or two.
 
-    llama.cpp rounds what flows between products of rounded weights, so that its answers are near and not the same.
+    llama.cpp rounds what flows between products of rounded weights, so that its answers are near and not the same; so
+    are those of w8a8, and of what is made of it.
     """
     if recipe.task != "generate":
         return [comparison(stage, quantized, recipe.task)]
-    rounds = stage.kind == "quantize"  # an export keeps what was rounded before it
+    rounds = stage.kind == "quantize" or "w8a8" in stage.reads.values()  # an export keeps what was rounded before it
     plain = comparison(stage, rounds, recipe.task, source).model_copy(update={"rows": DOCUMENTS})
     if stage.writes[1] != "gguf":
         near = getattr(stage, "activations", "float") == "int8"  # which rounds between products, too

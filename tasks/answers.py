@@ -24,6 +24,7 @@ Format = Literal[
     "openvino",
     "executorch",
     "lm",
+    "w8a8",
     "gguf",
     "llama_cpp",
     "compressed_tensors",
@@ -31,7 +32,7 @@ Format = Literal[
 ]
 LIBRARIES: dict[Format, str] = {  # others are of that name
     **{"torch": "torch", "packed": "torch", "onnx": "onnxruntime"},
-    **{"lm": "transformers", "gguf": "transformers", "llama_cpp": "llama_cpp_python"},
+    **{"lm": "transformers", "w8a8": "transformers", "gguf": "transformers", "llama_cpp": "llama_cpp_python"},
     "compressed_tensors": "compressed-tensors",
     "matmul_nbits": "onnxruntime",
 }
@@ -63,7 +64,7 @@ def answers(form: Format, directory: Path, texts: Sequence[Any]) -> NDArray[np.f
             from tasks.export import executorch
 
             return executorch.predict(directory, texts)
-        case "lm" | "gguf" | "llama_cpp" | "compressed_tensors" | "matmul_nbits":
+        case "lm" | "w8a8" | "gguf" | "llama_cpp" | "compressed_tensors" | "matmul_nbits":
             return by_writer(form, directory, texts)
 
 

@@ -26,8 +26,8 @@ class CompareConfig(BaseModel):
 
     model_config = STRICT
     reads: ClassVar[dict[str, str]] = {
-        "source": "torch|onnx|lm|gguf",
-        "export": "onnx|packed|openvino|executorch|gguf|llama_cpp|compressed_tensors|matmul_nbits",
+        "source": "torch|onnx|lm|gguf|w8a8",
+        "export": "onnx|packed|openvino|executorch|gguf|llama_cpp|compressed_tensors|matmul_nbits|w8a8",
         "data": "rows",
     }
     writes: ClassVar[tuple[str, str]] = ("comparison", "comparison")

@@ -60,6 +60,7 @@ from tasks.quantize.int8_static import Int8StaticConfig
 from tasks.quantize.llama_cpp import LlamaCppConfig
 from tasks.quantize.rtn import RtnConfig
 from tasks.quantize.smooth import SmoothConfig
+from tasks.quantize.w8a8 import W8a8Config
 from tasks.reload import ReloadConfig
 from tasks.students import StudentMethods
 
@@ -110,7 +111,7 @@ PackIntegers = CompressedTensorsConfig | MatmulNbitsConfig
 ExportMethods = ExportEncoders | GgufConfig | PackIntegers
 RoundDecoders = RtnConfig | GptqConfig | AwqConfig
 QuantizeGraphs = Int8DynamicConfig | Int8StaticConfig | Int4WeightOnlyConfig | SmoothConfig
-QuantizeMethods = QuantizeGraphs | RoundDecoders | LlamaCppConfig
+QuantizeMethods = QuantizeGraphs | RoundDecoders | LlamaCppConfig | W8a8Config
 AdoptMethods = AdoptConfig | AdoptDecoderConfig
 StartMethods = FinetuneConfig | AdoptMethods | LabelConfig
 StartDecoders = CorrectConfig | LabelTopKConfig

@@ -1,8 +1,8 @@
-"""Export a language model as compressed-tensors: integers packed into words, as transformers and vLLM load them.
+"""Export a language model as compressed-tensors: its integers, as transformers and vLLM load them.
 
-An extra (`pip install 'shrinking-frontier[compressed-tensors]'`). What was rounded to integers keeps them; an
-embedding, which the format keeps whole, and other matrices become half precision. vLLM, on a GPU, was not tried; its
-kernels are for 4 and 8 bits.
+An extra (`pip install 'shrinking-frontier[compressed-tensors]'`). What was rounded to integers keeps them: packed into
+words, or, of a model whose inputs are rounded, too (`model: w8a8`), a byte each. An embedding, which the format keeps
+whole, and other matrices become half precision. vLLM, on a GPU, was not tried; its kernels are for 4 and 8 bits.
 """
 
 import json
@@ -19,51 +19,63 @@ if TYPE_CHECKING:
 
     from tasks.generate.grids import Grid, Rounded
 
-FORMAT = "pack-quantized"
+PACKED, BYTES = "pack-quantized", "int-quantized"
+EIGHT: dict[str, Any] = {"num_bits": 8, "type": "int", "symmetric": True}
+ROWS, TOKENS = EIGHT | {"strategy": "channel"}, EIGHT | {"strategy": "token", "dynamic": True}
 
 
 class CompressedTensorsConfig(BaseModel):
-    """The student as transformers loads it; stands beside what is served."""
+    """The student, or what w8a8 made of it, as transformers loads it; stands beside what is served."""
 
     model_config = STRICT
     tasks: ClassVar[tuple[Task, ...]] = ("generate",)
-    reads: ClassVar[dict[str, str]] = {"student": "lm"}
     writes: ClassVar[tuple[str, str]] = ("compressed_tensors", "compressed_tensors")
     needs: ClassVar[tuple[str, ...]] = ("compressed_tensors",)
     kind: Literal["export"] = Field("export", description="The stage's kind.")
     method: Literal["compressed_tensors"] = Field("compressed_tensors", description="The export format.")
+    model: Literal["student", "w8a8"] = Field(
+        default="student", description="What is exported: the rounded student, or what quantize/w8a8 left beside it."
+    )
+
+    @property
+    def reads(self) -> dict[str, str]:
+        """The model."""
+        return {self.model: "w8a8" if self.model == "w8a8" else "lm"}
 
 
 def run(inputs: dict[str, Path], config: CompressedTensorsConfig, out: Path, seed: int) -> dict[str, Any]:
-    """Write inputs["student"] in transformers' layout; measured: bytes of the weights, weights that are packed.
+    """Write the model in transformers' layout; measured: bytes of the weights, weights that are packed.
 
     Raises ShrinkError where nothing is rounded, or linear layers lie on a grid that the format does not know.
     """
     from safetensors.torch import save_file
     from transformers import AutoConfig
 
-    from tasks.generate import families, lm
+    from tasks.generate import families, lm, w8a8_model
 
     extras.require("compressed_tensors")
-    source = inputs["student"]
-    rounded, grids = lm.integers(source)
+    source, eight = inputs[config.model], config.model == "w8a8"
+    rounded, grids = w8a8_model.integers(source) if eight else lm.integers(source)
     if reason := families.unpacked(str(layout.read_json(source / "config.json").get("model_type"))):
         raise ShrinkError(reason)
     inside = [name for name in rounded if ".layers." in name]
     if not inside:
         raise ShrinkError("no layer of the student is rounded: put a quantize stage before this export.")
-    groups = {name: described(name, grids[name]) for name in inside}
+    groups = {name: ROWS if eight else described(name, grids[name]) for name in inside}
     model = lm.load(source)
     tensors: dict[str, Tensor] = {}
     for number, (name, value) in enumerate(lm.own_weights(model).items()):
         progress.report(number, len(grids), "weights")
-        tensors |= packed(name, rounded[name], grids[name]) if name in groups else {name: halved(name, value)}
+        if name not in groups:
+            tensors[name] = halved(name, value)
+        else:
+            tensors |= rows(name, rounded[name]) if eight else packed(name, rounded[name], grids[name])
     save_file(dict(sorted(tensors.items())), out / "model.safetensors", metadata={"format": "pt"})
     for name in lm.TOKENIZER:
         if (source / name).is_file():
             (out / name).write_bytes((source / name).read_bytes())
     about = AutoConfig.from_pretrained(source).to_dict()
-    about |= {"dtype": "float16", "quantization_config": settings(groups, [*ignored(model, groups)])}
+    about |= {"dtype": "float16", "quantization_config": settings(groups, ignored(model, groups), eight)}
     (out / "config.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     weights = sum(rounded[name].codes.numel() for name in inside)
     return {"weights_bytes": (out / "model.safetensors").stat().st_size, "packed_weights": weights}
@@ -103,6 +115,12 @@ def packed(name: str, one: "Rounded", grid: "Grid") -> "dict[str, Tensor]":
     return found
 
 
+def rows(name: str, one: "Rounded") -> "dict[str, Tensor]":
+    """A weight rounded by rows as the format's tensors: a byte a weight, and scales [outputs, 1]."""
+    base = name.removesuffix(".weight")
+    return {name: one.codes.contiguous(), f"{base}.weight_scale": one.scale.half().contiguous()}
+
+
 def halved(name: str, value: "Tensor") -> "Tensor":
     """A plain weight in half precision, vectors too."""
     import torch
@@ -122,18 +140,22 @@ def ignored(model: Any, groups: dict[str, Any]) -> list[str]:
     ]
 
 
-def settings(groups: dict[str, dict[str, Any]], left: list[str]) -> dict[str, Any]:
-    """The quantization_config of config.json: a group for each scheme with the layers that it is of."""
+def settings(groups: dict[str, dict[str, Any]], left: list[str], eight: bool) -> dict[str, Any]:
+    """The quantization_config of config.json: a group for each scheme with the layers that it is of.
+
+    `eight`: what they read is rounded to 8 bits when it comes, too.
+    """
     schemes: dict[str, tuple[dict[str, Any], list[str]]] = {}
     for name, scheme in groups.items():
         schemes.setdefault(json.dumps(scheme), (scheme, []))[1].append(name.removesuffix(".weight"))
     return {
         "quant_method": "compressed-tensors",
-        "format": FORMAT,
+        "format": BYTES if eight else PACKED,
         "quantization_status": "compressed",
         "ignore": left,
         "config_groups": {
             f"group_{number}": {"targets": sorted(names), "weights": scheme}
+            | ({"input_activations": TOKENS} if eight else {})
             for number, (scheme, names) in enumerate(schemes.values())
         },
     }

@@ -65,6 +65,28 @@ def passes(parts: dict[str, nn.Module], first: str, second: str, needed: str | N
     )
 
 
+def move(layer: nn.Module, give: Give, factor_of: Callable[[list[str]], Tensor | None]) -> dict[str, Tensor]:
+    """Move factors of all inputs, in place; those that were moved by linear, none where the layer changed.
+
+    `factor_of` says by the names of linears that read the same what their inputs [inputs] are divided by, None: as is.
+    """
+    linears, before = walk.linears_of(layer), give()
+    kept = {name: value.clone() for name, value in layer.state_dict().items()}
+    makers, factors = sources(layer, give), dict[str, Tensor]()
+    for maker in dict.fromkeys(makers.values()):
+        names = [name for name, one in makers.items() if one is maker]
+        factor = factor_of(names)
+        if factor is not None:
+            divide(maker, factor)
+            for name in names:
+                multiply(linears[name], factor)
+                factors[name] = factor
+    if float((give() - before).norm() / before.norm().clamp(min=1e-30)) > 1e-3:
+        layer.load_state_dict(kept)
+        return {}
+    return factors
+
+
 def divide(source: nn.Module, factor: Tensor) -> None:
     """Make what a norm or a product gives smaller by a factor [outputs] of each output."""
     with torch.no_grad():

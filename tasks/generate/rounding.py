@@ -48,10 +48,7 @@ def run(
         described = model.config
         del model
         walk.give_back()  # the integers are read in the place of the numbers that they stand for, not beside them
-        rounded: dict[str, Rounded] = {}
-        for name in ("tables", *(f"layer{index}" for index in range(count))):
-            rounded |= stored(checkpoint.part(at, name) or {})
-        lm.write(out, described, inputs["student"], plain, rounded, chosen)
+        lm.write(out, described, inputs["student"], plain, kept_parts(at, count), chosen)
     return measured
 
 
@@ -164,8 +161,16 @@ def round_tables(model: Any, ids: Tensor | None, chosen: Grids, table: Table, at
             heads.replace(lm.own_weights(model)[name], one)
 
 
-def round_layers(model: Any, ids: Tensor | None, batch: int, chosen: Grids, method: Method, at: Place) -> None:
-    """Round every layer in place, keeping each as it is stored."""
+def round_layers(
+    model: Any,
+    ids: Tensor | None,
+    batch: int,
+    chosen: Grids,
+    method: Method,
+    at: Place,
+    measure: walk.Measure = walk.sums,
+) -> None:
+    """Round every layer in place, keeping each as it is stored; a method gets what is measured of its inputs."""
     names = {id(one): name for name, one in model.named_modules()}
 
     def change(index: int, layer: nn.Module, sums: walk.Sums | None, give: walk.Give | None) -> None:
@@ -192,13 +197,21 @@ def round_layers(model: Any, ids: Tensor | None, batch: int, chosen: Grids, meth
         return kept is not None
 
     if ids is not None:
-        walk.walk(model, ids, change, known, batch)
+        walk.walk(model, ids, change, known, batch, measure)
         return
     found = walk.layers_of(model)
     for index, layer in enumerate(found):
         if not known(index, layer):
             change(index, layer, None, None)
         progress.report(index + 1, len(found), "layers")
+
+
+def kept_parts(at: Place, layers: int) -> dict[str, Rounded]:
+    """All rounded weights of the parts that were kept, by name."""
+    rounded: dict[str, Rounded] = {}
+    for name in ("tables", *(f"layer{index}" for index in range(layers))):
+        rounded |= stored(checkpoint.part(at, name) or {})
+    return rounded
 
 
 def split(rounded: dict[str, Rounded]) -> dict[str, Tensor]:

@@ -92,12 +92,14 @@ def by_transformers(directory: Path, threads: int) -> Opened:
 def loaded(directory: Path) -> tuple[Any, Any]:
     """Model and tokenizer of a folder, for transformers."""
     from tasks.export import compressed_tensors
-    from tasks.generate import gguf_read, lm
+    from tasks.generate import gguf_read, lm, w8a8_model
 
     if (directory / MODEL).is_file():
         return gguf_read.model_and_tokenizer(directory / MODEL)
     if "quantization_config" in layout.read_json(directory / "config.json"):
         return compressed_tensors.load(directory), lm.load_tokenizer(directory)
+    if (directory / w8a8_model.FACTS).is_file():
+        return w8a8_model.load(directory), lm.load_tokenizer(directory)
     return lm.load(directory), lm.load_tokenizer(directory)
 
 

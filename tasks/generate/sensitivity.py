@@ -3,9 +3,10 @@
 Of a linear layer the cost is foretold from its rounding error, its inputs (H = X^T X) and what its outputs mean to the
 answers (tasks/generate/fisher.py). That tells layers apart, but knows nothing of errors that go together: weights that
 training has moved off a grid by less than its steps lose all of that training there. So it is made to agree with
-what is seen (tasks/generate/divergence.py): of each kind of linear on one grid, of each grid with all linears on it; of
-the embedding the divergence is seen in any case. Both are scaled by how much less than rounding to nearest the method
-at hand loses, and can be weighed against each other (tasks/generate/budget.py).
+what is seen (tasks/generate/divergence.py): of each kind of linear on one grid, of each grid with all linears on it,
+scaled by how much less than rounding to nearest the method at hand loses. Of the embedding the divergence is seen in
+any case, on each grid with that method's own rounding, and both can be weighed against each other
+(tasks/generate/budget.py).
 """
 
 import math
@@ -25,12 +26,11 @@ from tasks.generate.grids import Grid, Rounded
 
 BLOCKS, BACKWARD = 12, 8  # of calibration text that are measured with; of them, those that go backwards
 WINDOW, WINDOWS = 128, 3  # tokens of the blocks that go backwards; how many of them divergences are seen on
-ROWS = 2048  # about so many of a table tell what the method makes of it
 PARTS = (1.0, 0.9)  # of a group's range, tried where many grids are only compared
 
 
 class Scaled(NamedTuple):
-    """How the method at hand loses less than rounding to nearest does."""
+    """What the method at hand makes of layers and tables."""
 
     layer: Callable[[nn.Module, walk.Sums, walk.Give], float]  # a layer's error over that by rounding to nearest
     table: Callable[[Tensor, Tensor | None, Grid], Rounded]  # how it rounds an embedding or a head
@@ -51,8 +51,8 @@ def spend(
 ) -> tuple[dict[str, Grid], float]:
     """Grids for the `free` weights so that all weights take at most `target` bits each; the divergence foretold.
 
-    `scaled` says of a layer what the method loses over what rounding to nearest does. Raises ShrinkError when the
-    smallest grids take more.
+    `scaled` says of a layer what the method loses over what rounding to nearest does, and rounds tables as it does.
+    Raises ShrinkError when the smallest grids take more.
     """
     weights = lm.own_weights(model)
     count = sum(map(torch.numel, weights.values()))
@@ -102,7 +102,7 @@ def errors(
 
     outside = [name for name in free if name not in linears]
     diagonals = kept("fisher", lambda: fisher.diagonals(model, short, linears, seed))
-    found = kept("costs-tables", lambda: tables(model, short[:WINDOWS], outside, ids, scaled))
+    found = kept("costs-tables", lambda: tables(model, short[:WINDOWS], outside, ids, scaled.table))
     middle = len(walk.layers_of(model)) // 2
 
     def change(index: int, layer: nn.Module, sums: walk.Sums, give: walk.Give) -> None:
@@ -164,35 +164,32 @@ def costs(weight: Tensor, sums: Tensor, tokens: int, diagonal: Tensor) -> Tensor
     return torch.tensor([fisher.divergence(one - weight, sums, tokens, diagonal) for one in rounded])
 
 
-def tables(model: Any, ids: Tensor, names: list[str], text: Tensor, scaled: Scaled) -> Errors:
-    """What each of GGUF_GRIDS costs an embedding or a head: the divergence seen with all of it rounded to nearest.
+def tables(
+    model: Any,
+    ids: Tensor,
+    names: list[str],
+    text: Tensor,
+    table: Callable[[Tensor, Tensor | None, Grid], Rounded],
+) -> Errors:
+    """What each of GGUF_GRIDS costs an embedding or a head: the divergence seen with all of it rounded by the method.
 
-    It is scaled, too, by what the method at hand makes of some rows on q4_0 (the error of what a head then gives).
+    The windows `ids`, the beginning of the `text`, are kept out of the sums that the method rounds by: it fits those
+    better than other text. One copy of one table is held beside the model.
     """
     found: Errors = {}
     if not names:
         return found
-    sums = heads.head_sums(model, text)
-    before = divergence.spoken(model, ids)
+    others = text[-(-ids.numel() // text.shape[1]) :]
+    sums, before = heads.head_sums(model, others if len(others) else text), divergence.spoken(model, ids)
     for name in names:
         weight = lm.own_weights(model)[name]
         mine = sums if name == heads.head_of(model) else None
-        importance = None if mine is None else grids.importance(mine)
         whole, seen = weight.clone(), []
         for grid in GGUF_GRIDS:
             with torch.no_grad():
-                heads.replace(weight, grids.nearest(whole, grids.GGUF[grid], importance, PARTS))
+                heads.replace(weight, table(whole, mine, grids.GGUF[grid]))
             seen.append(divergence.seen(model, ids, before))
         with torch.no_grad():
             weight.copy_(whole)
-        errors, some = [], whole[:: max(1, len(whole) // ROWS)]
-        for by in (scaled.table, nearest):
-            lost = by(some, mine, grids.GGUF["q4_0"]).value() - some
-            errors.append(float(lost.square().sum() if mine is None else ((lost @ mine) * lost).sum()))
-        found[name] = torch.tensor(seen) * (errors[0] / errors[1] if errors[1] else 1.0)
+        found[name] = torch.tensor(seen)
     return found
-
-
-def nearest(weight: Tensor, sums: Tensor | None, grid: Grid) -> Rounded:
-    """A table rounded to nearest, as its cost is told."""
-    return grids.nearest(weight, grid, None if sums is None else grids.importance(sums), PARTS)

@@ -21,7 +21,7 @@ from registry.records import ShrinkError
 from tasks import progress
 
 Give = Callable[[], Tensor]
-Sums = dict[str, Tensor]  # by linear of a layer, the sum of x x^T over all its inputs [inputs, inputs]
+Sums = dict[str, Tensor]  # by linear of a layer, the sum of x x^T over all its inputs [inputs, inputs], or `largest`
 
 
 class Caught(NamedTuple):
@@ -29,6 +29,9 @@ class Caught(NamedTuple):
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+
+
+Measure = Callable[[nn.Module, list[Tensor], Caught], Sums]  # what is measured of a layer's inputs, by linear
 
 
 def layers_of(model: Any) -> nn.ModuleList:
@@ -140,16 +143,39 @@ def read_by(layer: nn.Module, passes: Iterable[Give]) -> Sums:
     return found
 
 
+def largest(layer: nn.Module, hidden: list[Tensor], caught: Caught) -> Sums:
+    """By linear of a layer, the largest size of each of its inputs [inputs]."""
+    found: Sums = {}
+
+    def look(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            sizes = args[0].abs().flatten(0, -2).amax(0).float()
+            found[name] = torch.maximum(found[name], sizes) if name in found else sizes
+
+        return hook
+
+    handles = [one.register_forward_pre_hook(look(name)) for name, one in linears_of(layer).items()]
+    try:
+        for state in hidden:
+            given(layer, state, caught)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
 def walk(
     model: Any,
     ids: Tensor,
     change: Callable[[int, nn.Module, Sums, Give], None],
     known: Callable[[int, nn.Module], bool],
     batch: int = 8,
+    measure: Measure = sums,
 ) -> None:
     """Change every layer from the bottom up: `known` may put back what an earlier go made of it and say so.
 
-    `change` is called with the layer's number, the layer, its sums, and what it gives for the first batch as it is.
+    `change` is called with the layer's number, the layer, its sums (or what else is measured of its inputs), and what
+    it gives for the first batch as it is.
     """
     if len(ids) % batch:
         ids = ids[: len(ids) // batch * batch] if len(ids) > batch else ids
@@ -162,7 +188,7 @@ def walk(
         for index, layer in enumerate(layers):
             if not known(index, layer):
                 give = functools.partial(given, layer, hidden[0], caught[index])
-                change(index, layer, sums(layer, hidden, caught[index]), give)
+                change(index, layer, measure(layer, hidden, caught[index]), give)
             if index + 1 < len(layers):
                 through(layer, hidden, caught[index])
             give_back()

@@ -59,23 +59,15 @@ def layer(
     return found
 
 
-def moved(layer: "nn.Module", chosen: "dict[str, Grid]", sums: "Sums", give: "Give") -> "dict[str, Any]":
+def moved(layer: "nn.Module", chosen: "dict[str, Grid]", sums: "Sums", give: "Give") -> "dict[str, Tensor]":
     """Move the best factors of all inputs, in place; those that were moved by linear, none where the layer changed."""
     from tasks.generate import awq, folds, walk
 
-    linears, before = walk.linears_of(layer), give()
-    kept = {name: value.clone() for name, value in layer.state_dict().items()}
-    makers, factors = folds.sources(layer, give), {}
-    for maker in dict.fromkeys(makers.values()):
-        names = [name for name, one in makers.items() if one is maker]
+    linears = walk.linears_of(layer)
+
+    def factor(names: list[str]) -> "Tensor | None":
         rounded = [(walk.weight_of(linears[name]), chosen[name]) for name in names if name in chosen]
-        alpha, factor = awq.search(rounded, sums[names[0]])
-        if alpha:
-            folds.divide(maker, factor)
-            for name in names:
-                folds.multiply(linears[name], factor)
-                factors[name] = factor
-    if float((give() - before).norm() / before.norm().clamp(min=1e-30)) > 1e-3:
-        layer.load_state_dict(kept)
-        return {}
-    return factors
+        alpha, found = awq.search(rounded, sums[names[0]])
+        return found if alpha else None
+
+    return folds.move(layer, give, factor)

@@ -22,6 +22,8 @@ RTN, GPTQ = ({"kind": "quantize", "method": method, "grid": "q4_0"} for method i
 DEPTH, MERGES = {"kind": "prune", "method": "depth", "keep": 2}, {"kind": "prune", "method": "merges"}
 WIDTH, GROUPED = {"kind": "prune", "method": "width"}, {"kind": "prune", "method": "grouped"}
 SPARSE, CORRECT = {"kind": "prune", "method": "sparse"}, {"kind": "correct"}
+W8A8 = {"kind": "quantize", "method": "w8a8"}
+OF_W8A8 = {"kind": "export", "method": "compressed_tensors", "model": "w8a8"}
 SHORT = {"calibration_blocks": 4, "calibration_length": 16}
 LLAMA = {"kind": "quantize", "method": "llama_cpp", "type": "Q4_0"}
 
@@ -77,6 +79,8 @@ def test_orders_that_cannot_work_are_refused_when_a_recipe_is_read(stages: list[
         [CORRECT, TOP_K, DEPTH, TOKENS, GPTQ, ROUNDED],
         [MERGES, OWN, DEPTH, TOKENS, RTN],  # answers in the new numbers
         [WIDTH | {"ffn": 32}, SPARSE, RTN],
+        [W8A8, RTN | {"grid": "q4_1"}, OF_W8A8],  # beside the student, whatever becomes of it
+        [TOP_K, W8A8, DEPTH, OF_W8A8, TOKENS],
     ],
 )
 def test_orders_that_work_are_read(stages: list[dict[str, Any]]) -> None:
@@ -123,12 +127,14 @@ def test_orders_that_work_are_read(stages: list[dict[str, Any]]) -> None:
             [{**RTN, "grid": None, "target": 4.5}],
             r"target is 4.5 but the smallest grids take 4.67 bits a weight: raise",
         ),
+        ([W8A8 | {"calibration_length": 600}], "calibration_length is 600 tokens but the model reads 512: lower it."),
+        ([W8A8], "calibration_blocks is 32 of 256 tokens but the training text has [0-9]+ bytes: lower it, or give"),
         ([GPTQ], "calibration_blocks is 32 of 256 tokens but the training text has [0-9]+ bytes: lower it, or give"),
     ],
 )
 def test_what_a_model_has_not_is_refused_before_any_work(folder: Path, stages: list[dict[str, Any]], said: str) -> None:
     one = read(*stages)
-    with pytest.raises(ShrinkError, match=rf"^stage \d+ \([a-z_/]+\): {said}"):
+    with pytest.raises(ShrinkError, match=rf"^stage \d+ \([a-z0-9_/]+\): {said}"):
         preflight(one, folder / "teacher", folder)
 
 

@@ -14,6 +14,7 @@ from registry.records import ShrinkError, digest_directory
 from tasks import checkpoint
 from tasks.generate import divergence, fisher, grids, lm, rounding, sensitivity, walk
 from tasks.kinds import EveryStage, function_of
+from tasks.quantize import awq, gptq, rtn
 from tests.tasks.generate.decoders import FAMILIES, tiny
 from tests.tasks.generate.folders import IDS, logits, model_folder, rows_folder
 
@@ -99,7 +100,7 @@ def test_what_is_foretold_to_cost_most_does(tmp_path: Path) -> None:
     """Every linear layer alone on q4_0, and the embedding: the order of the costs is that of the divergences seen."""
     model = lm.load(planted(tmp_path / "student"))
     ids, names = IDS.repeat(3, 1), [*rounding.linears(model), "model.embed_tokens.weight"]
-    same = sensitivity.Scaled(lambda layer, sums, give: 1.0, sensitivity.nearest)
+    same = sensitivity.Scaled(lambda layer, sums, give: 1.0, rtn.table)
     foretold = sensitivity.errors(model, ids, names, same, (tmp_path, ""), 3)
     with torch.no_grad():
         before, seen = divergence.spoken(model, IDS), {}
@@ -131,7 +132,7 @@ def test_errors_that_go_together_are_seen(tmp_path: Path) -> None:
         with torch.no_grad():
             for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
                 weight -= 2e-3 * gradient.sign()
-    same = sensitivity.Scaled(lambda layer, sums, give: 1.0, sensitivity.nearest)
+    same = sensitivity.Scaled(lambda layer, sums, give: 1.0, rtn.table)
     found = sensitivity.errors(model, IDS.repeat(3, 1), [*linears], same, (tmp_path, ""), 3)
     foretold = torch.stack([*found.values()]).sum(0)
     before = divergence.spoken(model, IDS[:3])
@@ -139,6 +140,34 @@ def test_errors_that_go_together_are_seen(tmp_path: Path) -> None:
         with divergence.changed(model, functools.partial(onto, grid)):
             assert float(foretold[at]) == pytest.approx(divergence.seen(model, IDS[:3], before), rel=0.3), grid.name
     assert all(bool(torch.equal(a, b)) for a, b in zip(before, divergence.spoken(model, IDS[:3]), strict=True))
+
+
+@pytest.mark.parametrize("method", [rtn, gptq, awq], ids=lambda one: one.__name__.rpartition(".")[2])
+def test_a_table_costs_what_is_seen_with_the_methods_own_rounding_on_text_that_it_was_not_fitted_to(
+    tmp_path: Path, method: Any
+) -> None:
+    model, name = lm.load(planted(tmp_path / "student")), "model.embed_tokens.weight"
+    ids = torch.randint(3, 18, (12, 24), generator=torch.Generator().manual_seed(8))
+    weight = lm.own_weights(model)[name]
+    whole = weight.clone()
+    scaled = sensitivity.Scaled(lambda layer, sums, give: 1.0, method.table)
+    found = sensitivity.errors(model, ids, [name], scaled, (tmp_path, ""), 3)[name]
+    assert torch.equal(weight, whole)
+    read: list[Tensor] = []
+    handle = model.lm_head.register_forward_pre_hook(lambda module, args: read.append(args[0].flatten(0, 1).double()))
+    with torch.no_grad():
+        for block in ids[3:11].split(1):  # behind the windows that are seen
+            model(input_ids=block, use_cache=False)
+        handle.remove()
+        sums = torch.stack([one.T @ one for one in read]).sum(0).float()
+        before = functional.log_softmax(model(input_ids=ids[:3], use_cache=False).logits.double(), -1)
+        for at, grid in enumerate(grids.GGUF.values()):
+            weight.copy_(method.table(whole, sums, grid).value())
+            now = functional.log_softmax(model(input_ids=ids[:3], use_cache=False).logits.double(), -1)
+            wanted = float((before.exp() * (before - now)).sum() / (3 * 24))
+            assert float(found[at]) == pytest.approx(wanted, rel=0.02, abs=1e-6), grid.name
+            weight.copy_(whole)
+    assert sorted(found.tolist(), reverse=True)[-1] == float(found[-1]) and float(found[0]) > 10 * float(found[-1])
 
 
 def test_a_tied_embedding_is_counted_once(tmp_path: Path, data: Path) -> None:
