@@ -3,7 +3,6 @@
 No torch: preflight and plan ask here.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from registry.records import STRICT, ShrinkError
-from tasks import layout, weights
+from tasks import architectures, layout, weights
 from tasks.generate import families, gguf_check
 from tasks.generate.adopt import gguf_of
 
@@ -50,6 +49,11 @@ def of_gguf(file: Path) -> Decoder:
     """Sizes from a checked GGUF header."""
     seen = gguf_check.check(file)
     family = str(seen.keys.get("general.architecture", ""))
+    if "bert" in family or family.startswith("t5"):
+        raise ShrinkError(
+            f"'{file.name}' holds a '{family}', which has an encoder, and task generate takes a decoder alone: give a "
+            "language model's file."
+        )
     shapes = {name: math.prod(shape) for name, shape in seen.tensors.items()}
 
     def said(field: str, default: int | None = None) -> int:
@@ -91,12 +95,15 @@ def whole(value: Any, field: str, file: Path) -> int:
 def of_folder(folder: Path) -> Decoder:
     """Sizes from config.json and the header of model.safetensors."""
     config = layout.read_json(folder / "config.json")
+    check_writes(config)
     _, tensors = weights.header(folder / "model.safetensors")
     counts = {name: math.prod(entry["shape"]) for name, entry in tensors.items()}
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file():
         raise ShrinkError("tokenizer.json is missing in the model folder: save the tokenizer beside the model.")
-    said = json.loads(tokenizer.read_text(encoding="utf-8"))
+    said = layout.read_json(tokenizer)
+    if (folder / "tokenizer_config.json").is_file():
+        layout.read_json(folder / "tokenizer_config.json")
     tables = sum(count for name, count in counts.items() if any(part in name for part in FOLDER_TABLES))
     width = counted(config, "hidden_size", "n_embd")
     queries = counted(config, "num_attention_heads", "n_head")
@@ -114,7 +121,7 @@ def of_folder(folder: Path) -> Decoder:
         groups=counted(config, "num_key_value_heads", default=queries),
         head=counted(config, "head_dim", default=width // queries),
         least=least({name: (entry["shape"], roundable(name)) for name, entry in tensors.items()}),
-        tokenizer=str(said["model"].get("type")) if isinstance(said, dict) and "model" in said else "none",
+        tokenizer=str(said["model"].get("type")) if isinstance(said.get("model"), dict) else "none",
     )
     if (where := families.ANATOMIES.get(found.family)) is not None:
         shapes = {name: tuple(sorted(entry["shape"])) for name, entry in tensors.items()}  # GPT-2's lie the other way
@@ -122,6 +129,16 @@ def of_folder(folder: Path) -> Decoder:
         tables_of = {f"{families.TABLES[found.family][0]}.weight": tuple(sorted((found.pieces, width)))}
         agree(tables_of | {name: tuple(sorted((found.neurons, width)))}, shapes, "model.safetensors")
     return found
+
+
+def check_writes(config: dict[str, Any]) -> None:
+    """Refuse an encoder, which writes no text, and what has one beside its decoder."""
+    kind = str(config.get("model_type"))
+    if kind in architectures.known() or kind in architectures.STRANGERS or config.get("is_encoder_decoder"):
+        raise ShrinkError(
+            f"model_type is '{kind}', which has an encoder, and task generate takes a decoder alone: choose a language "
+            "model such as a Llama, or task classify or embed."
+        )
 
 
 def agree(expected: Mapping[str, Sequence[int]], there: Mapping[str, Sequence[int]], file: str) -> None:
