@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from flows import sizes_decoder
 from registry.records import ShrinkError
-from tasks.generate import choices, families
+from tasks.generate import choices, families, shapes
 from tasks.generate.header import Decoder
 
 WINDOW, LESSON, SHORTEST = 256, 128, 32  # tokens at most of what is read at once, of a lesson's window; at least
@@ -83,16 +83,7 @@ def grids(decoder: Decoder) -> Grids:
 
 
 def rows(decoder: Decoder) -> dict[str, tuple[int, int]]:
-    """Outputs and inputs of a layer's linears by the last parts of their names; none in a family that is not known."""
-    if (where := families.ANATOMIES.get(decoder.family)) is None:
-        return {}
-    wide, keys = decoder.queries * decoder.head, decoder.groups * decoder.head
-    apart = dict(zip(where.attention, (wide, keys, keys), strict=False))
-    if len(where.attention) == 1:
-        apart = {where.attention[0]: wide + 2 * keys}
-    neurons = decoder.neurons * (2 if len(where.into) == 1 and "gate" in where.into[0] else 1)
-    found = dict.fromkeys(where.into, (neurons, decoder.width))
-    found |= {name: (outputs, decoder.width) for name, outputs in apart.items()}
-    found |= {where.out: (decoder.width, decoder.neurons), where.merge: (decoder.width, wide)}
+    """Outputs and inputs of a layer's linears by the last parts of their names, where these tell them apart."""
+    found = shapes.linears(decoder)
     short = [name.rpartition(".")[2] for name in found]
     return dict(zip(short if len(set(short)) == len(short) else found, found.values(), strict=True))

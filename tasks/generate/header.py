@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from registry.records import STRICT, ShrinkError
-from tasks import architectures, layout, weights
-from tasks.generate import families, gguf_check
+from tasks import layout, weights
+from tasks.generate import families, gguf_check, possible, shapes
 from tasks.generate.adopt import gguf_of
 
 GGUF_TABLES = ("token_embd.weight", "output.weight")
@@ -54,7 +54,7 @@ def of_gguf(file: Path) -> Decoder:
             f"'{file.name}' holds a '{family}', which has an encoder, and task generate takes a decoder alone: give a "
             "language model's file."
         )
-    shapes = {name: math.prod(shape) for name, shape in seen.tensors.items()}
+    counts = {name: math.prod(shape) for name, shape in seen.tensors.items()}
 
     def said(field: str, default: int | None = None) -> int:
         return whole(seen.keys.get(f"{family}.{field}", default), field, file)
@@ -67,8 +67,8 @@ def of_gguf(file: Path) -> Decoder:
         layers=said("block_count"),
         context=said("context_length"),
         pieces=table[-1],
-        parameters=sum(shapes.values()),
-        tables=sum(shapes.get(name, 0) for name in GGUF_TABLES),
+        parameters=sum(counts.values()),
+        tables=sum(counts.get(name, 0) for name in GGUF_TABLES),
         tokenizer_bytes=40 * table[-1],
         width=width,
         neurons=said("feed_forward_length"),
@@ -82,6 +82,12 @@ def of_gguf(file: Path) -> Decoder:
     expected = {"token_embd.weight": (width, table[-1]), f"{last}ffn_down.weight": (found.neurons, width)}
     expected |= {f"{last}attn_output.weight": (queries * found.head, width)}
     agree(expected, seen.tensors, file.name)
+    names = (f"{family}.attention.head_count", f"{family}.attention.head_count_kv")
+    possible.check_heads(queries, found.groups, f"'{file.name}'", names)
+    theta = f"{family}.rope.freq_base"
+    possible.check_theta(seen.keys.get(theta, 1.0), f"'{file.name}'", theta)
+    if family == "llama":
+        agree(shapes.of_gguf(found), seen.tensors, file.name)
     return found
 
 
@@ -95,7 +101,7 @@ def whole(value: Any, field: str, file: Path) -> int:
 def of_folder(folder: Path) -> Decoder:
     """Sizes from config.json and the header of model.safetensors."""
     config = layout.read_json(folder / "config.json")
-    check_writes(config)
+    possible.check_kind(config)
     _, tensors = weights.header(folder / "model.safetensors")
     counts = {name: math.prod(entry["shape"]) for name, entry in tensors.items()}
     tokenizer = folder / "tokenizer.json"
@@ -124,21 +130,14 @@ def of_folder(folder: Path) -> Decoder:
         tokenizer=str(said["model"].get("type")) if isinstance(said.get("model"), dict) else "none",
     )
     if (where := families.ANATOMIES.get(found.family)) is not None:
-        shapes = {name: tuple(sorted(entry["shape"])) for name, entry in tensors.items()}  # GPT-2's lie the other way
+        there = {name: tuple(sorted(entry["shape"])) for name, entry in tensors.items()}  # GPT-2's lie the other way
         name = f"{where.layers}.{found.layers - 1}.{where.out}.weight"
         tables_of = {f"{families.TABLES[found.family][0]}.weight": tuple(sorted((found.pieces, width)))}
-        agree(tables_of | {name: tuple(sorted((found.neurons, width)))}, shapes, "model.safetensors")
+        agree(tables_of | {name: tuple(sorted((found.neurons, width)))}, there, "model.safetensors")
+    possible.check_numbers(config, found)
+    possible.check_weights(tensors, config, found)
+    possible.check_vocabulary(said, found)
     return found
-
-
-def check_writes(config: dict[str, Any]) -> None:
-    """Refuse an encoder, which writes no text, and what has one beside its decoder."""
-    kind = str(config.get("model_type"))
-    if kind in architectures.known() or kind in architectures.STRANGERS or config.get("is_encoder_decoder"):
-        raise ShrinkError(
-            f"model_type is '{kind}', which has an encoder, and task generate takes a decoder alone: choose a language "
-            "model such as a Llama, or task classify or embed."
-        )
 
 
 def agree(expected: Mapping[str, Sequence[int]], there: Mapping[str, Sequence[int]], file: str) -> None:
