@@ -5,6 +5,7 @@ feed-forward width, the first and the last layer always kept.
 """
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -79,7 +80,7 @@ def write(
     """
     target = folder / f"{name}.yaml"
     check_target(name, target)
-    if model.suffix == sources.MODEL:
+    if model.suffix == sources.MODEL and not model.is_dir():
         raise ShrinkError(f"model is '{model}', a language model's file, but task is {task}: give --task generate.")
     if not model.is_dir():
         raise ShrinkError(f"model is '{model}' but there is no such folder; name one with config.json.")
@@ -246,7 +247,7 @@ def replaces_head(found: layout.Layout) -> bool:
 
 def path_from(path: Path, folder: Path) -> str:
     """The path as the recipe says it: relative where it lies below the recipe's folder, so that both move together."""
-    whole, base = path.resolve(), folder.resolve()
+    whole, base = (Path(os.path.abspath(one)) for one in (path, folder))  # links keep their names
     return whole.relative_to(base).as_posix() if whole.is_relative_to(base) else whole.as_posix()
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import os
 import reprlib
 from pathlib import Path
 from typing import Any, get_args
@@ -135,7 +136,9 @@ def anchored(recipe: Recipe, folder: Path) -> Recipe:
         if scheme not in LOCAL:
             return source
         try:
-            path = (folder / rest).resolve()
+            if "\0" in rest:
+                raise ValueError(rest)
+            path = Path(os.path.abspath(folder / rest))  # a link keeps its name, which may say what it is
             path.exists()
         except (OSError, ValueError):  # a name that is too long, or that has a null byte
             raise ShrinkError(f"source {SHORT.repr(source.uri)} is no path that can be; give another.") from None

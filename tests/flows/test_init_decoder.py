@@ -117,6 +117,18 @@ def test_a_rounded_file_is_corrected_and_one_in_half_precision_is_not(plain: Pat
         assert folder.stages == recipe.stages and folder.teacher.uri == f"dir:{plain / name}"
 
 
+def test_a_link_keeps_its_name(plain: Path, tmp_path: Path) -> None:
+    shutil.copy(plain / "q4.gguf", tmp_path / "blob")
+    shutil.copy(documents(tmp_path)["lines.txt"], tmp_path / "other-blob")
+    for link, to in (("model.gguf", "blob"), ("linked.txt", "other-blob")):
+        (tmp_path / link).symlink_to(to)
+    found = init_decoder.write("mine", tmp_path / "linked.txt", tmp_path / "model.gguf", folder=tmp_path)
+    recipe = load(found["recipe"])
+    for look in (sources.peek, sources.resolve):
+        teacher, data = (look(one, tmp_path / ".shrink") for one in (recipe.teacher, recipe.data_source))
+        preflight(recipe, teacher, data)
+
+
 def test_what_is_written_walks_and_runs(servers: Services, servers_home: Path, plain: Path, tmp_path: Path) -> None:
     data = documents(tmp_path)
     (tmp_path / "other.txt").write_text(prose(100, 12))
@@ -170,6 +182,11 @@ def encoder(folder: Path) -> None:
     make_model(folder)
 
 
+def other(folder: Path) -> None:
+    shutil.rmtree(folder)
+    decoders.folder(folder, "qwen2")
+
+
 BAD_MODELS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "none": (shutil.rmtree, "model is 'llama' but there is no such folder or GGUF file; name one"),
     "encoder": (encoder, "model_type is 'bert', which has an encoder, and task generate takes a decoder alone"),
@@ -183,7 +200,7 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer\.json is missing in the model folder"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), r"model\.safetensors is missing in the model folder"),
-    "family": (lambda f: set_json(f / "config.json", model_type="qwen2"), "no GGUF is written of a 'qwen2': known"),
+    "family": (other, "no GGUF is written of a 'qwen2': known"),
 }
 
 
