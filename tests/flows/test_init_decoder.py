@@ -206,12 +206,13 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 @pytest.mark.parametrize("case", BAD_MODELS)
 def test_a_bad_model_is_one_sentence_and_nothing_is_written(
-    shrink: Shrink, teacher: Path, tmp_path: Path, case: str
+    shrink: Shrink, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
 ) -> None:
     spoil, message = BAD_MODELS[case]
     shutil.copytree(teacher, tmp_path / "llama")
     (tmp_path / "lines.txt").write_text("\n".join(map(text_of, range(60))))
     spoil(tmp_path / "llama")
+    capsys.readouterr()  # what transformers says while it saves
     words = ("init", "mine", "--task", "generate", "--data", "lines.txt", "--model", "llama")
     assert_refused(shrink, tmp_path, words, message)
 
