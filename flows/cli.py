@@ -8,16 +8,15 @@ import logging
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, Any
 
 import typer
 
-from flows import cli_operate, cli_registry, cli_runs
+from flows import cli_init, cli_operate, cli_registry, cli_runs
 from flows import console as screen
 from flows.cli_common import Json, RunId, connected, fail, say, unfinished
 from flows.settings import settings
-from registry.records import ShrinkError, Task
+from registry.records import ShrinkError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 COMPRESS, REGISTRY, OPERATE = "Compress", "Registry", "Operate"
@@ -184,50 +183,8 @@ def cancel(run_id: RunId = None, as_json: Json = False) -> None:
     say({"run_id": journal["run_id"], "status": journal["status"]}, as_json, text)
 
 
-@app.command(rich_help_panel=COMPRESS)
-def init(
-    name: Annotated[str, typer.Argument(help="the recipe's and the model's name: NAME.yaml is written here")],
-    data: Annotated[Path, typer.Option(help="CSV or JSONL file with a text a row, labelled unless for embeddings")],
-    model: Annotated[Path, typer.Option(help="folder with config.json, model.safetensors and tokenizer.json")],
-    text_column: Annotated[str, typer.Option(help="column or key of the text")] = "text",
-    label_column: Annotated[
-        str | None, typer.Option(help="column or key of the label; by default 'label', of embeddings none")
-    ] = None,
-    pair_column: Annotated[str | None, typer.Option(help="column or key of a second text, for pairs")] = None,
-    multi_label: Annotated[bool, typer.Option("--multi-label", help="rows have any number of labels")] = False,
-    label_separator: Annotated[
-        str | None, typer.Option(help="between the labels of a CSV cell (--multi-label)")
-    ] = None,
-    task: Annotated[str, typer.Option(help="classify, or embed: sentence vectors, which need no labels")] = "classify",
-    licence: Annotated[str, typer.Option(help="the model's licence, for the card")] = "unknown",
-    data_licence: Annotated[str, typer.Option(help="the data's licence, for the card")] = "unknown",
-    as_json: Json = False,
-) -> None:
-    """Write a recipe for your own model and data, after checking both."""
-    from flows.init import write
-
-    if task not in get_args(Task):
-        raise ShrinkError(f"task is {task!r} but must be one of: {', '.join(get_args(Task))}.")
-    column = label_column or ("label" if task == "classify" else None)
-    kinds = {"pair_column": pair_column, "multi_label": multi_label, "label_separator": label_separator}
-    columns, licences = (text_column, column), (licence, data_licence)
-    found = write(name, data, model, columns, licences, task=cast(Task, task), kinds=kinds)
-    rows = ", ".join(f"{split} {count}" for split, count in found["rows"].items())
-    named = ", ".join(found["labels"][:8]) + (", …" if len(found["labels"]) > 8 else "")
-    labels = f"{len(found['labels'])} labels ({named})" if found["labels"] else "no labels"
-    lines = [f"{found['recipe']} written: {labels}, rows: {rows}"]
-    if found["few_test_rows"]:
-        lines.append("few test rows: the intervals will be wide and the gate hard to pass; label more if you can")
-    if found["several"]:
-        lines.append(found["several"])
-    if found["head_replaced"]:
-        lines.append("the model's own classifier is not used: the finetune stage trains a new one on your labels")
-    lines.append(f"next:   shrink run {found['recipe']} --smoke  ·  shrink run {found['recipe']}")
-    say(found, as_json, screen.fitted("\n".join(lines)))
-
-
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    COMPRESS: (cli_runs.plan, cli_runs.stages, cli_runs.runs, cli_runs.logs),
+    COMPRESS: (cli_init.init, cli_runs.plan, cli_runs.stages, cli_runs.runs, cli_runs.logs),
     REGISTRY: (
         cli_registry.show,
         cli_registry.why,

@@ -5,6 +5,8 @@ feed-forward width, the first and the last layer always kept.
 """
 
 import json
+import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +15,9 @@ from typing import Any
 
 import yaml
 
-from flows import fit, init_embed
+from flows import fit, init_embed, sources
 from flows.preflight import preflight
-from flows.recipe import NAMING, anchored, parse
+from flows.recipe import NAME, NAMING, anchored, parse
 from flows.recipe_file import shipped
 from registry.records import ShrinkError, Task
 from tasks import architectures, data, layout, multilabel, splits
@@ -78,6 +80,8 @@ def write(
     """
     target = folder / f"{name}.yaml"
     check_target(name, target)
+    if model.suffix == sources.MODEL and not model.is_dir():
+        raise ShrinkError(f"model is '{model}', a language model's file, but task is {task}: give --task generate.")
     if not model.is_dir():
         raise ShrinkError(f"model is '{model}' but there is no such folder; name one with config.json.")
     found = layout.read(model)
@@ -136,11 +140,11 @@ def several_in(labels: list[str], config: DataConfig) -> str | None:
 
 
 def check_target(name: str, target: Path) -> None:
-    """Refuse a name that is taken or cannot be a file's; the recipe's own pattern is checked with the rest."""
+    """Refuse a name that is none of a recipe's, or taken."""
+    if not re.fullmatch(NAME, name):
+        raise ShrinkError(f"name is '{name:.80}' but {NAMING}; choose another.")
     if name in shipped():
         raise ShrinkError(f"name is '{name}' but a shipped recipe is called so; choose another.")
-    if Path(name).name != name:
-        raise ShrinkError(f"name is '{name}' but {NAMING}; choose another.")
     if target.exists():
         raise ShrinkError(f"'{target}' exists; choose another name or remove it.")
 
@@ -243,7 +247,7 @@ def replaces_head(found: layout.Layout) -> bool:
 
 def path_from(path: Path, folder: Path) -> str:
     """The path as the recipe says it: relative where it lies below the recipe's folder, so that both move together."""
-    whole, base = path.resolve(), folder.resolve()
+    whole, base = (Path(os.path.abspath(one)) for one in (path, folder))  # links keep their names
     return whole.relative_to(base).as_posix() if whole.is_relative_to(base) else whole.as_posix()
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import os
 import reprlib
 from pathlib import Path
 from typing import Any, get_args
@@ -32,6 +33,7 @@ SHORT = reprlib.Repr()  # a repr that stays short whatever is nested
 SHORT.maxstring = 80
 LOCAL = ("dir", "file")  # schemes of sources that are paths
 COUNTABLE = 2**53  # whole numbers beyond are no floats
+NAME = r"^[a-z0-9][a-z0-9-]{0,55}$"
 NAMING = "a name has 1 to 56 lowercase letters, digits and dashes, the first no dash"
 DATA: dict[int | str, type[BaseModel]] = dict(zip(("rows", "documents"), get_args(DataTasks), strict=True))
 PARTS: dict[str, tuple[type[BaseModel], ...]] = {
@@ -59,7 +61,7 @@ class Recipe(BaseModel):
     """One compression, from the teacher's source to the gate that decides."""
 
     model_config = STRICT
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,55}$", description="also the registered model's name")
+    name: str = Field(pattern=NAME, description="also the registered model's name")
     task: Task = Field(default="classify", description="what the model is for")
     seed: int = Field(default=0, ge=0, lt=2**32, description="of every random choice")
     teacher: Source
@@ -134,7 +136,9 @@ def anchored(recipe: Recipe, folder: Path) -> Recipe:
         if scheme not in LOCAL:
             return source
         try:
-            path = (folder / rest).resolve()
+            if "\0" in rest:
+                raise ValueError(rest)
+            path = Path(os.path.abspath(folder / rest))  # a link keeps its name, which may say what it is
             path.exists()
         except (OSError, ValueError):  # a name that is too long, or that has a null byte
             raise ShrinkError(f"source {SHORT.repr(source.uri)} is no path that can be; give another.") from None

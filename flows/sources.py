@@ -3,6 +3,7 @@
 `pypi:` packages come by pip, `deb:` ones (documentation of Debian) by apt-get, each with the hash that a recipe names.
 """
 
+import atexit
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from functools import cache
 from pathlib import Path
 
 from filelock import FileLock
@@ -20,6 +22,7 @@ from registry.records import ShrinkError, sha256_file, sha256_json
 
 OTHERWISE = "dir:PATH, file:PATH, or with its sha256 pypi:NAME==VERSION or deb:NAME==VERSION"
 PINNED = re.compile(r"[A-Za-z0-9._-]+==[A-Za-z0-9._+!-]+")  # nothing else may reach pip's requirements file
+MODEL = ".gguf"  # ends the name of a file that is a model by itself
 SHA = re.compile(r"[0-9a-f]{64}")
 
 
@@ -52,7 +55,22 @@ def resolve(source: Source, home: Path) -> Path:
 def peek(source: Source, home: Path) -> Path:
     """A directory to look at before a run: like `resolve`, but one file is looked at where it lies, not copied."""
     scheme, _, rest = source.uri.partition(":")
-    return Path(rest).parent if scheme == "file" and Path(rest).is_file() else resolve(source, home)
+    file = Path(rest)
+    if scheme != "file" or not file.is_file():
+        return resolve(source, home)
+    return linked(file) if file.suffix == MODEL else file.parent
+
+
+@cache
+def linked(file: Path) -> Path:
+    """A directory that holds a link to this one file alone, while the process lives: a model is what its folder holds.
+
+    (`alone` copies it, for a run.)
+    """
+    scratch = tempfile.TemporaryDirectory(prefix="shrink.")
+    atexit.register(scratch.cleanup)
+    (Path(scratch.name) / file.name).symlink_to(file.resolve())
+    return Path(scratch.name)
 
 
 def alone(file: Path, home: Path) -> Path:

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from registry.records import STRICT, ShrinkError
 from tasks import architectures, pieces, weights
+from tasks.generate import families
 
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 FREE = {"position_embedding_type": "absolute", "attention_bias": False, "mlp_bias": False, "norm_bias": False} | {
@@ -90,7 +91,10 @@ def check_architecture(config: dict[str, Any]) -> None:
         raise ShrinkError(f"model_type is {kind!r}, which is not supported ({why}): choose a BERT checkpoint.")
     if kind not in architectures.known():
         names = ", ".join(architectures.known())
-        raise ShrinkError(f"model_type is {kind!r} but only these encoders are supported: {names}; choose one of them.")
+        writes = ", or task generate, for which it is" if kind in families.ANATOMIES else ""
+        raise ShrinkError(
+            f"model_type is {kind!r} but only these encoders are supported: {names}; choose one of them{writes}."
+        )
     for field in (*SIZES, "max_position_embeddings"):
         size = architectures.value(config, field)
         if type(size) is not int or size < 1:

@@ -70,7 +70,8 @@ def check_splits(splits: dict[str, list[Row]], labels: list[str], limit: int | N
     raise_it = "" if limit is None else f"raise data.limit, which is {limit}, or "
     for name, rows in splits.items():
         if not rows:
-            raise ShrinkError(f"The {name} split is empty: {raise_it}give more labelled rows or change split.")
+            more = "labelled rows" if labels else "texts"
+            raise ShrinkError(f"The {name} split is empty: {raise_it}give more {more} or change split.")
         if not labels:
             continue
         if isinstance(rows[0]["label"], list):

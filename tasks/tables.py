@@ -21,6 +21,7 @@ ONE_VALUE = {  # by field: the remedy where a list stands in the place of a text
     "label_column": "give one label, or set multi_label where rows have several",
 }
 
+LONGEST = 2**31 - 1  # characters of a cell
 LABELS = {str: "text", int: "whole number", float: "decimal", bool: "true or false"}  # what JSON knows
 
 
@@ -43,7 +44,7 @@ def rated(source: Path, file: str) -> Iterator[Row]:
 
 def table(source: Path, file: str, config: "DataConfig", labelled: bool) -> Iterator[Row]:
     """Rows {id, text and, if labelled, label} of a CSV or JSON lines file, numbered from 1."""
-    records = _csv_records if config.format == "csv" else _jsonl_records
+    records = csv_records if config.format == "csv" else _jsonl_records
     columns = {"text_column": config.text_column}
     columns |= {"pair_column": config.pair_column} if config.pair_column is not None else {}
     marked = labelled and config.label_column is not None
@@ -51,10 +52,10 @@ def table(source: Path, file: str, config: "DataConfig", labelled: bool) -> Iter
     number, kinds = 0, dict[type, tuple[int, object]]()
     for number, record in enumerate(records(_read_text(source, file), file, set(needed.values())), start=1):
         if number == 1:
-            _check_columns(record, needed, file)
+            check_columns(record, needed, file)
         read = columns if config.multi_label else needed
         cells: Row = {
-            field.removesuffix("_column"): _cell(record, column, field, number, file) for field, column in read.items()
+            field.removesuffix("_column"): cell(record, column, field, number, file) for field, column in read.items()
         }
         if marked and config.multi_label:
             cells["label"] = multilabel.names_in(record, str(config.label_column), config.label_separator, number, file)
@@ -77,7 +78,7 @@ def _check_kind(kinds: dict[type, tuple[int, object]], value: object, number: in
         )
 
 
-def _check_columns(record: Row, columns: dict[str, str], file: str) -> None:
+def check_columns(record: Row, columns: dict[str, str], file: str) -> None:
     """Refuse a column that the first row lacks, with the nearest one that it has."""
     names = [str(name) for name in record if name is not None]
     for field, column in columns.items():
@@ -90,8 +91,10 @@ def _check_columns(record: Row, columns: dict[str, str], file: str) -> None:
             raise ShrinkError(f"{field} is {column!r:.80} but row 1 of {file} has no such column: {hint}")
 
 
-def _csv_records(text: str, file: str, wanted: set[str]) -> Iterator[Row]:
+def csv_records(text: str, file: str, wanted: set[str]) -> Iterator[Row]:
+    """The rows of a CSV text by their columns; ShrinkError for what is no CSV, or has a wanted column twice."""
     number = 0
+    csv.field_size_limit(LONGEST)
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         twice = sorted(name for name in wanted if list(reader.fieldnames or []).count(name) > 1)
@@ -120,7 +123,8 @@ def _jsonl_records(text: str, file: str, wanted: set[str]) -> Iterator[Row]:
         yield record
 
 
-def _cell(record: Row, column: str, field: str, number: int, file: str) -> str:
+def cell(record: Row, column: str, field: str, number: int, file: str) -> str:
+    """The text of one cell; ShrinkError where it has none."""
     value = record.get(column)
     if isinstance(value, list | dict):
         what = "a list" if isinstance(value, list) else "an object"

@@ -63,7 +63,9 @@ def gguf_of(source: Path) -> Path | None:
     """The one GGUF file of a source folder; none where it is a folder of transformers; ShrinkError for several."""
     files = sorted(source.glob("*.gguf"))
     if len(files) > 1:
-        raise ShrinkError(f"the teacher's folder has {len(files)} GGUF files ({files[0].name}, …): leave one.")
+        raise ShrinkError(
+            f"the teacher's folder has {len(files)} GGUF files ({files[0].name}, …): leave one, or name the file."
+        )
     if not files and not (source / "config.json").is_file():
         raise ShrinkError("the teacher's folder has neither a GGUF file nor config.json: name a folder with a model.")
     return files[0] if files else None

@@ -1,12 +1,13 @@
 """Documents from files: whole texts for language models, split by document, and prose of a second domain beside them.
 
 Written as JSON lines {id, text}: train, validation, test, and `second` where there is a second domain, which nothing
-learns from.
+learns from. What a file's text means is told by its format (tasks/generate/forms.py).
 """
 
+import codecs
 import gzip
 import json
-import re
+import zlib
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,10 +16,18 @@ from pydantic import BaseModel, Field, field_validator
 from registry.records import STRICT, ShrinkError, Task, has_text
 from tasks import splits, tables
 from tasks.data import write_rows
+from tasks.generate import forms
+from tasks.generate.forms import Form
 from tasks.pairs import Row
 
-PROSE_WORDS = 20  # a paragraph of fewer is a heading, a list, an address
-DOCUMENT = 2000  # characters after which the next paragraph of a running text begins another document
+TEXTS = (".txt", ".text", ".md", ".markdown")  # endings of text files, before a .gz that may follow
+BROKEN = ("\N{REPLACEMENT CHARACTER}", "\0")  # what bytes are read as that are no UTF-8, or are UTF-16
+LOST = 0.005  # part of a text that may be such
+LACK = "check the file and the format."
+LACKING: dict[Form, str] = {  # what would make one
+    "files": f"put text files there ({', '.join(TEXTS)}, also with .gz).",
+    "prose": f"a paragraph of {forms.PROSE_WORDS} words that ends as a sentence does is needed; check the format.",
+}
 
 
 class DocumentsConfig(BaseModel):
@@ -29,13 +38,16 @@ class DocumentsConfig(BaseModel):
     writes: ClassVar[tuple[str, str]] = ("data", "rows")
     kind: Literal["data"] = Field("data", description="The stage's kind.")
     task: Literal["generate"] = Field("generate", description="What the recipe's models are for.")
-    file: str = Field(description="File of the documents, relative to the source folder; it may end in .gz.")
-    format: Literal["jsonl", "prose", "articles"] = Field(
-        "jsonl",
-        description="jsonl: an object a document; prose: running text, paragraphs gathered; articles: id TAB rating "
-        "TAB sentence, where ids ARTICLE_NUMBER say which sentences make one document.",
+    file: str = Field(
+        description="File of the documents, relative to the source folder; it may end in .gz. Of format files a folder."
     )
-    text_column: str = Field("text", description="Key of the text (jsonl).")
+    format: Form = Field(
+        "jsonl",
+        description="jsonl: an object a document; csv: a row a document; prose: running text, paragraphs gathered; "
+        "lines: a document a line; articles: id TAB rating TAB sentence, where ids ARTICLE_NUMBER say which sentences "
+        "make one document; files: a folder of text files, each a document.",
+    )
+    text_column: str = Field("text", description="Key or column of the text (jsonl, csv).")
     second_file: str | None = Field(
         None, description="Running text of another domain, relative to second_source; judged on, never learnt from."
     )
@@ -85,75 +97,70 @@ def thinned(rows: list[Row], limit: int | None) -> list[Row]:
     return rows[:: max(1, len(rows) // limit)] if limit else rows
 
 
-def read(source: Path, file: str, form: str, field: str, column: str = "text") -> list[Row]:
-    """The documents of a file; ShrinkError naming the field, or the line that is wrong."""
-    text = unpacked(tables.require_file(source, file, field))
+def read(source: Path, file: str, form: Form, field: str, column: str = "text") -> list[Row]:
+    """The documents of a file, or folder; ShrinkError naming the field, or the line that is wrong."""
+    if form == "files":
+        rows = files(source, file, field)
+    else:
+        rows = told(unpacked(tables.require_file(source, file, field)), file, form, column)
+    if not rows:
+        raise ShrinkError(f"{field} is {file!r:.80} but it has no document: {LACKING.get(form, LACK)}")
+    return rows
+
+
+def told(text: str, file: str, form: Form, column: str) -> list[Row]:
+    """The documents of a text by its format."""
     match form:
         case "articles":
-            rows = articles(text, file)
+            return forms.articles(text, file)
         case "prose":
-            rows = prose(text)
+            return forms.prose(text)
+        case "lines":
+            return forms.lines(text)
+        case "csv":
+            return forms.cells(text, file, column)
         case _:
-            rows = objects(text, file, column)
-    if not rows:
-        raise ShrinkError(f"{field} is {file!r:.80} but it has no document: check the file and the format.")
+            return forms.objects(text, file, column)
+
+
+def files(source: Path, folder: str, field: str) -> list[Row]:
+    """A document from each text file below a folder of the source, by its name there; none of hidden or empty ones."""
+    root = source / folder
+    if not root.is_dir() or not root.resolve().is_relative_to(source.resolve()):
+        raise ShrinkError(f"{field} is {folder!r:.80} but the source has no such folder: name one, or '.' for all.")
+    rows = []
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root)
+        hidden = any(part.startswith(".") for part in name.parts)
+        if is_text(path) and not hidden and path.is_file() and path.resolve().is_relative_to(source.resolve()):
+            text = unpacked(path).strip()
+            rows += [{"id": name.as_posix(), "text": text}] if has_text(text) else []
     return rows
+
+
+def is_text(path: Path) -> bool:
+    """Whether a file's name is that of a text."""
+    return path.name.lower().removesuffix(".gz").endswith(TEXTS)
 
 
 def unpacked(path: Path) -> str:
-    """A file's text, unzipped where its name ends in .gz; what is no UTF-8 is replaced."""
-    try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
-        raise ShrinkError(f"{path.name} cannot be unzipped ({error}): take a fresh copy.") from None
-    return raw.decode("utf-8-sig", errors="replace").replace("\0", "")
+    """A file's text, unzipped where its name ends in .gz; a few bytes that are no UTF-8 are replaced.
 
-
-def articles(text: str, file: str) -> list[Row]:
-    """Sentences gathered by the part of their id before the last underscore, in the order of the file."""
-    found: dict[str, list[str]] = {}
-    for number, line in enumerate(text.split("\n"), start=1):
-        parts = line.rstrip("\r").split("\t")
-        if not line.strip():
-            continue
-        if len(parts) < 3 or "_" not in parts[0] or not has_text(parts[2]):
-            raise ShrinkError(f"Row {number} of {file} is no sentence of an article: ARTICLE_NUMBER, rating, text.")
-        found.setdefault(parts[0].rpartition("_")[0], []).append(parts[2].strip())
-    return [{"id": name, "text": " ".join(sentences)} for name, sentences in found.items()]
-
-
-def prose(text: str) -> list[Row]:
-    """Paragraphs of running text, their lines joined, gathered in order into documents of about DOCUMENT characters.
-
-    Left out is what is no prose: paragraphs of fewer than PROSE_WORDS words, or that do not end as a sentence does.
+    Raises ShrinkError for more of them, which are text in another encoding or no text at all.
     """
-    gathered: list[list[str]] = [[]]
-    for block in re.split(r"\n\s*\n", text):
-        paragraph = " ".join(block.split())
-        if len(paragraph.split()) < PROSE_WORDS or not re.search(r"[.!?:][\"'”’)]*$", paragraph):
-            continue
-        gathered[-1].append(paragraph)
-        if sum(map(len, gathered[-1])) >= DOCUMENT:
-            gathered.append([])
-    return [
-        {"id": str(number), "text": "\n\n".join(paragraphs)}
-        for number, paragraphs in enumerate(gathered, 1)
-        if paragraphs
-    ]
-
-
-def objects(text: str, file: str, column: str) -> list[Row]:
-    """One document from each JSON object of a file of lines."""
-    rows = []
-    for number, line in enumerate((line for line in text.split("\n") if line.strip()), start=1):
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
-            value = None
-        if not isinstance(value, dict):
-            raise ShrinkError(f"Row {number} of {file} is no JSON object: put one object on each line.")
-        said = value.get(column)
-        if not isinstance(said, str) or not has_text(said):
-            raise ShrinkError(f"Row {number} of {file} has no {column!r} (text_column): fill it in or drop the row.")
-        rows.append({"id": str(number), "text": said.strip()})
-    return rows
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ShrinkError(f"{path.name} cannot be read ({error.strerror}): make it readable.") from None
+    try:
+        raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
+    except (OSError, EOFError, zlib.error) as error:
+        raise ShrinkError(f"{path.name} cannot be unzipped ({error}): take a fresh copy.") from None
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ShrinkError(f"{path.name} is UTF-16 but UTF-8 is read: convert it (iconv -f UTF-16 -t UTF-8).")
+    text = raw.decode("utf-8-sig", errors="replace")
+    if (lost := sum(map(text.count, BROKEN))) > LOST * len(text):
+        raise ShrinkError(
+            f"{path.name} is no UTF-8: {lost / len(text):.1%} of its characters cannot be read; convert it to UTF-8."
+        )
+    return text.replace("\0", "")

@@ -1,7 +1,8 @@
 """The honest floor of a `generate` recipe: the teacher in plain 4-bit blocks, as anybody has them in a minute.
 
 Every product is rounded to the nearest of llama.cpp's Q4_0 with its own scale a block (the largest size falls on -8),
-the embedding to Q8_0: no calibration, no training. Written as the GGUF file that it would be.
+the embedding to Q8_0: no calibration, no training. Rows that are no whole blocks stay in half precision, as llama.cpp
+leaves them. Written as the GGUF file that it would be.
 """
 
 import tempfile
@@ -34,7 +35,12 @@ def run(inputs: dict[str, Path], config: GenerateFloorConfig, out: Path, seed: i
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
         folder, rounded = Path(scratch) / "teacher", Path(scratch) / "rounded"
         model = adopt.take(inputs["teacher"], folder, config.keep_layers)
-        matrices = {name: value for name, value in lm.own_weights(model).items() if value.ndim == 2}
+        size = GGUF["q4_0"].group
+        matrices = {
+            name: value
+            for name, value in lm.own_weights(model).items()
+            if value.ndim == 2 and value.shape[1] % size == 0
+        }
         grids = {name: GGUF["q8_0" if "embed" in name else "q4_0"] for name in matrices}
         lm.save(rounded, model, folder, {name: plain(one, grids[name]) for name, one in matrices.items()}, grids)
         return gguf.run({"model": rounded}, gguf.GgufConfig(), out, seed)

@@ -54,6 +54,7 @@ class Header(NamedTuple):
 
     keys: dict[str, int | float | str]  # single values; arrays are looked through and left out
     tensors: dict[str, tuple[int, ...]]  # by name the shape, rows last
+    types: dict[str, str]  # by name how its numbers are stored: F16, Q4_1, ...
 
 
 def check(path: Path) -> Header:
@@ -70,9 +71,11 @@ def check(path: Path) -> Header:
         tensors, keys = (counted(cursor, what, most) for what, most in (("tensors", TENSORS), ("keys", KEYS)))
         read = dict(key(cursor) for _ in range(keys))
         found = [tensor(cursor) for _ in range(tensors)]
-        inside(path, -(-cursor.at // ALIGNED) * ALIGNED, len(data), found)
+        types = inside(path, -(-cursor.at // ALIGNED) * ALIGNED, len(data), found)
         return Header(
-            {name: one for name, one in read.items() if one is not None}, {name: shape for name, shape, _, _ in found}
+            {name: one for name, one in read.items() if one is not None},
+            {name: shape for name, shape, _, _ in found},
+            types,
         )
 
 
@@ -121,8 +124,8 @@ def tensor(cursor: Cursor) -> tuple[str, tuple[int, ...], int, int]:
     return name, shape, cursor.number("I", f"'{name}'"), cursor.number("Q", f"'{name}'")
 
 
-def inside(path: Path, header: int, size: int, tensors: list[tuple[str, tuple[int, ...], int, int]]) -> None:
-    """ShrinkError unless every tensor's bytes lie behind the header and before the end."""
+def inside(path: Path, header: int, size: int, tensors: list[tuple[str, tuple[int, ...], int, int]]) -> dict[str, str]:
+    """The tensors' types by name; ShrinkError unless all their bytes lie behind the header and before the end."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
     known = {int(kind): GGML_QUANT_SIZES[kind] for kind in GGMLQuantizationType}
@@ -138,3 +141,4 @@ def inside(path: Path, header: int, size: int, tensors: list[tuple[str, tuple[in
                 f"'{path.name}' is no whole GGUF file: tensor '{name}' of shape {list(shape)} does not fit into its "
                 f"{size} bytes; take a fresh copy."
             )
+    return {name: GGMLQuantizationType(kind).name for name, _, kind, _ in tensors}

@@ -3,7 +3,6 @@
 No torch: preflight and plan ask here.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from pydantic import BaseModel
 
 from registry.records import STRICT, ShrinkError
 from tasks import layout, weights
-from tasks.generate import families, gguf_check
+from tasks.generate import families, gguf_check, possible, shapes
 from tasks.generate.adopt import gguf_of
 
 GGUF_TABLES = ("token_embd.weight", "output.weight")
@@ -50,7 +49,12 @@ def of_gguf(file: Path) -> Decoder:
     """Sizes from a checked GGUF header."""
     seen = gguf_check.check(file)
     family = str(seen.keys.get("general.architecture", ""))
-    shapes = {name: math.prod(shape) for name, shape in seen.tensors.items()}
+    if "bert" in family or family.startswith("t5"):
+        raise ShrinkError(
+            f"'{file.name}' holds a '{family}', which has an encoder, and task generate takes a decoder alone: give a "
+            "language model's file."
+        )
+    counts = {name: math.prod(shape) for name, shape in seen.tensors.items()}
 
     def said(field: str, default: int | None = None) -> int:
         return whole(seen.keys.get(f"{family}.{field}", default), field, file)
@@ -63,8 +67,8 @@ def of_gguf(file: Path) -> Decoder:
         layers=said("block_count"),
         context=said("context_length"),
         pieces=table[-1],
-        parameters=sum(shapes.values()),
-        tables=sum(shapes.get(name, 0) for name in GGUF_TABLES),
+        parameters=sum(counts.values()),
+        tables=sum(counts.get(name, 0) for name in GGUF_TABLES),
         tokenizer_bytes=40 * table[-1],
         width=width,
         neurons=said("feed_forward_length"),
@@ -78,6 +82,12 @@ def of_gguf(file: Path) -> Decoder:
     expected = {"token_embd.weight": (width, table[-1]), f"{last}ffn_down.weight": (found.neurons, width)}
     expected |= {f"{last}attn_output.weight": (queries * found.head, width)}
     agree(expected, seen.tensors, file.name)
+    names = (f"{family}.attention.head_count", f"{family}.attention.head_count_kv")
+    possible.check_heads(queries, found.groups, f"'{file.name}'", names)
+    theta = f"{family}.rope.freq_base"
+    possible.check_theta(seen.keys.get(theta, 1.0), f"'{file.name}'", theta)
+    if family == "llama":
+        agree(shapes.of_gguf(found), seen.tensors, file.name)
     return found
 
 
@@ -91,12 +101,15 @@ def whole(value: Any, field: str, file: Path) -> int:
 def of_folder(folder: Path) -> Decoder:
     """Sizes from config.json and the header of model.safetensors."""
     config = layout.read_json(folder / "config.json")
+    possible.check_kind(config)
     _, tensors = weights.header(folder / "model.safetensors")
     counts = {name: math.prod(entry["shape"]) for name, entry in tensors.items()}
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file():
         raise ShrinkError("tokenizer.json is missing in the model folder: save the tokenizer beside the model.")
-    said = json.loads(tokenizer.read_text(encoding="utf-8"))
+    said = layout.read_json(tokenizer)
+    if (folder / "tokenizer_config.json").is_file():
+        layout.read_json(folder / "tokenizer_config.json")
     tables = sum(count for name, count in counts.items() if any(part in name for part in FOLDER_TABLES))
     width = counted(config, "hidden_size", "n_embd")
     queries = counted(config, "num_attention_heads", "n_head")
@@ -114,13 +127,16 @@ def of_folder(folder: Path) -> Decoder:
         groups=counted(config, "num_key_value_heads", default=queries),
         head=counted(config, "head_dim", default=width // queries),
         least=least({name: (entry["shape"], roundable(name)) for name, entry in tensors.items()}),
-        tokenizer=str(said["model"].get("type")) if isinstance(said, dict) and "model" in said else "none",
+        tokenizer=str(said["model"].get("type")) if isinstance(said.get("model"), dict) else "none",
     )
     if (where := families.ANATOMIES.get(found.family)) is not None:
-        shapes = {name: tuple(sorted(entry["shape"])) for name, entry in tensors.items()}  # GPT-2's lie the other way
+        there = {name: tuple(sorted(entry["shape"])) for name, entry in tensors.items()}  # GPT-2's lie the other way
         name = f"{where.layers}.{found.layers - 1}.{where.out}.weight"
         tables_of = {f"{families.TABLES[found.family][0]}.weight": tuple(sorted((found.pieces, width)))}
-        agree(tables_of | {name: tuple(sorted((found.neurons, width)))}, shapes, "model.safetensors")
+        agree(tables_of | {name: tuple(sorted((found.neurons, width)))}, there, "model.safetensors")
+    possible.check_numbers(config, found)
+    possible.check_weights(tensors, config, found)
+    possible.check_vocabulary(said, found)
     return found
 
 

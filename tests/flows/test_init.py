@@ -200,7 +200,11 @@ def test_bad_rows_are_refused_before_anything_is_written(tmp_path: Path, text: s
     [
         ("sentiment", "rows.csv", r"name is 'sentiment' but a shipped recipe"),
         ("../mine", "rows.csv", r"name is '../mine' but a name has 1 to 56 lowercase"),
-        ("Mine", "rows.csv", r"'name' = 'Mine'"),
+        ("Mine", "rows.csv", r"name is 'Mine' but a name has"),
+        ("", "rows.csv", r"name is '' but a name has"),
+        ("m" * 57, "rows.csv", r"name is 'm+' but a name has"),
+        ("m" * 999, "rows.csv", r"name is 'm+' but a name has"),
+        ("mine-smoke", "rows.csv", r"'mine-smoke': only smoke walks end in -smoke"),
         ("taken", "rows.csv", r"taken.yaml' exists; choose another name"),
         ("mine", "rows.tsv", r"must end in .csv, .jsonl"),
         ("mine", "none.csv", r"none.csv' but there is no such file"),

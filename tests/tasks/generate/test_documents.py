@@ -7,7 +7,7 @@ import pytest
 
 from registry.records import ShrinkError
 from tasks.data import read_facts, read_rows
-from tasks.generate import documents
+from tasks.generate import documents, forms
 from tasks.generate.documents import DocumentsConfig
 
 WORDS = "word " * 30
@@ -37,8 +37,8 @@ def test_articles_are_gathered_in_order_and_split_whole(tmp_path: Path) -> None:
 
 
 def test_prose_is_gathered_up_to_a_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "DOCUMENT", 200)
-    found = documents.prose("\n\n".join(f"{WORDS}number {one}." for one in range(5)))
+    monkeypatch.setattr(forms, "DOCUMENT", 200)
+    found = forms.prose("\n\n".join(f"{WORDS}number {one}." for one in range(5)))
     assert [row["text"].count("number") for row in found] == [2, 2, 1]
 
 
