@@ -7,6 +7,7 @@ products of the same bytes. And a zero that is no integer is no operand of them:
 each group's inputs times the shift, a product of its own, 32 times smaller.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -44,18 +45,31 @@ def stored(one: Rounded, grid: Grid, split: bool) -> Stored:
     assert block is not None
     each = grid.group // block
     middle = (grid.high + 1) // 2 if grid.low == 0 else 0
-    codes, zeros = one.codes.numpy().astype(np.int16) - middle, None
+    zeros = None
     if grid.zero == "integer":
         zeros = (-one.shift / grids.whole(one.scale)).round().numpy().astype(np.int16).repeat(each, axis=1)
+    parts = []
+    for start in range(0, len(one.codes), grids.ROWS):
+        part = slice(start, start + grids.ROWS)
+        codes, own = one.codes[part].numpy().astype(np.int16) - middle, None if zeros is None else zeros[part]
+        parts.append(planes_of(codes, own, (grid.high - grid.low).bit_length(), block, split))
     return Stored(
-        *codes.shape,
+        one.codes.shape[0],
+        one.codes.shape[1],
         block,
         grid.group,
-        planes_of(codes, zeros, (grid.high - grid.low).bit_length(), block, split),
+        tuple(whole(rows) for rows in zip(*parts, strict=True)),
         one.scale.half().numpy().repeat(each, axis=1),
         one.shift.half().numpy() if grid.zero == "free" else None,
         middle,
     )
+
+
+def whole(parts: Sequence[Plane]) -> Plane:
+    """A plane of its rows in parts."""
+    zeros = [one.zeros for one in parts if one.zeros is not None]
+    codes = np.concatenate([one.codes for one in parts])
+    return Plane(parts[0].bits, parts[0].times, codes, np.concatenate(zeros) if zeros else None)
 
 
 def planes_of(
@@ -79,8 +93,8 @@ def plane(codes: NDArray[np.int16], zeros: NDArray[np.int16] | None, bits: int, 
 def packed(values: NDArray[np.int16], bits: int) -> NDArray[np.uint8]:
     """Rows [n, m] of integers from 0 to 2^bits - 1 as bytes [n, m * bits / 8 rounded up], the first in the low bits."""
     each = 8 // bits
-    whole = np.pad(values, ((0, 0), (0, -values.shape[1] % each))).astype(np.uint8)
-    found = np.zeros((len(whole), whole.shape[1] // each), dtype=np.uint8)
+    padded = np.pad(values, ((0, 0), (0, -values.shape[1] % each))).astype(np.uint8)
+    found = np.zeros((len(padded), padded.shape[1] // each), dtype=np.uint8)
     for place in range(each):
-        found |= whole[:, place::each] << (bits * place)
+        found |= padded[:, place::each] << (bits * place)
     return found

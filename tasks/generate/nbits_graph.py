@@ -27,10 +27,8 @@ def build(sizes: Sizes, weights: Weights, accuracy: int, tell: Callable[[int], N
     counted(graph)
     rotation(graph, sizes)
     state = graph.embedded(sizes.embedding)
-    normed = graph.node(
-        "SimplifiedLayerNormalization", [state, norm(graph, "model.layers.0.input_layernorm")],
-        "model.layers.0.input", axis=-1, epsilon=sizes.epsilon, stash_type=1,
-    )  # fmt: skip
+    first = norm(graph, "model.layers.0.input_layernorm")
+    normed = own_norm(graph, sizes, state, first, "model.layers.0.input")
     for layer in range(sizes.layers):
         at = f"model.layers.{layer}"
         said = attention(graph, sizes, layer, normed)
@@ -51,6 +49,12 @@ def norm(graph: Graph, name: str) -> str:
     found = graph.vector(f"{name}.weight")
     assert found is not None
     return found
+
+
+def own_norm(graph: Graph, sizes: Sizes, reads: str, weight: str, name: str) -> str:
+    """What a norm by the root of the mean square makes of a value, where nothing is added to it first."""
+    kind = "SimplifiedLayerNormalization"
+    return graph.node(kind, [reads, weight], name, axis=-1, epsilon=sizes.epsilon, stash_type=1)
 
 
 def counted(graph: Graph) -> None:
@@ -82,8 +86,7 @@ def attention(graph: Graph, sizes: Sizes, layer: int, reads: str) -> str:
     for place, kind in enumerate("qk"):
         if (weight := graph.vector(f"{at}.{kind}_norm.weight")) is not None:
             heads = graph.node("Reshape", [apart[place], graph.whole(0, 0, -1, sizes.head_size)], f"{at}.{kind}.heads")
-            told = {"axis": -1, "epsilon": sizes.epsilon, "stash_type": 1}
-            normed = graph.node("SimplifiedLayerNormalization", [heads, weight], f"{at}.{kind}.normed", **told)
+            normed = own_norm(graph, sizes, heads, weight, f"{at}.{kind}.normed")
             apart[place] = graph.node("Reshape", [normed, graph.whole(0, 0, -1)], f"{at}.{kind}")
     past = [f"past_key_values.{layer}.{kind}" for kind in ("key", "value")]
     present = [f"present.{layer}.{kind}" for kind in ("key", "value")]
@@ -127,6 +130,9 @@ def proto(graph: Graph, sizes: Sizes) -> Any:
     takes += [value("attention_mask", TensorProto.INT64, "batch", "all_tokens")]
     takes += [value("num_logits_to_keep", TensorProto.INT64), *cache("past_key_values", "past_tokens")]
     gives = [value("logits", TensorProto.FLOAT, "batch", "kept_tokens", sizes.pieces), *cache("present", "held_tokens")]
-    made = helper.make_graph(graph.nodes, "decoder", takes, gives, list(graph.held.values()))
-    used = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
-    return helper.make_model(made, opset_imports=used, ir_version=IR, producer_name="shrinking-frontier")
+    model = graph.model
+    model.ir_version, model.producer_name, model.graph.name = IR, "shrinking-frontier", "decoder"
+    model.opset_import.extend([helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)])
+    model.graph.input.extend(takes)
+    model.graph.output.extend(gives)
+    return model

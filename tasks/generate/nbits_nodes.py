@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from tasks.generate.nbits import Stored
 
@@ -22,13 +22,14 @@ class Graph:
 
     def __init__(self, weights: Weights, accuracy: int) -> None:
         self.weights, self.accuracy = weights, accuracy
-        self.nodes: list[Any] = []
-        self.held: dict[str, Any] = {}
+        self.model: Any = ModelProto()  # filled in place: constants that are put into a list are copied twice
+        self.held = set[str]()
         self.made = set[str]()
 
     def node(self, kind: str, reads: list[str], name: str, *more: str, domain: str = "", **attributes: Any) -> str:
         """A node that gives `name`, and more."""
-        self.nodes.append(helper.make_node(kind, reads, [name, *more], name, domain=domain, **attributes))
+        made = helper.make_node(kind, reads, [name, *more], name, domain=domain, **attributes)
+        self.model.graph.node.append(made)
         return name
 
     def once(self, kind: str, reads: list[str], name: str, **attributes: Any) -> str:
@@ -41,7 +42,8 @@ class Graph:
     def constant(self, name: str, value: Any) -> str:
         """Numbers that the file holds, each once."""
         if name not in self.held:
-            self.held[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
+            self.held.add(name)
+            self.model.graph.initializer.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name
 
     def whole(self, *values: int) -> str:
