@@ -87,8 +87,7 @@ def foretell(config: AnyStageConfig, inputs: dict[str, Made], counted: CountedDo
 def changed(config: AnyStageConfig, model: Made, weights: float, counted: CountedDocuments) -> Forecast:
     """A stage that rounds, prunes or trains: passes over so many tokens, and what the weights take then."""
     bits = rounded(config, counted.decoder) if isinstance(config, RoundDecoders | W8a8Config) else model.bits
-    whole = counted.decoder.tables * (WHOLE_BITS - HALF_BITS) if isinstance(config, W8a8Config) else 0  # of its tables
-    size = ((bits or WHOLE_BITS) * weights + whole) / 8 + counted.decoder.tokenizer_bytes
+    size = (bits or WHOLE_BITS) * weights / 8 + counted.decoder.tokenizer_bytes
     made = model.model_copy(update={"format": config.writes[1], "bytes": round(size), "bits": bits})
     trained = config.kind in {"distill", "correct"}
     tokens = read_by(config, counted)
@@ -99,7 +98,7 @@ def changed(config: AnyStageConfig, model: Made, weights: float, counted: Counte
 def rounded(config: RoundDecoders | W8a8Config, decoder: Decoder) -> float:
     """Bits a weight that a rounding leaves, tables included; layers that are excepted count as the others.
 
-    Tables that stay whole count as the halves that an export makes of them.
+    Tables that w8a8 leaves whole are halves there.
     """
     tables = decoder.tables / decoder.parameters
     if isinstance(config, W8a8Config):
