@@ -95,8 +95,7 @@ def changed(config: AnyStageConfig, model: Made, weights: float, counted: Counte
         bits = rounded(config, counted.decoder)
     elif isinstance(config, LlamaCppConfig):
         bits = llama_types.bits(config.type, counted.decoder)
-    whole = counted.decoder.tables * (WHOLE_BITS - HALF_BITS) if isinstance(config, W8a8Config) else 0  # of its tables
-    size = ((bits or WHOLE_BITS) * weights + whole) / 8 + counted.decoder.tokenizer_bytes
+    size = (bits or WHOLE_BITS) * weights / 8 + counted.decoder.tokenizer_bytes
     made = model.model_copy(update={"format": config.writes[1], "bytes": round(size), "bits": bits})
     trained = config.kind in {"distill", "correct"}
     tokens = read_by(config, counted)
@@ -107,7 +106,7 @@ def changed(config: AnyStageConfig, model: Made, weights: float, counted: Counte
 def rounded(config: RoundDecoders | W8a8Config, decoder: Decoder) -> float:
     """Bits a weight that a rounding leaves, tables included; layers that are excepted count as the others.
 
-    Tables that stay whole count as the halves that an export makes of them.
+    Tables that w8a8 leaves whole are halves there.
     """
     tables = decoder.tables / decoder.parameters
     if isinstance(config, W8a8Config):

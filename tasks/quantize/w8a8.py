@@ -3,8 +3,8 @@
 Xiao et al. 2022, "SmoothQuant: Accurate and efficient post-training quantization for large language models", arXiv
 2211.10438. The factors go into the norm or product before (tasks/generate/folds.py), so that nothing is computed more
 when it runs; where a layer would give something else with them, it is left as it was. Embedding, head and all else stay
-whole. What it leaves stands beside what is served: a GPU multiplies such integers (export/compressed_tensors with
-`model: w8a8`), llama.cpp does not.
+whole, in half precision. What it leaves stands beside what is served: a GPU multiplies such integers
+(export/compressed_tensors with `model: w8a8`), llama.cpp does not.
 """
 
 from pathlib import Path
@@ -41,6 +41,7 @@ def run(inputs: dict[str, Path], config: W8a8Config, out: Path, seed: int) -> di
     Raises ShrinkError for weights that are rounded already or not finite, and for too little text.
     """
     from tasks import checkpoint
+    from tasks.export import compressed_tensors
     from tasks.generate import lesson, lm, rounding, w8a8, w8a8_model, walk
 
     lesson.check_whole(inputs["student"], "quantize/w8a8")
@@ -56,7 +57,11 @@ def run(inputs: dict[str, Path], config: W8a8Config, out: Path, seed: int) -> di
     with checkpoint.parts() as at:
         rounding.round_layers(model, ids, config.batch, chosen, method, at, walk.largest)
         measured, count = rounding.told(model, chosen), len(walk.layers_of(model))
-        plain = {name: value for name, value in lm.own_weights(model).items() if name not in chosen}
+        plain = {
+            name: compressed_tensors.halved(name, value)  # as an export has them: roundings of inputs differ with them
+            for name, value in lm.own_weights(model).items()
+            if name not in chosen
+        }
         described = model.config
         del model
         walk.give_back()

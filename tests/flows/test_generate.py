@@ -339,7 +339,7 @@ def test_bytes_of_layers_in_8_bits_are_planned(tiny_writer: Path, tmp_path: Path
     made = foretell(stage, dict.fromkeys(stage.reads, counted.source), counted).made
     assert made.bytes == pytest.approx(directory_bytes(tmp_path / "out"), rel=0.2)
     export = CompressedTensorsConfig(model="w8a8")
-    assert foretell(export, {"w8a8": made}, counted).made.bytes < made.bytes
+    assert foretell(export, {"w8a8": made}, counted).made.bytes == pytest.approx(made.bytes, rel=0.01)
 
 
 WRITING = [config for config in get_args(AnyStageConfig) if getattr(config, "tasks", ()) == ("generate",)]
