@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from flows import fit, init_embed, sources
+from flows import fit, init_classify, init_embed, sources
 from flows.preflight import preflight
 from flows.recipe import NAME, NAMING, anchored, parse
 from flows.recipe_file import shipped
@@ -30,36 +30,6 @@ FREQUENT = 0.7  # part of the rows from which on one label counts as too frequen
 FEW_TESTS = 300  # test rows below which the gate's intervals will be wide
 SAMPLE = 2000  # texts whose length in tokens is looked at
 LONG = 0.99  # part of the texts that shall fit whole into the models' input
-
-TEMPLATE = """# {name}: written by `shrink init`. Run: shrink run {file} (first with --smoke: it takes a minute)
-name: {name}
-task: classify
-seed: 0
-teacher: {{uri: {teacher}, licence: {licence}}}
-data_source: {{uri: {source}, licence: {data_licence}}}
-data:
-  kind: data
-  file: {data_file}
-  format: {format}
-  text_column: {text_column}
-{pair}  label_column: {label_column}
-{several}  max_length: {max_length}   # tokens; longer texts are cut
-{floor}stages:
-  - {{kind: finetune, epochs: {epochs}{tuned}{weights}}}
-  - {{kind: label, second_teacher: {second_teacher}, transfer: false}}
-  - {{kind: prune, method: vocabulary, min_count: 1}}
-  - {{kind: prune, method: structured, layers: {layers}{ffn}}}
-  - {{kind: distill, method: logits, epochs: {distill_epochs}, transfer: false{weights}}}
-  - {{kind: export, method: onnx}}
-  - {{kind: quantize, method: int8_dynamic, embedding: int4}}
-evaluate: {{kind: evaluate, metric: {metric}}}   # or {metrics}: what the gate goes by
-gate:   # what the student must reach to become @champion
-  retention_min: 0.97
-  retention_low_min: 0.95
-  beat_floor: true
-  bytes_ratio_min: {bytes_ratio}
-  speed_ratio_min: {speed_ratio}
-"""
 
 
 def write(
@@ -94,7 +64,7 @@ def write(
     with hinting(several):
         splits.check_splits(parts, labels)
     length = max_length([row["text"] for row in rows], found)
-    text = (init_embed.TEMPLATE if task == "embed" else TEMPLATE).format(
+    text = (init_embed if task == "embed" else init_classify).TEMPLATE.format(
         file=target.name,
         teacher=quoted(f"dir:{path_from(model, folder)}"),
         source=quoted(f"file:{path_from(data_file, folder)}"),

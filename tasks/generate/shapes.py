@@ -96,7 +96,8 @@ def layer(decoder: "Decoder", config: dict[str, Any]) -> Shapes:
 
 def norm(name: str, width: int, shifted: bool) -> Shapes:
     """The weights of one norm."""
-    return {f"{name}.weight": (width,)} | ({f"{name}.bias": (width,)} if shifted else {})
+    found: Shapes = {f"{name}.weight": (width,)}
+    return found | {f"{name}.bias": (width,)} if shifted else found
 
 
 def of_gguf(decoder: "Decoder") -> Shapes:

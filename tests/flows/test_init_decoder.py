@@ -18,7 +18,7 @@ from flows.smoke import smoke
 from infra.addresses import Services
 from registry.records import ShrinkError
 from tasks.export import gguf
-from tasks.generate import floor, header
+from tasks.generate import floor, gguf_check, header
 from tests.flows.test_cli import Shrink, refused
 from tests.flows.test_cli import shrink as shrink  # a fixture
 from tests.flows.test_compress import shrink as command
@@ -319,3 +319,16 @@ def test_the_command_tells_what_it_saw(shrink: Shrink, teacher: Path, tmp_path: 
     assert out.splitlines()[-1] == "next:   shrink run mine.yaml --smoke  ·  shrink run mine.yaml"
     status, out, err = shrink("init", "other", *words, "--json")
     assert (status, err) == (0, "") and json.loads(out)["format"] == "files"
+
+
+def test_rows_that_are_no_whole_blocks_are_kept_by_recipe_and_floor(teacher: Path, tmp_path: Path) -> None:
+    shutil.copytree(teacher, tmp_path / "odd")
+    decoders.build(decoders.config_of("llama", vocab_size=288, intermediate_size=48)).save_pretrained(tmp_path / "odd")
+    found = init_decoder.write("mine", documents(tmp_path)["lines.txt"], tmp_path / "odd", folder=tmp_path)
+    stage = next(one for one in load(found["recipe"]).stages if one.kind == "quantize")
+    assert stage.model_dump()["exceptions"] == {"gate_proj": "q4_0", "q_proj": "q4_0", "down_proj": "none"}
+    (tmp_path / "floor").mkdir()
+    floor.run({"teacher": tmp_path / "odd"}, floor.GenerateFloorConfig(), tmp_path / "floor", 0)
+    kinds = gguf_check.check(tmp_path / "floor" / "model.gguf").types
+    assert (kinds["blk.0.ffn_down.weight"], kinds["blk.0.ffn_up.weight"]) == ("F16", "Q4_0")
+    assert kinds["token_embd.weight"] == "Q8_0"

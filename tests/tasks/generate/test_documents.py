@@ -61,7 +61,7 @@ def test_a_limit_takes_documents_from_everywhere(tmp_path: Path) -> None:
         ("prose", "Title\n\nToo short.", "has no document"),
     ],
 )
-def test_a_file_that_holds_no_documents_is_refused(tmp_path: Path, form: str, text: str, said: str) -> None:
+def test_a_file_that_holds_no_documents_is_refused(tmp_path: Path, form: forms.Form, text: str, said: str) -> None:
     (tmp_path / "x.txt").write_text(text)
     with pytest.raises(ShrinkError, match=said):
         documents.read(tmp_path, "x.txt", form, "file")
@@ -71,3 +71,44 @@ def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.gz").write_bytes(gzip.compress(b"text" * 100)[:20])
     with pytest.raises(ShrinkError, match=r"x\.gz cannot be unzipped"):
         documents.read(tmp_path, "x.gz", "prose", "file")
+
+
+def test_a_folder_gives_each_of_its_texts_and_nothing_from_outside(tmp_path: Path) -> None:
+    (tmp_path / "docs" / "in").mkdir(parents=True)
+    (tmp_path / "docs" / ".git").mkdir()
+    for name in ("a.md", "in/b.txt", "c.csv", ".git/d.txt", "../e.txt"):
+        (tmp_path / "docs" / name).write_text(f"Text of {name}.\n")
+    (tmp_path / "docs" / "empty.txt").write_text(" \n")
+    (tmp_path / "docs" / "link.txt").symlink_to(tmp_path / "e.txt")
+    rows = documents.read(tmp_path / "docs", ".", "files", "file")
+    assert rows == [{"id": "a.md", "text": "Text of a.md."}, {"id": "in/b.txt", "text": "Text of in/b.txt."}]
+    for folder in ("..", "none"):
+        with pytest.raises(ShrinkError, match=r"file is '.*' but the source has no such folder"):
+            documents.read(tmp_path / "docs", folder, "files", "file")
+    (tmp_path / "docs" / "void").mkdir()
+    with pytest.raises(ShrinkError, match=r"file is 'void' but it has no document: put text files there"):
+        documents.read(tmp_path / "docs", "void", "files", "file")
+
+
+def test_a_few_bytes_that_are_no_utf8_are_replaced_and_more_are_refused(tmp_path: Path) -> None:
+    for count, bad in ((10, True), (1, False)):
+        (tmp_path / "x.txt").write_bytes(b"a" * (1000 - count) + b"\xff" * count)
+        if not bad:
+            assert documents.unpacked(tmp_path / "x.txt").count("\N{REPLACEMENT CHARACTER}") == count
+            continue
+        with pytest.raises(ShrinkError, match=r"x\.txt is no UTF-8: 1\.0% of its characters cannot be read"):
+            documents.unpacked(tmp_path / "x.txt")
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("1_1\t0.5\tOne.\n1_2\t0.1\tTwo.\n", "articles"),
+        ("\n".join([WORDS] * 5), "lines"),
+        ("\n\n".join([WORDS] * 5), "prose"),
+        ("\n".join(["a line of a text that was broken at some width"] * 50), "prose"),
+        ("", "prose"),
+    ],
+)
+def test_the_format_of_a_text_is_seen(text: str, form: str) -> None:
+    assert forms.guessed(text) == form
