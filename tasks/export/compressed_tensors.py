@@ -23,7 +23,9 @@ FORMAT = "pack-quantized"
 
 
 class CompressedTensorsConfig(BaseModel):
-    """The student as transformers loads it; stands beside what is served."""
+    """The student as transformers loads it, beside what is served and judged, which is the recipe's other export; it
+    lies in `out` of this stage's directory in .shrink/runs.
+    """
 
     model_config = STRICT
     tasks: ClassVar[tuple[Task, ...]] = ("generate",)

@@ -219,7 +219,10 @@ MERGES, HALF = {"kind": "prune", "method": "merges"}, {"kind": "prune", "method"
         ([RTN | {"grid": "q5_1"}, PACKED], r"stage 2 \(quantize/rtn\) rounds to q5_1, which the compressed-tensors of"),
         ([RTN | {"target": 5.0}, PACKED], r"stage 2 \(quantize/rtn\) rounds to what its target buys"),
         ([TOKENS], r"stage 2 \(distill/tokens\) needs labels as top_k, but it is not made yet there"),
-        ([{"kind": "quantize", "method": "rtn"}], "grid and target are two ways to say how much is kept"),
+        (
+            [{"kind": "quantize", "method": "rtn"}],
+            "nothing says how much is kept: give grid or target, such as grid: q4_0",
+        ),
         (
             [{"kind": "quantize", "method": "rtn", "target": 4.0}],
             r"'stage 2 .quantize/rtn.: target' = 4.0: .*greater than or equal to 4.5",
