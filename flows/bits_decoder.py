@@ -28,8 +28,9 @@ def rounded(config: RoundDecoders, decoder: Decoder) -> Left:
     }
     for pattern, grid in config.exceptions.items():
         given |= {name: grid for name in counts if choices.fits(name, pattern)}
-    vectors = decoder.parameters - sum(counts.values())
-    bits, folder = VECTOR * vectors, 4.0 * vectors
+    places = decoder.context * decoder.width if decoder.family in families.TIED_HEADS else 0  # learnt positions
+    vectors = decoder.parameters - sum(counts.values()) - places
+    bits, folder = VECTOR * vectors + choices.bits_of(choices.KEPT) * places, 4.0 * (vectors + places)
     for name, count in counts.items():
         grid = given[name]
         bits += count * (config.target or 0.0 if grid is None else choices.bits_of(grid))
@@ -39,8 +40,8 @@ def rounded(config: RoundDecoders, decoder: Decoder) -> Left:
 
 def matrices(decoder: Decoder) -> dict[str, int]:
     """The weights of every linear layer, and of embedding and head, by name; where a family is not known all in one."""
-    tables = dict.fromkeys(list(sizes_decoder.tables(decoder))[: 1 + (decoder.tables > decoder.pieces * decoder.width)])
-    found = {name: decoder.tables // len(tables) for name in tables}
+    table = decoder.pieces * decoder.width
+    found = dict.fromkeys(list(sizes_decoder.tables(decoder))[: decoder.tables // table], table)
     if (where := families.ANATOMIES.get(decoder.family)) is None:
         return found | {"layers": decoder.parameters - decoder.tables}
     heads, groups = decoder.queries * decoder.head, decoder.groups * decoder.head

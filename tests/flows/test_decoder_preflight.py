@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flows import recipe
+from flows import fields, recipe
 from flows.preflight import preflight
 from registry.records import ShrinkError
 from tasks.export import gguf
@@ -231,3 +231,9 @@ def test_the_sizes_of_every_family_are_known_and_what_its_stages_do_not_take_is_
     if family not in {"llama", "mistral"}:
         with pytest.raises(ShrinkError, match=r"^stage 2 \(export/gguf\): no GGUF is written of a '.*': known are lla"):
             preflight(read(), tmp_path / "teacher", folder)
+
+
+@pytest.mark.parametrize("method", ["packed", "compressed_tensors"])
+def test_an_export_that_stands_beside_says_what_is_served_and_where_it_lies(method: str) -> None:
+    about = fields.describe(f"export/{method}")[0]["about"]
+    assert "beside what is served and judged, which is the recipe's other export" in about and ".shrink/runs" in about
