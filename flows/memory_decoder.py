@@ -18,20 +18,21 @@ INTEGERS = 13.0  # besides: where it is between its neighbours, two moments, the
 WALKED = 6.0  # a stage that goes layer by layer: the weights and half as much (tests/tasks/generate/test_memory.py)
 ADOPTED, BLOCKS, COPIED, JUDGED, READ = 8.0, 10.3, 2.2, 14.0, 0.6
 # Bytes a token and piece of the vocabulary: logits, their logs, the loss and the gradients of all these
-LEARNT_LOGITS, TOLD_LOGITS, COMPARED_LOGITS = 20.0, 14.0, 24.0
+LEARNT_LOGITS, TOLD_LOGITS, COMPARED_LOGITS = 18.0, 14.0, 24.0
 TOKENS_COMPARED = 512
 
 
 def training(config: LessonConfig, weights: float, decoder: Decoder, length: int) -> float:
     """Of a training on windows of so many tokens.
 
-    A layer leaves for the way back about 16 vectors of its width a token (norms, queries, keys, values, sums, their
-    turned halves) and 6 of its neurons (gate, its activation, their product, with what these three save).
+    A layer leaves for the way back about 14 vectors of its width a token (what norms and products read, queries, keys
+    and values before and behind their turn, what attention says) and 4 of its neurons: the gate, its activation, what
+    it is multiplied by, and the product.
     """
     held = FULL
     if isinstance(config, DistillRoundedConfig):
         held = SCALES + (INTEGERS if config.learn == "integers" else 0.0)
-    layers = 4.0 * decoder.layers * (16 * decoder.width + 6 * decoder.neurons)
+    layers = 4.0 * decoder.layers * (14 * decoder.width + 4 * decoder.neurons)
     token = LEARNT_LOGITS * decoder.pieces + layers
     return TORCH + 1e-6 * (held * weights + config.batch * length * token)
 
