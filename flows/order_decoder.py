@@ -35,7 +35,10 @@ def check_rounding(recipe: "Recipe") -> None:
             raise ShrinkError(f"{said} makes the teacher anew and would discard what {changed} made; put it before.")
         if isinstance(stage, DistillRoundedConfig):
             if not rounded:
-                raise ShrinkError(f"{said} teaches rounded weights, which no stage made yet; put it behind a quantize.")
+                raise ShrinkError(
+                    f"{said} teaches rounded weights, which no stage made yet; put it behind a quantize stage, such as "
+                    "quantize/gptq."
+                )
         elif isinstance(stage, RoundDecoders) and rounded:
             raise ShrinkError(f"{said} rounds anew what {rounded} has rounded; leave one of them out.")
         elif rounded and stage.kind in {"prune", "distill"}:
@@ -52,7 +55,10 @@ def check_integers(recipe: "Recipe") -> None:
         if isinstance(stage, RoundDecoders):
             rounded = where, integers_missing(stage)
         elif isinstance(stage, CompressedTensorsConfig) and rounded is None:
-            raise ShrinkError(f"recipe '{recipe.name}': {where} packs integers, which no quantize stage made; add one.")
+            raise ShrinkError(
+                f"recipe '{recipe.name}': {where} packs integers, which no quantize stage made; put one, such as "
+                "{kind: quantize, method: gptq, grid: int4_g64}, before it."
+            )
         elif isinstance(stage, CompressedTensorsConfig) and rounded and rounded[1]:
             raise ShrinkError(
                 f"recipe '{recipe.name}': {rounded[0]} rounds to {rounded[1]}, which the compressed-tensors of {where} "

@@ -68,6 +68,13 @@ def test_orders_that_cannot_work_are_refused_when_a_recipe_is_read(stages: list[
         read(*stages)
 
 
+def test_a_stage_that_lacks_is_named_by_what_would_make_it() -> None:
+    with pytest.raises(ShrinkError, match=r"needs labels as top_k, .* makes it, \{kind: label, method: top_k\}\.$"):
+        read(TOKENS)
+    with pytest.raises(ShrinkError, match=r"needs student as lm, .* makes it, \{kind: adopt, method: decoder\}\.$"):
+        read(stages=[DEPTH, EXPORT])
+
+
 @pytest.mark.parametrize(
     "stages",
     [

@@ -215,7 +215,10 @@ MERGES, HALF = {"kind": "prune", "method": "merges"}, {"kind": "prune", "method"
             [TOP_K, HALF, TOKENS],
             r"stage 4 \(distill/tokens\) changes the weights that stage 3 \(prune/sparse\) has set to",
         ),
-        ([PACKED], r"stage 2 \(export/compressed_tensors\) packs integers, which no quantize stage made; add one"),
+        (
+            [PACKED],
+            r"stage 2 \(export/compressed_tensors\) packs integers, which no quantize stage made; put one, such",
+        ),
         ([RTN | {"grid": "q5_1"}, PACKED], r"stage 2 \(quantize/rtn\) rounds to q5_1, which the compressed-tensors of"),
         ([RTN | {"target": 5.0}, PACKED], r"stage 2 \(quantize/rtn\) rounds to what its target buys"),
         ([TOKENS], r"stage 2 \(distill/tokens\) needs labels as top_k, but it is not made yet there"),
