@@ -21,14 +21,19 @@ from tasks.kinds import EveryStage, function_of
 LABEL = {"kind": "label", "method": "top_k", "windows": 256}
 TAUGHT = {"kind": "distill", "method": "tokens", "lr": 2e-4}
 FOUR = {"kind": "quantize", "grid": "q4_0", "embedding": "q5_1"}
-ROUNDED = {"kind": "distill", "method": "rounded", "learn": "integers", "lr": 1e-3}
+RECIPE = {"kind": "quantize", "grid": "q4_1", "embedding": "q5_0"}
+RECIPE |= {"exceptions": {"gate_proj": "q4_0", "q_proj": "q4_0"}}
+ROUNDED = {"kind": "distill", "method": "rounded", "lr": 1e-3}
 WAYS: dict[str, list[dict[str, Any]]] = {
     "27 of 30 layers": [{"kind": "prune", "method": "depth", "keep": 27}, TAUGHT],
     "24 of 30 layers": [{"kind": "prune", "method": "depth", "keep": 24}, TAUGHT],
     "feed-forward 1280 of 1536": [{"kind": "prune", "method": "width", "ffn": 1280}, TAUGHT],
     "4 bits by AWQ": [FOUR | {"method": "awq"}, ROUNDED],
     "4 bits by GPTQ": [FOUR | {"method": "gptq"}, ROUNDED],
+    "recipe by AWQ": [RECIPE | {"method": "awq"}, ROUNDED],
+    "recipe by GPTQ": [RECIPE | {"method": "gptq"}, ROUNDED],
     "5.0 bits by AWQ": [{"kind": "quantize", "method": "awq", "target": 5.0}, ROUNDED],
+    "5.0 bits by GPTQ": [{"kind": "quantize", "method": "gptq", "target": 5.0}, ROUNDED],
 }
 
 
@@ -36,7 +41,8 @@ def made(stage: dict[str, Any], inputs: dict[str, Path], out: Path) -> float:
     """Run a stage into a folder unless it is there whole; its processor seconds, 0 where it was."""
     if out.exists():
         return 0.0
-    config, start, part = EveryStage.validate_python(stage), time.process_time(), out.with_suffix(".part")
+    config, start = EveryStage.validate_python(stage), time.process_time()
+    part = out.with_name(f"{out.name}.part")  # no suffix in its place: names have dots
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     function_of(config)({role: inputs[role] for role in config.reads}, config, part, 0)

@@ -46,6 +46,7 @@ class Made(BaseModel):
     tokenizer: int = 0  # bytes of its tokenizer.json
     weights: int | None = None  # of a decoder, which has no shape
     bits: float | None = None  # a weight of it, where it is rounded
+    length: int | None = None  # tokens of a window that was answered
     products: Bits = "fp32"  # what an ONNX graph keeps the weights of its products in
     table: str = "none"  # and its word embedding
 

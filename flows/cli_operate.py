@@ -97,9 +97,24 @@ def report(
     if facts["runs"]:
         lines.append(f"energy of all runs: {units.energy(spent['central'] if spent else None)}")
         lines.append(facts["payback_sentence"])
+        lines += beside(runs, model)
     else:
         lines.append(NO_RUNS)
     say(facts, as_json, screen.fitted("\n".join(lines)))
+
+
+def beside(runs: list[dict[str, Any]], model: str | None) -> list[str]:
+    """What the smoke walks of a model took, which a report of its runs leaves out; nothing where there were none."""
+    from flows.journal import with_stages
+    from flows.report import build
+    from registry.gate import SMOKE
+
+    walks = [with_stages(settings().home, run) for run in runs if run["recipe"] == f"{model}{SMOKE}"]
+    if not walks:
+        return []
+    spent = build(walks)["spent"]["kwh"]
+    said = units.energy(spent["central"] if spent else None)
+    return [f"its smoke walks, which are not among them: {said} (`shrink report {model}{SMOKE}`)"]
 
 
 def runs_of(runs: list[dict[str, Any]], model: str) -> list[dict[str, Any]]:

@@ -72,7 +72,7 @@ def part_of(config: type[BaseModel], kind: str, method: str | None, task: str | 
         for name, one in schema["properties"].items()
         if "const" not in one  # kind, method and task: they are the part's name
     ]
-    about = (config.__doc__ or "").strip().splitlines()[0]
+    about = " ".join((config.__doc__ or "").strip().split("\n\n")[0].split())
     return {"kind": kind, "method": method, "task": task, "about": about, "fields": fields}
 
 

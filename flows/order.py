@@ -3,14 +3,14 @@
 `flows/recipe.py` asks here when a recipe is read; everything is refused in one sentence that names the stages.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from flows import order_decoder, roles, units
 from registry.records import EMBEDDING, WRITING, ShrinkError, Task
 from tasks.distill.quantized import DistillQuantizedConfig
 from tasks.finetune import FinetuneConfig
 from tasks.generate.documents import DocumentsConfig
-from tasks.kinds import AdoptMethods, PruneZeros
+from tasks.kinds import AdoptMethods, AnyChainConfig, PruneZeros
 from tasks.label import LabelConfig
 from tasks.prune.dynamic import DynamicConfig
 from tasks.prune.structured import PruneStructuredConfig
@@ -74,6 +74,17 @@ def check_second(recipe: "Recipe") -> None:
         raise ShrinkError(f"recipe '{recipe.name}': {there} is given but not {lacking}: give both, or none.")
 
 
+def maker(task: Task, role: str, wanted: str, held: str | None) -> str:
+    """The stage that would make what is needed, where nothing or only a source is there."""
+    made = {None: role, "source": MAIN}.get(held)
+    for config in get_args(AnyChainConfig):
+        if getattr(config, "writes", None) == (made, wanted) and task in getattr(config, "tasks", ENCODERS):
+            fields = {name: get_args(config.model_fields[name].annotation) for name in ("kind", "method")
+                      if name in config.model_fields}  # fmt: skip
+            return f", {{{', '.join(f'{name}: {said[0]}' for name, said in fields.items())}}}"
+    return ""
+
+
 def check(recipe: "Recipe") -> None:
     """Refuse a stage that reads what no earlier stage made; the student starts as the fine-tuned teacher."""
     check_teachers(recipe)
@@ -85,7 +96,8 @@ def check(recipe: "Recipe") -> None:
             if held.get(role) not in wanted.split("|"):
                 raise ShrinkError(
                     f"recipe '{recipe.name}': {units.numbered(number, stage)} needs {role} as {wanted}, but it is "
-                    f"{held.get(role) or 'not made yet'} there; move the stage or add the one that makes it."
+                    f"{held.get(role) or 'not made yet'} there; move the stage or add the one that makes it"
+                    f"{maker(recipe.task, role, wanted, held.get(role))}."
                 )
         roles.write(held, stage, stage.writes[1])
     check_lost(recipe)

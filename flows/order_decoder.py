@@ -39,7 +39,10 @@ def check_rounding(recipe: "Recipe") -> None:
             raise ShrinkError(f"{said} makes the teacher anew and would discard what {changed} made; put it before.")
         if isinstance(stage, DistillRoundedConfig):
             if not rounded:
-                raise ShrinkError(f"{said} teaches rounded weights, which no stage made yet; put it behind a quantize.")
+                raise ShrinkError(
+                    f"{said} teaches rounded weights, which no stage made yet; put it behind a quantize stage, such as "
+                    "quantize/gptq."
+                )
         elif isinstance(stage, W8a8Config) and rounded:
             raise ShrinkError(f"{said} rounds whole weights, which {rounded} has rounded; put it before that one.")
         elif isinstance(stage, Rounding) and rounded:
@@ -61,7 +64,10 @@ def check_integers(recipe: "Recipe") -> None:
         elif not isinstance(stage, PackIntegers) or getattr(stage, "model", "student") == "w8a8":
             continue
         elif rounded is None:
-            raise ShrinkError(f"recipe '{recipe.name}': {where} packs integers, which no quantize stage made; add one.")
+            raise ShrinkError(
+                f"recipe '{recipe.name}': {where} packs integers, which no quantize stage made; put one, such as "
+                "{kind: quantize, method: gptq, grid: int4_g64}, before it."
+            )
         elif isinstance(stage, CompressedTensorsConfig) and (grid := integers_missing(rounded[1])):
             raise ShrinkError(
                 f"recipe '{recipe.name}': {rounded[0]} rounds to {grid}, which the compressed-tensors of {where} "

@@ -146,6 +146,7 @@ def write_evidence(
         labels=tuple(about.get("labels", ())),
         multi_label=bool(about.get("multi_label")),
         pairs=bool(about.get("pairs")),
+        context=about.get("context", about.get("max_position_embeddings")),
         exports=tuple(f"{one['export']}: {units.compared(one)} ({one['runtime']})" for one in seen["exports"]),
         sources={what: source.uri for what, source in recipe.origins.items()},
         licences={what: source.licence for what, source in recipe.origins.items()},

@@ -2,22 +2,28 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from flows import sizes_decoder, units
 from flows.recipe import Recipe
 from registry.records import ShrinkError
-from tasks import tables
+from tasks import layout, tables
 from tasks.export.gguf import GgufConfig
 from tasks.export.matmul_nbits import MatmulNbitsConfig
-from tasks.generate import documents, gguf_fit, header, nbits_fit
+from tasks.generate import documents, gguf_check, gguf_fit, header, nbits_fit
+from tasks.generate.adopt import gguf_of
 from tasks.generate.documents import DocumentsConfig
+from tasks.generate.header import Decoder
 from tasks.quantize.llama_cpp import LlamaCppConfig
+
+GENERIC = {"PreTrainedTokenizerFast", "TokenizersBackend"}  # tokenizers that name no special token by themselves
 
 
 def preflight(recipe: Recipe, teacher: Path, data: Path, others: Mapping[str, Path]) -> None:
     """Raise ShrinkError when the sources cannot go through the recipe's stages."""
     assert isinstance(recipe.data, DocumentsConfig)
     decoder = header.look(teacher)
+    check_tokenizer(teacher, decoder)
     parts = documents.split_documents(data, recipe.data)
     if recipe.data.second_file:
         tables.require_file(others["second"], recipe.data.second_file, "data.second_file")
@@ -44,7 +50,35 @@ def preflight(recipe: Recipe, teacher: Path, data: Path, others: Mapping[str, Pa
             )
 
 
-def check_export(where: str, stage: GgufConfig | MatmulNbitsConfig, teacher: Path) -> None:
+def check_tokenizer(teacher: Path, decoder: Decoder) -> None:
+    """A text needs a token to begin with, and every token a row of the embedding."""
+    file = gguf_of(teacher)
+    if file is not None:
+        keys, where = gguf_check.check(file).keys, f"tokenizer.ggml.eos_token_id of '{file.name}'"
+        named = any(f"tokenizer.ggml.{one}_token_id" in keys for one in ("bos", "eos"))
+    else:
+        where, path = "tokenizer_config.json", teacher / "tokenizer_config.json"
+        said = layout.read_json(path) if path.is_file() else {}
+        own = said.get("tokenizer_class") not in GENERIC or (teacher / "special_tokens_map.json").is_file()
+        named = own or any(said.get(f"{one}_token") for one in ("bos", "eos"))
+        highest = highest_of(layout.read_json(teacher / "tokenizer.json"))
+        if highest >= decoder.pieces:
+            raise ShrinkError(
+                f"tokenizer.json numbers its pieces up to {highest} but the model's embedding has {decoder.pieces} "
+                "rows, from 0: use a matching pair."
+            )
+    if not named:
+        raise ShrinkError(f"the teacher's tokenizer names neither bos_token nor eos_token: name one in {where}.")
+
+
+def highest_of(tokenizer: dict[str, Any]) -> int:
+    """The highest number that a tokenizer.json gives a piece."""
+    pieces = tokenizer.get("model", {}).get("vocab", {})
+    plain = pieces.values() if isinstance(pieces, dict) else range(len(pieces))
+    return max([0, *plain, *(one["id"] for one in tokenizer.get("added_tokens") or [])])
+
+
+def check_export(where: str, stage: GgufConfig | LlamaCppConfig | MatmulNbitsConfig, teacher: Path) -> None:
     """Refuse a family, a tokenizer or a setting of it that an export does not know."""
     try:
         (nbits_fit if isinstance(stage, MatmulNbitsConfig) else gguf_fit).check(teacher)

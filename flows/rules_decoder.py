@@ -6,20 +6,25 @@ times. Constants were fitted to a run of the recipe `smollm2`.
 
 from pathlib import Path
 
-from flows.amounts import BARE, FORWARD, TORCH, TRAINING, Forecast, Made
+from flows import bits_decoder, memory_decoder
+from flows.amounts import BARE, FORWARD, TRAINING, Forecast, Made
 from flows.recipe import Recipe
 from registry.records import directory_bytes
 from tasks.export.matmul_nbits import MatmulNbitsConfig
 from tasks.generate import choices, documents, header, llama_types
+from tasks.generate.adopt import gguf_of
 from tasks.generate.documents import DocumentsConfig
 from tasks.generate.header import Decoder
+from tasks.generate.lesson import LessonConfig
+from tasks.generate.top_k import LabelTopKConfig
 from tasks.kinds import AnyStageConfig, RoundDecoders
 from tasks.quantize.llama_cpp import LlamaCppConfig
 from tasks.quantize.w8a8 import W8a8Config
 
 BYTES_A_TOKEN = 4.3
 START = 6.0  # seconds to import, load and save
-BLOCK_BITS, TABLE_BITS, BYTE_BITS, HALF_BITS, WHOLE_BITS = 4.5, 8.5, 8.0, 16.0, 32.0
+BLOCK_BITS, TABLE_BITS, BYTE_BITS, HALF_BITS = 4.5, 8.5, 8.0, 16.0
+JSON_PIECE, GGUF_PIECE = 72, 36  # bytes of the tokenizer a piece, in tokenizer.json and in a GGUF file
 TIMED_TOKENS = 4_000  # of three models, generated one after the other
 
 
@@ -38,6 +43,9 @@ class CountedDocuments:
             self.rows += len(read)
         self.max_length = recipe.data.max_length
         self.rounding = next((one for one in reversed(recipe.stages) if isinstance(one, RoundDecoders)), None)
+        json = self.decoder.tokenizer_bytes if gguf_of(model) is None else JSON_PIECE * self.decoder.pieces
+        self.tokenizer = {"lm": json, "gguf": GGUF_PIECE * self.decoder.pieces}  # bytes by format
+        self.runtime = getattr(recipe.evaluate, "runtime", "transformers")
         self.source = Made(format="source", bytes=directory_bytes(model), weights=self.decoder.parameters)
 
     def tokens(self, *names: str) -> float:
@@ -50,71 +58,68 @@ def foretell(config: AnyStageConfig, inputs: dict[str, Made], counted: CountedDo
     decoder = counted.decoder
     model = next((one for one in inputs.values() if one.weights), counted.source)
     weights = float(model.weights or decoder.parameters)
-    held = TORCH + 4e-6 * weights
+    memory = memory_decoder.passing
     match config.kind:
         case "data":
             size = sum(counted.sizes.values()) * 1.02 + 30 * counted.rows + 300
             return Forecast(made=Made(format="rows", bytes=round(size)), work=0.3, ram_mb=BARE + 5e-6 * size)
-        case "adopt":
-            weights = kept(decoder, getattr(config, "keep_layers", None))
-            made = Made(format="lm", bytes=round(4 * weights) + decoder.tokenizer_bytes, weights=round(weights))
-            return Forecast(
-                made=made, work=START + 8e-8 * decoder.parameters, ram_mb=TORCH + 1.5e-5 * decoder.parameters
-            )
-        case "floor":
-            weights = kept(decoder, getattr(config, "keep_layers", None))
-            bits = BLOCK_BITS * (weights - decoder.tables) + TABLE_BITS * decoder.tables
-            made = Made(format="gguf", bytes=round(bits / 8) + decoder.tokenizer_bytes, weights=round(weights))
-            return Forecast(
-                made=made, work=START + 1e-7 * decoder.parameters, ram_mb=TORCH + 1.5e-5 * decoder.parameters
-            )
+        case "adopt" | "floor":
+            weights, part = kept(decoder, getattr(config, "keep_layers", None)), config.kind == "floor"
+            bits = BLOCK_BITS * (weights - decoder.tables) + TABLE_BITS * decoder.tables if part else 32 * weights
+            size = round(bits / 8) + counted.tokenizer[config.writes[1]]
+            made = Made(format=config.writes[1], bytes=size, weights=round(weights))
+            held = memory_decoder.BLOCKS if part else memory_decoder.ADOPTED
+            work = START + (1e-7 if part else 8e-8) * decoder.parameters
+            return Forecast(made=made, work=work, ram_mb=memory(decoder.parameters, held))
         case "export":
             packed = config.writes[1] == "packed"  # whose zeros are not known yet
-            bits = 32.0 if packed else model.bits or HALF_BITS
+            bits, words = 32.0 if packed else model.bits or HALF_BITS, counted.tokenizer
             bits = in_blocks(config, bits, counted) if isinstance(config, MatmulNbitsConfig) else bits
-            size = round(bits * weights / 8) + decoder.tokenizer_bytes
+            size = round(bits * weights / 8) + words.get(config.writes[1], words["lm"])
             made = Made(format=config.writes[1], bytes=size, weights=model.weights)
-            return Forecast(made=made, work=START + 2e-8 * weights, ram_mb=held, parallel=False)
+            held = memory_decoder.COPIED if config.writes[1] == "gguf" else 4.0
+            return Forecast(made=made, work=START + 2e-8 * weights, ram_mb=memory(weights, held), parallel=False)
         case "compare":
-            work = 2 * START + 4 * 2_000 * weights / FORWARD
-            return Forecast(made=Made(format="comparison", bytes=500), work=work, ram_mb=held * 1.3)
+            work, ram = 2 * START + 4 * 2_000 * weights / FORWARD, memory_decoder.comparison
+            made = Made(format="comparison", bytes=180)
+            return Forecast(made=made, work=work, ram_mb=ram(weights, decoder, model.bits is not None))
         case "evaluate":
             tokens = counted.tokens("test", "second") + TIMED_TOKENS
-            made = Made(format="evaluation", bytes=30_000)
-            return Forecast(made=made, work=4 * START + 3 * tokens * weights / FORWARD, ram_mb=3 * held - 2 * TORCH)
+            work = 4 * START + 3 * tokens * weights / FORWARD
+            made = Made(format="evaluation", bytes=21_000)
+            return Forecast(made=made, work=work, ram_mb=memory(weights, memory_decoder.JUDGED))
         case "reload":
-            return Forecast(made=Made(format="result", bytes=100), work=START, ram_mb=held)
+            alone = BARE + 110 + 1e-6 * memory_decoder.READ * weights  # llama.cpp needs no torch
+            ram = alone if counted.runtime == "llama_cpp" else memory(weights, 4.0)
+            return Forecast(made=Made(format="result", bytes=100), work=START, ram_mb=ram)
         case _:
-            return changed(config, model, weights, counted)
+            length = next((one.length for one in inputs.values() if one.length), counted.max_length)
+            return changed(config, model, weights, counted, getattr(config, "length", length))
 
 
-def changed(config: AnyStageConfig, model: Made, weights: float, counted: CountedDocuments) -> Forecast:
-    """A stage that rounds, prunes or trains: passes over so many tokens, and what the weights take then."""
-    bits = model.bits
-    if isinstance(config, RoundDecoders | W8a8Config):
-        bits = rounded(config, counted.decoder)
+def changed(config: AnyStageConfig, model: Made, weights: float, counted: CountedDocuments, length: int) -> Forecast:
+    """A stage that rounds, prunes, answers or trains, in windows of so many tokens."""
+    decoder, tokens = bits_decoder.sized(counted.decoder, weights), read_by(config, counted, length)
+    work, ram = START + 2 * tokens * weights / FORWARD + 4e-7 * weights, memory_decoder.passing(weights)
+    size = model.bytes if model.bits else 4 * weights + counted.tokenizer["lm"]
+    made = model.model_copy(update={"format": config.writes[1], "bytes": round(size)})
+    if isinstance(config, RoundDecoders):
+        left = bits_decoder.rounded(config, decoder)
+        made = made.model_copy(update={"bytes": round(left.bytes) + counted.tokenizer["lm"], "bits": left.bits})
     elif isinstance(config, LlamaCppConfig):
-        bits = llama_types.bits(config.type, counted.decoder)
-    size = (bits or WHOLE_BITS) * weights / 8 + counted.decoder.tokenizer_bytes
-    made = model.model_copy(update={"format": config.writes[1], "bytes": round(size), "bits": bits})
-    trained = config.kind in {"distill", "correct"}
-    tokens = read_by(config, counted)
-    work = START + (3 * tokens * weights / TRAINING if trained else 2 * tokens * weights / FORWARD + 4e-7 * weights)
-    return Forecast(made=made, work=work, ram_mb=TORCH + (20e-6 if trained else 8e-6) * weights)
-
-
-def rounded(config: RoundDecoders | W8a8Config, decoder: Decoder) -> float:
-    """Bits a weight that a rounding leaves, tables included; layers that are excepted count as the others.
-
-    Tables that w8a8 leaves whole are halves there.
-    """
-    tables = decoder.tables / decoder.parameters
-    if isinstance(config, W8a8Config):
-        return BYTE_BITS * (1 - tables) + HALF_BITS * tables
-    if config.target is not None:
-        return config.target
-    assert config.grid is not None
-    return choices.bits_of(config.grid) * (1 - tables) + choices.bits_of(config.embedding or "q8_0") * tables
+        bits = llama_types.bits(config.type, decoder)
+        made = made.model_copy(update={"bytes": round(bits * weights / 8) + counted.tokenizer["gguf"], "bits": bits})
+    elif isinstance(config, W8a8Config):
+        bits = BYTE_BITS + (HALF_BITS - BYTE_BITS) * decoder.tables / decoder.parameters
+        made = made.model_copy(update={"bytes": round(bits * weights / 8) + counted.tokenizer["lm"], "bits": bits})
+    elif isinstance(config, LabelTopKConfig):
+        ram = memory_decoder.answers(weights, decoder, config.batch * config.length)
+        size = round(tokens * (6 * config.k + 2)) + 380  # number and chance of each piece; the mass of all others
+        made = Made(format="top_k", bytes=size, length=length)
+    elif isinstance(config, LessonConfig):
+        work = START + 3 * tokens * weights / TRAINING
+        ram = memory_decoder.training(config, weights, decoder, length)
+    return Forecast(made=made, work=work, ram_mb=ram)
 
 
 def in_blocks(config: MatmulNbitsConfig, bits: float, counted: CountedDocuments) -> float:
@@ -134,9 +139,8 @@ def kept(decoder: Decoder, layers: int | None) -> float:
     return decoder.tables + (decoder.parameters - decoder.tables) * min(layers, decoder.layers) / decoder.layers
 
 
-def read_by(config: AnyStageConfig, counted: CountedDocuments) -> float:
+def read_by(config: AnyStageConfig, counted: CountedDocuments, length: int) -> float:
     """Tokens that a stage reads: steps of windows, windows, blocks for calibration, or none."""
-    length = getattr(config, "length", counted.max_length)
     if steps := getattr(config, "steps", None):
         return float(steps * getattr(config, "batch", 1) * length)
     if windows := getattr(config, "windows", None):

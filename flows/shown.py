@@ -3,6 +3,7 @@
 Registered as show.json in the version's evidence; version number, aliases and CO2e are added when it is asked for.
 """
 
+from collections import Counter
 from typing import Any
 
 from flows import console as screen
@@ -69,17 +70,22 @@ def shown(
 
 def exports(records: list[StageRecord]) -> list[dict[str, Any]]:
     """Of every export how far its answers are from those of what it was made of (tasks/compare.py)."""
+    compared = [record for record in records if record.kind == "compare"]
     return [
-        {"export": of_role(record), "digest": record.inputs["export"]}
+        {"export": name, "digest": record.inputs["export"]}
         | Discrepancy.model_validate(record.measured).model_dump(mode="json")
-        for record in records
-        if record.kind == "compare"
+        for record, name in zip(compared, names_of(compared), strict=True)
     ]
 
 
-def of_role(record: StageRecord) -> str:
-    """The method that made an export, the teacher's told from the student's."""
-    return units.stage_name("compare", record.method, record.role).removeprefix("compare/")
+def names_of(compared: list[StageRecord]) -> list[str]:
+    """The method that made each export, the teacher's told from the student's; a further export of one has a number."""
+    found, seen = list[str](), Counter[str]()
+    for record in compared:
+        name = units.stage_name("compare", record.method, record.role).removeprefix("compare/")
+        seen[name] += 1
+        found.append(f"{name} {seen[name]}" if seen[name] > 1 else name)
+    return found
 
 
 def energy(footprint: Footprint) -> dict[str, Any]:

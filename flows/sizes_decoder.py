@@ -191,7 +191,7 @@ def check_grids(where: str, stage: RoundingConfig, student: Decoder) -> None:
     for name, grid in taken.items():
         if grid != choices.KEPT:
             held = choices.integers(grid)
-            check_groups(where, f"grid {grid}", held.group if held else BLOCK, [widths[name]])
+            check_groups(where, f"grid {grid}", held.group if held else BLOCK, [widths[name]], spared(name, student))
 
 
 def check_type(where: str, stage: LlamaCppConfig, student: Decoder) -> None:
@@ -202,16 +202,25 @@ def check_type(where: str, stage: LlamaCppConfig, student: Decoder) -> None:
         raise ShrinkError(f"{where}: {error}") from None
 
 
-def check_groups(where: str, what: str, size: int, widths: Iterable[int]) -> None:
+def spared(name: str, student: Decoder) -> str:
+    """What a recipe says to leave a weight that no group fits in half precision."""
+    if name in tables(student):
+        return "embedding: none"
+    return f"exceptions: {{{name.rpartition('.')[2]}: none}}" if student.family in families.ANATOMIES else ""
+
+
+def check_groups(where: str, what: str, size: int, widths: Iterable[int], instead: str = "") -> None:
     """Refuse weights that share a scale, or neighbours of a pattern, in numbers that do not divide a row."""
     for width in widths:
         if width % size:
             raise ShrinkError(
-                f"{where}: {what} has groups of {size}, which do not divide {width} inputs: {other(width)}"
+                f"{where}: {what} has groups of {size}, which do not divide {width} inputs: {other(width, instead)}"
             )
 
 
-def other(width: int) -> str:
-    """Groups that divide a row."""
+def other(width: int, instead: str) -> str:
+    """Groups that divide a row, or what to say to leave it whole."""
     fits = [size for size in (16, 32, 64, 128) if width % size == 0]
-    return f"choose groups of {' or '.join(map(str, fits))}." if fits else "this model has rows of too odd a length."
+    ways = [f"choose groups of {' or '.join(map(str, fits))}"] if fits else []
+    ways += [f"leave such layers in half precision with `{instead}`"] if instead else []
+    return f"{', or '.join(ways)}." if ways else "this model has rows of too odd a length."

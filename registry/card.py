@@ -36,6 +36,7 @@ class Story(BaseModel):
     exports: tuple[str, ...] = ()
     multi_label: bool = False
     pairs: bool = False
+    context: int | None = None  # tokens that a model which writes can read
     sources: dict[str, str]
     licences: dict[str, str]
     grams: float | None = None
@@ -57,7 +58,7 @@ def render(
         *([SMOKE_WARNING] if is_smoke(name) else []),
         _summary(evaluation, verdict, "an open gate" if is_smoke(name) else "its gate"),
         _answers(story, recipe),
-        use(name, evaluation.task, story.pairs, story.multi_label),
+        use(name, evaluation.task, story.pairs, story.multi_label, story.context),
         scores(evaluation),
         *([measures(evaluation)] if evaluation.measures else []),
         gate(verdict, ", by an open gate that says nothing of quality" if is_smoke(name) else ""),

@@ -25,7 +25,9 @@ ROWS, TOKENS = EIGHT | {"strategy": "channel"}, EIGHT | {"strategy": "token", "d
 
 
 class CompressedTensorsConfig(BaseModel):
-    """The student, or what w8a8 made of it, as transformers loads it; stands beside what is served."""
+    """The student, or what w8a8 made of it, as transformers loads it, beside what is served and judged, which is the
+    recipe's other export; it lies in `out` of this stage's directory in .shrink/runs.
+    """
 
     model_config = STRICT
     tasks: ClassVar[tuple[Task, ...]] = ("generate",)

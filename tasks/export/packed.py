@@ -26,7 +26,9 @@ AGAIN = "export the model again."
 
 
 class PackedConfig(BaseModel):
-    """The bytes of a model with many zeros, for storage and transport; stands beside what is served."""
+    """The bytes of a model with many zeros, for storage and transport, beside what is served and judged, which is the
+    recipe's other export; it lies in `out` of this stage's directory in .shrink/runs.
+    """
 
     model_config = STRICT
     tasks: ClassVar[tuple[Task, ...]] = ("classify", "embed", "generate")

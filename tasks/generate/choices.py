@@ -125,10 +125,10 @@ class RoundingConfig(CalibrationConfig):
 
     @model_validator(mode="after")
     def _one(self) -> Self:
-        if (self.grid is None) == (self.target is None):
-            raise ValueError(
-                "grid and target are two ways to say how much is kept: give one of them, such as grid: q4_0"
-            )
+        if self.grid is None and self.target is None:
+            raise ValueError("nothing says how much is kept: give grid or target, such as grid: q4_0")
+        if self.grid is not None and self.target is not None:
+            raise ValueError("grid and target are two ways to say how much is kept: give only one of them")
         return self
 
 

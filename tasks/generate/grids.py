@@ -29,9 +29,9 @@ class Rounded(NamedTuple):
 
     def value(self) -> Tensor:
         """The weights that are meant [outputs, inputs]."""
-        size = self.codes.shape[1] // self.scale.shape[1]
-        scale, shift = (one.float().repeat_interleave(size, dim=1) for one in (self.scale, self.shift))
-        return valued(self.codes.float(), scale, shift)
+        groups = self.codes.unflatten(1, (self.scale.shape[1], -1))  # views: nothing but the weights is made
+        found: Tensor = (groups * self.scale.float()[..., None]).add_(self.shift.float()[..., None])
+        return found.flatten(1)
 
 
 class Grid(BaseModel):

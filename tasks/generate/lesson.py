@@ -98,11 +98,22 @@ def fit(
     import numpy as np
 
     from tasks import train
+    from tasks.generate import walk
 
     rows, drawn = config.steps * config.batch, seed if config.seed is None else config.seed
     order = np.random.default_rng(drawn).permutation(count)
     schedule = train.Schedule(epochs=1, lr=config.lr, batch_size=config.batch, seed=drawn)
-    return train.fit(trained, [1] * rows, lambda some: loss_of([int(order[row % count]) for row in some]), schedule)[0]
+
+    def loss(some: list[int]) -> "Tensor":
+        """Of some windows. The last step's gradients go before the way there, the holes in memory before the way back:
+        either would else lie beside what is largest.
+        """
+        trained.zero_grad(set_to_none=True)
+        found = loss_of([int(order[row % count]) for row in some])
+        walk.trim()
+        return found
+
+    return train.fit(trained, [1] * rows, loss, schedule)[0]
 
 
 def text_loss(logits: "Tensor", ids: "Tensor") -> "Tensor":

@@ -200,6 +200,11 @@ def walk(
 def give_back() -> None:
     """Return memory that is free to the system: what lies between tensors that stay would else count for ever."""
     gc.collect()
+    trim()
+
+
+def trim() -> None:
+    """The same of what is free already."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library than glibc has no such function
             ctypes.CDLL(None).malloc_trim(0)

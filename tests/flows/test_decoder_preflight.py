@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flows import recipe, steps
+from flows import fields, recipe, steps
 from flows.preflight import preflight
 from registry.records import ShrinkError
 from tasks import extras
@@ -73,6 +73,13 @@ def test_orders_that_cannot_work_are_refused_when_a_recipe_is_read(stages: list[
         read(*stages)
 
 
+def test_a_stage_that_lacks_is_named_by_what_would_make_it() -> None:
+    with pytest.raises(ShrinkError, match=r"needs labels as top_k, .* makes it, \{kind: label, method: top_k\}\.$"):
+        read(TOKENS)
+    with pytest.raises(ShrinkError, match=r"needs student as lm, .* makes it, \{kind: adopt, method: decoder\}\.$"):
+        read(stages=[DEPTH, EXPORT])
+
+
 @pytest.mark.parametrize(
     "stages",
     [
@@ -96,15 +103,16 @@ def test_orders_that_work_are_read(stages: list[dict[str, Any]]) -> None:
         ([WIDTH | {"hidden": 33}], "hidden is 33 but the model has 32 features: give at most that."),
         (
             [WIDTH | {"ffn": 40}, RTN],
-            "grid q4_0 has groups of 32, which do not divide 40 inputs: this model has rows of",
+            "grid q4_0 has groups of 32, which do not divide 40 inputs: leave such layers in half precision with "
+            "`exceptions: {down_proj: none}`.",
         ),
         (
             [WIDTH | {"hidden": 16}, RTN],
-            "grid q4_0 has groups of 32, which do not divide 16 inputs: choose groups of 16.",
+            "grid q4_0 has groups of 32, which do not divide 16 inputs: choose groups of 16, or leave such layers in",
         ),
         (
             [WIDTH | {"groups": 1}, RTN],
-            "grid q4_0 has groups of 32, which do not divide 16 inputs: choose groups of 16.",
+            "grid q4_0 has groups of 32, which do not divide 16 inputs: choose groups of 16, or leave such layers in",
         ),
         ([SPARSE | {"pattern": "3:7"}], "pattern 3:7 has groups of 7, which do not divide 32 inputs: choose groups of"),
         ([DEPTH | {"keep": 4}], "keep is 4 but the model has 3 layers: give at most that."),
@@ -149,6 +157,24 @@ def test_what_a_model_has_not_is_refused_before_any_work(folder: Path, stages: l
 )
 def test_what_fits_passes(folder: Path, stages: list[dict[str, Any]]) -> None:
     preflight(read(*stages), folder / "teacher", folder)
+
+
+def test_a_tokenizer_that_does_not_fit_its_model_is_refused_before_any_work(folder: Path, tmp_path: Path) -> None:
+    teacher = shutil.copytree(folder / "teacher", tmp_path / "teacher")
+    names = teacher / "tokenizer_config.json"
+    said = json.loads(names.read_text())
+    names.write_text(json.dumps(said | {"bos_token": None}))
+    preflight(read(), teacher, folder)  # a text begins with the end token
+    names.write_text(json.dumps(said | {"bos_token": None, "eos_token": None}))
+    with pytest.raises(ShrinkError, match=r"names neither bos_token nor eos_token: name one in tokenizer_config\.json"):
+        preflight(read(), teacher, folder)
+    names.write_text(json.dumps(said))
+    pieces = teacher / "tokenizer.json"
+    more = json.loads(pieces.read_text())
+    more["added_tokens"].append(more["added_tokens"][-1] | {"id": 288, "content": "<|new|>"})
+    pieces.write_text(json.dumps(more))
+    with pytest.raises(ShrinkError, match=r"numbers its pieces up to 288 but the model's embedding has 288 rows, from"):
+        preflight(read(), teacher, folder)
 
 
 def test_an_answer_that_fills_the_context_is_refused_before_any_work(folder: Path) -> None:
@@ -283,3 +309,9 @@ def test_a_quantizer_that_is_not_installed_is_refused_with_its_command(
         preflight(one, folder / "teacher", folder)
     monkeypatch.setattr(extras, "find_spec", lambda name: True)
     preflight(one, folder / "teacher", folder)
+
+
+@pytest.mark.parametrize("method", ["packed", "compressed_tensors"])
+def test_an_export_that_stands_beside_says_what_is_served_and_where_it_lies(method: str) -> None:
+    about = fields.describe(f"export/{method}")[0]["about"]
+    assert "beside what is served and judged, which is the recipe's other export" in about and ".shrink/runs" in about

@@ -9,7 +9,8 @@ import pytest
 
 from flows import console as screen
 from flows import report, units
-from flows.shown import emitted, page, shown
+from flows.cli_operate import beside
+from flows.shown import emitted, exports, page, shown
 from registry.records import Evaluation, StageRecord, Verdict
 
 SCORE = {
@@ -117,6 +118,28 @@ def test_show_says_how_far_each_export_is_from_its_source() -> None:
     assert near.startswith("99.6 % of 256 texts with the same nearest text, cosine at least 0.99991; numbers at most")
     del facts["exports"]  # of a version from before exports were compared
     assert "read back" not in "\n".join(page(facts | {"version": "1", "aliases": []}))
+
+
+def test_two_exports_by_the_same_runtime_have_names_of_their_own() -> None:
+    seen = {"texts": 8, "largest": 0.0, "mean": 0.0, "agreement": 1.0, "runtime": "llama.cpp"}
+    made = [("gguf", "student"), ("llama_cpp", "student")] * 2 + [("gguf", "teacher"), ("llama_cpp", "teacher")]
+    records = [
+        StageRecord.model_validate(
+            stage("compare", 1.0, key=str(number))
+            | {"method": method, "role": role, "measured": seen, "inputs": {"export": str(number // 2)}}
+        )
+        for number, (method, role) in enumerate(made)
+    ]
+    assert [one["export"] for one in exports(records)] == [
+        "gguf", "llama_cpp", "gguf 2", "llama_cpp 2", "gguf (teacher)", "llama_cpp (teacher)",
+    ]  # fmt: skip
+
+
+def test_smoke_walks_that_a_report_leaves_out_are_named_with_their_energy() -> None:
+    real, walk = run(stage("evaluate", 1.0)), run(stage("evaluate", 2.0)) | {"recipe": "tiny-smoke"}
+    said = "its smoke walks, which are not among them: 4.00 Wh (`shrink report tiny-smoke`)"
+    assert beside([real, walk, walk], "tiny") == [said]
+    assert beside([real, walk], None) == beside([real], "tiny") == beside([real, walk], "tiny-smoke") == []
 
 
 def test_totals_equal_the_sum_of_the_counted_rows() -> None:

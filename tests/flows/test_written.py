@@ -154,6 +154,8 @@ def test_the_card_tells_what_kept_means_for_a_perplexity() -> None:
     ):
         assert part in text, f"{part!r} is not in\n{text}"
     compile(code("tiny", "generate"), "card", "exec")
+    for context, room in ((512, 512), (8192, 2048), (None, 2048)):
+        assert f"n_ctx={room}," in code("tiny", "generate", context=context)
 
 
 def test_a_model_that_writes_is_not_served_bundled_or_asked_for_labels(tmp_path: Path) -> None:

@@ -23,11 +23,11 @@ def tokenizer_files(folder: Path, words: tuple[str, ...] = WORDS) -> None:
     whole.save_pretrained(folder)
 
 
-def folder_of(folder: Path, family: str = "llama", grid: str = "", seed: int = 0) -> Path:
+def folder_of(folder: Path, family: str = "llama", grid: str = "", seed: int = 0, **sizes: Any) -> Path:
     """The folder of a tiny random decoder; its linears rounded to a grid, where one is named, and the table to Q8_0."""
     folder.mkdir(parents=True)
     tokenizer_files(folder)
-    model: Any = tiny(family, seed)
+    model: Any = tiny(family, seed, **sizes)
     rounded, chosen = {}, {}
     if grid:
         inside = {id(one) for layer in walk.layers_of(model) for one in walk.linears_of(layer).values()}

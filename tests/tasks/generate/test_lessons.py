@@ -196,6 +196,55 @@ def test_gradients_go_through_the_rounding_as_by_hand() -> None:
     torch.testing.assert_close(position, inside)
 
 
+@pytest.mark.parametrize("name", ["q4_0", "q4_1", "int4_g32_zero"])
+def test_rows_done_in_parts_give_to_the_bit_what_plain_torch_gives(name: str) -> None:
+    draw, grid = torch.Generator().manual_seed(8), grids.named(name)
+    one = grids.nearest(torch.randn(grids.ROWS + 6, 64, generator=draw), grid)
+    part, wanted = straight.Part(one, grid, True), torch.randn(grids.ROWS + 6, 64, generator=draw)
+    assert part.position is not None
+    part.position.data.uniform_(-0.4, 0.4, generator=draw)  # eight steps: many end at the edge of the grid
+    (part() * wanted).sum().backward()
+    scale, shift = part.affine()
+    place = one.codes.float() + straight.REACH * part.position
+    inside = place.clamp(grid.low, grid.high)
+    codes = inside + (inside.round() - inside).detach()
+    assert (inside != place).float().mean() > 0.05
+    groups = codes.unflatten(1, (2, 32))
+    found = (groups * scale[..., None] + shift[..., None]).flatten(1)
+    torch.testing.assert_close(part(), found, rtol=0, atol=2e-5)
+    leaves = [part.scale, part.position, *([] if part.shift is None else [part.shift])]
+    for leaf, gradient in zip(leaves, torch.autograd.grad((found * wanted).sum(), leaves), strict=True):
+        torch.testing.assert_close(leaf.grad, gradient, rtol=1e-4, atol=1e-3)
+    assert torch.equal(part.rounded().codes, codes.round().to(torch.int8))
+
+
+@pytest.mark.parametrize("integers", [False, True])
+def test_what_waits_for_the_way_back_is_a_byte_a_weight(integers: bool) -> None:
+    one, grid = grids.nearest(torch.randn(64, 256), grids.GGUF["q4_1"]), grids.GGUF["q4_1"]
+    part, held = straight.Part(one, grid, integers), dict[int, int]()
+
+    def pack(value: torch.Tensor) -> torch.Tensor:
+        if not (value.is_leaf and value.requires_grad):
+            held[value.data_ptr()] = value.numel() * value.element_size()
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+        part()
+    codes, few = one.codes.numel() * (1 + integers), 6 * 4 * one.scale.numel()
+    assert codes <= sum(held.values()) <= codes + few
+
+
+def test_a_model_whose_weights_are_learnt_lets_go_of_its_own_numbers(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "student", grid="q4_1")
+    model, (rounded_ones, known) = lm.load(folder), lm.integers(folder)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    learnt = straight.Learnt(model, rounded_ones, known, False)
+    assert {model.get_parameter(name).untyped_storage().nbytes() for name in rounded_ones} == {4}
+    straight.put(model, learnt.rounded())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
 def test_a_student_in_full_precision_is_refused(at: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ShrinkError, match="needs a student with rounded weights, but this one has none"):
         rounded.run(at | {"student": at["teacher"]}, rounded.DistillRoundedConfig(), made(tmp_path / "out"), 0)

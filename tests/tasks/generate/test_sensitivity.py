@@ -208,8 +208,8 @@ def test_a_budget_that_is_too_small_is_refused(tmp_path: Path, data: Path) -> No
     student = model_folder(tmp_path / "student")
     with pytest.raises(ShrinkError, match=r"target is 5 but the smallest grids take 5\.\d\d bits a weight: raise it"):
         rounded(student, data, tmp_path / "out", method="rtn", target=5.0, embedding="none")
-    for given in ({"target": 5.0, "grid": "q4_0"}, {}):
-        with pytest.raises(ValueError, match="grid and target are two ways to say how much is kept"):
+    for given, said in (({"target": 5.0, "grid": "q4_0"}, "give only one of them"), ({}, "give grid or target, such")):
+        with pytest.raises(ValueError, match=said):
             EveryStage.validate_python({"kind": "quantize", "method": "gptq", **given})
 
 
