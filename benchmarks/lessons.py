@@ -21,7 +21,7 @@ from tasks.kinds import EveryStage, function_of
 LABEL = {"kind": "label", "method": "top_k", "windows": 256}
 TAUGHT = {"kind": "distill", "method": "tokens", "lr": 2e-4}
 FOUR = {"kind": "quantize", "grid": "q4_0", "embedding": "q5_1"}
-RECIPE = {"kind": "quantize", "grid": "q4_1", "embedding": "q5_0"}
+RECIPE: dict[str, Any] = {"kind": "quantize", "grid": "q4_1", "embedding": "q5_0"}
 RECIPE |= {"exceptions": {"gate_proj": "q4_0", "q_proj": "q4_0"}}
 ROUNDED = {"kind": "distill", "method": "rounded", "lr": 1e-3}
 WAYS: dict[str, list[dict[str, Any]]] = {

@@ -27,14 +27,14 @@ def rounded(config: RoundDecoders, decoder: Decoder) -> Left:
         name: config.embedding or (sizes_decoder.TABLE if config.grid else None) for name in counts if name in tables
     }
     for pattern, grid in config.exceptions.items():
-        given |= {name: grid for name in counts if choices.fits(name, pattern)}
+        given |= dict.fromkeys((name for name in counts if choices.fits(name, pattern)), grid)
     places = decoder.context * decoder.width if decoder.family in families.TIED_HEADS else 0  # learnt positions
     vectors = decoder.parameters - sum(counts.values()) - places
     bits, folder = VECTOR * vectors + choices.bits_of(choices.KEPT) * places, 4.0 * (vectors + places)
     for name, count in counts.items():
-        grid = given[name]
-        bits += count * (config.target or 0.0 if grid is None else choices.bits_of(grid))
-        folder += count * stored(grid or choices.GGUF_GRIDS[1])
+        chosen = given[name]
+        bits += count * (config.target or 0.0 if chosen is None else choices.bits_of(chosen))
+        folder += count * stored(chosen or choices.GGUF_GRIDS[1])
     return Left(config.target or bits / decoder.parameters, folder)
 
 

@@ -75,7 +75,7 @@ def highest_of(tokenizer: dict[str, Any]) -> int:
     """The highest number that a tokenizer.json gives a piece."""
     pieces = tokenizer.get("model", {}).get("vocab", {})
     plain = pieces.values() if isinstance(pieces, dict) else range(len(pieces))
-    return max([0, *plain, *(one["id"] for one in tokenizer.get("added_tokens") or [])])
+    return max([0, *map(int, plain), *(int(one["id"]) for one in tokenizer.get("added_tokens") or [])])
 
 
 def check_export(where: str, stage: GgufConfig | LlamaCppConfig | MatmulNbitsConfig, teacher: Path) -> None:

@@ -80,9 +80,10 @@ def foretell(config: AnyStageConfig, inputs: dict[str, Made], counted: CountedDo
             held = memory_decoder.COPIED if config.writes[1] == "gguf" else 4.0
             return Forecast(made=made, work=START + 2e-8 * weights, ram_mb=memory(weights, held), parallel=False)
         case "compare":
-            work, ram = 2 * START + 4 * 2_000 * weights / FORWARD, memory_decoder.comparison
+            held = memory_decoder.comparison(weights, decoder, model.bits is not None)
+            work = 2 * START + 4 * 2_000 * weights / FORWARD
             made = Made(format="comparison", bytes=180)
-            return Forecast(made=made, work=work, ram_mb=ram(weights, decoder, model.bits is not None))
+            return Forecast(made=made, work=work, ram_mb=held)
         case "evaluate":
             tokens = counted.tokens("test", "second") + TIMED_TOKENS
             work = 4 * START + 3 * tokens * weights / FORWARD

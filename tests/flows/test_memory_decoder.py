@@ -24,9 +24,9 @@ SMOLLM2 |= {"neurons": 1536, "queries": 9, "groups": 3, "head": 64, "least": 4.5
 CORRECT = {"kind": "correct", "batch": 8}
 ROUNDED = {"kind": "distill", "method": "rounded", "batch": 8}
 PEAKS = ((CORRECT, 4664), (ROUNDED, 3715), (ROUNDED | {"learn": "integers"}, 5732))  # MB
-RECIPE = {"kind": "quantize", "method": "gptq", "grid": "q4_1", "embedding": "q5_0"}
+RECIPE: dict[str, Any] = {"kind": "quantize", "method": "gptq", "grid": "q4_1", "embedding": "q5_0"}
 RECIPE |= {"exceptions": {"gate_proj": "q4_0", "q_proj": "q4_0"}}
-SIZES = {"hidden_size": 256, "head_dim": 32, "num_attention_heads": 8, "num_key_value_heads": 4}
+SIZES: dict[str, Any] = {"hidden_size": 256, "head_dim": 32, "num_attention_heads": 8, "num_key_value_heads": 4}
 SIZES |= {"intermediate_size": 1024, "num_hidden_layers": 10, "vocab_size": 20_000}
 
 
@@ -65,7 +65,7 @@ print(held("VmHWM") - before)
 def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small and a larger decoder: rows, a teacher, its answers and a rounded student of each."""
     folder = tmp_path_factory.mktemp("peaks")
-    for name, sizes in (("small", {}), ("large", SIZES)):
+    for name, sizes in (("small", dict[str, Any]()), ("large", SIZES)):
         place = folder / name
         documents(place / "data", 60)
         for role, grid in (("teacher", ""), ("student", "q4_1")):
