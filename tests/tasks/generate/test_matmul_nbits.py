@@ -3,7 +3,8 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -214,7 +215,7 @@ def test_the_comparison_reads_it_back(tmp_path: Path) -> None:
     source, data = rounded(tmp_path, {"proj": "q5_0", "embed": "q5_1"}), folders.rows_folder(tmp_path / "data")
     for kind, exact in (("float", True), ("int8", False)):
         config = MatmulNbitsConfig.model_validate({"activations": kind})
-        (told,) = steps.comparisons(config, True, Recipe.model_construct(task="generate"))
+        (told,) = steps.comparisons(config, True, cast(Recipe, SimpleNamespace(task="generate")))
         assert told.exact is exact and told.export == "matmul_nbits" and not told.needs
         exported(source, tmp_path / kind, activations=kind)
         (tmp_path / f"{kind}-compared").mkdir()
