@@ -52,6 +52,18 @@ def size_of(name: str, subject: Subject) -> int:
     return (subject.directory / ("model.gguf" if name == FILE else "model.onnx")).stat().st_size
 
 
+def agreement(subjects: dict[str, Subject], texts: list[str]) -> dict[str, dict[str, float]]:
+    """How often a reader's likeliest next piece is transformers', and how far its logits are from those at most."""
+    said = {name: answers.answers(FORMS[name], one.directory, texts) for name, one in subjects.items()}
+    return {
+        name: {
+            "agreement": float((logits.argmax(1) == said[WHOLE].argmax(1)).mean()),
+            "largest": float(np.abs(logits - said[WHOLE]).max()),
+        }
+        for name, logits in said.items()
+    }
+
+
 def measured(student: Path, data: Path, work: Path, rounds: int) -> dict[str, dict[str, Any]]:
     """{reader: bytes, memory, tokens a second by threads, agreement with transformers}."""
     subjects = exported(student, work)
@@ -60,10 +72,8 @@ def measured(student: Path, data: Path, work: Path, rounds: int) -> dict[str, di
     found: dict[str, dict[str, Any]] = {
         name: {"bytes": size_of(name, one), "peak_rss_mb": speed.peak_rss_mb(one)} for name, one in subjects.items()
     }
-    said = {name: answers.answers(FORMS[name], one.directory, texts[:DOCUMENTS]) for name, one in subjects.items()}
-    for name, logits in said.items():
-        found[name]["agreement"] = float((logits.argmax(1) == said[WHOLE].argmax(1)).mean())
-        found[name]["largest"] = float(np.abs(logits - said[WHOLE]).max())
+    for name, told in agreement(subjects, texts[:DOCUMENTS]).items():
+        found[name] |= told
     for threads in THREADS:
         for name, one in speed.measure(subjects, read, threads, rounds).items():
             found[name][f"read_{threads}"] = one.speed.prefill_tokens_per_s

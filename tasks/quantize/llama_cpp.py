@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from registry.records import ShrinkError
-from tasks import checkpoint, data, progress
+from tasks import data, progress
 from tasks.generate import header, llama_types
 from tasks.generate.choices import CalibrationConfig
 
@@ -81,6 +81,7 @@ def check(student: Path, name: str) -> None:
 
 def importance_of(inputs: dict[str, Path], config: LlamaCppConfig, seed: int) -> "Importance":
     """The importance matrix by GGUF's names; kept beside a stage that is killed."""
+    from tasks import checkpoint
     from tasks.generate import gguf_fit, imatrix, lesson, runtime, text, walk
 
     with checkpoint.parts() as at:

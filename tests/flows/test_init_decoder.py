@@ -184,7 +184,7 @@ def encoder(folder: Path) -> None:
 
 def other(folder: Path) -> None:
     shutil.rmtree(folder)
-    decoders.folder(folder, "qwen2")
+    decoders.folder(folder, "gemma")
 
 
 BAD_MODELS: dict[str, tuple[Callable[[Path], Any], str]] = {
@@ -200,7 +200,7 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer\.json is missing in the model folder"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), r"model\.safetensors is missing in the model folder"),
-    "family": (other, "no GGUF is written of a 'qwen2': known"),
+    "family": (other, "no GGUF is written of a 'gemma': known"),
 }
 
 

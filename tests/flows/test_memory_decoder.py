@@ -84,12 +84,15 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_a_training_holds_what_is_foretold(places: Path, tmp_path: Path, stage: dict[str, Any]) -> None:
     raw = stage | {"steps": 3, "batch": 4}
-    given = [json.dumps(raw), str(places / "small"), str(places / "large"), str(tmp_path)]
-    done = subprocess.run([sys.executable, "-c", PEAK, *given], check=True, stdout=subprocess.PIPE, text=True)
+    seen = []  # now and then the allocator keeps what was let go: that only adds, so that the least is what is needed
+    for attempt in range(3):
+        given = [json.dumps(raw), str(places / "small"), str(places / "large"), str(tmp_path / str(attempt))]
+        done = subprocess.run([sys.executable, "-c", PEAK, *given], check=True, stdout=subprocess.PIPE, text=True)
+        seen.append(int(done.stdout.splitlines()[-1]) / 1e6)
     whole = header.look(places / "large" / "teacher")
     config: Any = EveryStage.validate_python(raw)
     said = memory_decoder.training(config, whole.parameters, whole, 64) - TORCH
-    assert said == pytest.approx(int(done.stdout.splitlines()[-1]) / 1e6, rel=0.25)
+    assert said == pytest.approx(min(seen), rel=0.25), seen
 
 
 ROUNDINGS: list[dict[str, Any]] = [

@@ -3,7 +3,8 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -12,11 +13,14 @@ import torch
 from onnx import numpy_helper
 from transformers import AutoModelForCausalLM
 
+from benchmarks import readers
+from flows import steps
+from flows.recipe import Recipe
 from registry.records import ShrinkError
-from tasks import answers
+from tasks import answers, compare
 from tasks.export.matmul_nbits import MatmulNbitsConfig, run
 from tasks.generate import choices, grids, lm, nbits, nbits_fit, onnx_reader, runtime
-from tests.tasks.generate import decoders
+from tests.tasks.generate import decoders, folders
 
 TEXTS = ["the quick brown fox", "jumps over the lazy dog and the evil queen"]
 EVERY = (
@@ -204,3 +208,33 @@ def test_a_clean_process_needs_no_torch(tmp_path: Path) -> None:
     assert done.stdout.split()[1] == "False" and 0 < int(done.stdout.split()[0]) <= 3
     found, library = answers.in_clean_process("matmul_nbits", tmp_path / "out", TEXTS)
     assert library.startswith("onnxruntime ") and found.shape[1] == 288
+
+
+def test_the_comparison_reads_it_back(tmp_path: Path) -> None:
+    """As behind the stage of a run: float activations must decide like their source, those of 8 bits need not."""
+    source, data = rounded(tmp_path, {"proj": "q5_0", "embed": "q5_1"}), folders.rows_folder(tmp_path / "data")
+    for kind, exact in (("float", True), ("int8", False)):
+        config = MatmulNbitsConfig.model_validate({"activations": kind})
+        (told,) = steps.comparisons(config, True, cast(Recipe, SimpleNamespace(task="generate")))
+        assert told.exact is exact and told.export == "matmul_nbits" and not told.needs
+        exported(source, tmp_path / kind, activations=kind)
+        (tmp_path / f"{kind}-compared").mkdir()
+        inputs = {"source": source, "export": tmp_path / kind, "data": data}
+        seen = compare.run(inputs, told, tmp_path / f"{kind}-compared", 0)
+        assert seen["unit"] == "token" and seen["runtime"].startswith("onnxruntime ")
+        assert (seen["agreement"] == 1 and seen["largest"] < 1e-3) is exact
+
+
+def test_the_benchmark_has_every_reader_of_one_student(tmp_path: Path) -> None:
+    """Heads are turned otherwise in GGUF, which is held against transformers, too, where llama.cpp is installed."""
+    source = rounded(tmp_path, {"proj": "q4_1", "embed": "q5_1"})
+    subjects = readers.exported(source, tmp_path / "made")
+    sizes = {name: readers.size_of(name, one) for name, one in subjects.items()}
+    assert sizes[readers.WHOLE] > max(sizes[readers.EXACT], sizes[readers.NEAR]) > 0 and len(sizes) == 4
+    asked = {name: one for name, one in subjects.items() if name != readers.FILE}
+    found = readers.agreement(asked, TEXTS)
+    assert found[readers.EXACT]["agreement"] == 1 and found[readers.EXACT]["largest"] < 1e-3
+    assert found[readers.NEAR]["largest"] > found[readers.EXACT]["largest"]
+    rates = {f"{kind}_{count}": 1.0 for kind in ("read", "write") for count in readers.THREADS}
+    rows = {name: {"bytes": sizes[name], "peak_rss_mb": None, **told, **rates} for name, told in found.items()}
+    assert len(readers.shown(rows).splitlines()) == 2 + len(rows)
