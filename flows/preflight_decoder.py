@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from flows import sizes_decoder, units
 from flows.recipe import Recipe
@@ -13,7 +12,6 @@ from tasks.export.matmul_nbits import MatmulNbitsConfig
 from tasks.generate import documents, gguf_check, gguf_fit, header, nbits_fit
 from tasks.generate.adopt import gguf_of
 from tasks.generate.documents import DocumentsConfig
-from tasks.generate.header import Decoder
 from tasks.quantize.llama_cpp import LlamaCppConfig
 
 GENERIC = {"PreTrainedTokenizerFast", "TokenizersBackend"}  # tokenizers that name no special token by themselves
@@ -23,7 +21,7 @@ def preflight(recipe: Recipe, teacher: Path, data: Path, others: Mapping[str, Pa
     """Raise ShrinkError when the sources cannot go through the recipe's stages."""
     assert isinstance(recipe.data, DocumentsConfig)
     decoder = header.look(teacher)
-    check_tokenizer(teacher, decoder)
+    check_tokenizer(teacher)
     parts = documents.split_documents(data, recipe.data)
     if recipe.data.second_file:
         tables.require_file(others["second"], recipe.data.second_file, "data.second_file")
@@ -50,8 +48,8 @@ def preflight(recipe: Recipe, teacher: Path, data: Path, others: Mapping[str, Pa
             )
 
 
-def check_tokenizer(teacher: Path, decoder: Decoder) -> None:
-    """A text needs a token to begin with, and every token a row of the embedding."""
+def check_tokenizer(teacher: Path) -> None:
+    """A text needs a token to begin with, or one that ends it."""
     file = gguf_of(teacher)
     if file is not None:
         keys, where = gguf_check.check(file).keys, f"tokenizer.ggml.eos_token_id of '{file.name}'"
@@ -61,21 +59,8 @@ def check_tokenizer(teacher: Path, decoder: Decoder) -> None:
         said = layout.read_json(path) if path.is_file() else {}
         own = said.get("tokenizer_class") not in GENERIC or (teacher / "special_tokens_map.json").is_file()
         named = own or any(said.get(f"{one}_token") for one in ("bos", "eos"))
-        highest = highest_of(layout.read_json(teacher / "tokenizer.json"))
-        if highest >= decoder.pieces:
-            raise ShrinkError(
-                f"tokenizer.json numbers its pieces up to {highest} but the model's embedding has {decoder.pieces} "
-                "rows, from 0: use a matching pair."
-            )
     if not named:
         raise ShrinkError(f"the teacher's tokenizer names neither bos_token nor eos_token: name one in {where}.")
-
-
-def highest_of(tokenizer: dict[str, Any]) -> int:
-    """The highest number that a tokenizer.json gives a piece."""
-    pieces = tokenizer.get("model", {}).get("vocab", {})
-    plain = pieces.values() if isinstance(pieces, dict) else range(len(pieces))
-    return max([0, *map(int, plain), *(int(one["id"]) for one in tokenizer.get("added_tokens") or [])])
 
 
 def check_export(where: str, stage: GgufConfig | LlamaCppConfig | MatmulNbitsConfig, teacher: Path) -> None:
