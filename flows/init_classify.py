@@ -1,6 +1,6 @@
 """What `shrink init` writes for one's own encoder and labelled rows, after the shipped `sentiment`."""
 
-TEMPLATE = """# {name}: written by `shrink init`. Run: shrink run {file} (first with --smoke: it takes a minute)
+TEMPLATE = """# {name}: written by `shrink init`. Run: shrink run {file} (first with --smoke: it takes minutes)
 name: {name}
 task: classify
 seed: 0

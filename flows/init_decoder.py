@@ -19,7 +19,7 @@ from flows.init import check_target, path_from, quoted
 from flows.preflight import preflight
 from flows.recipe import anchored, parse
 from registry.records import ShrinkError
-from tasks import splits
+from tasks import layout, splits
 from tasks.generate import counting, documents, gguf_check, gguf_fit, header
 from tasks.generate.adopt import gguf_of
 from tasks.generate.documents import DocumentsConfig
@@ -52,7 +52,8 @@ def write(
         init_documents.check_second(second, data)
     rows = documents.read(source, config.file, config.format, "data", config.text_column)
     parts = splits.split_rows(rows, config.split)
-    tokens = counting.tokens(place, [row["text"] for row in parts["train"]])
+    with layout.foreign("the model's tokenizer"):
+        tokens = counting.tokens(place, [row["text"] for row in parts["train"]])
     init_documents.check_amount(parts, tokens)
     lengths, grids = fit.lengths(tokens, decoder.context), fit.grids(decoder)
     written = text.TEMPLATE.format(

@@ -1,6 +1,6 @@
 """What `shrink init --task generate` writes for one's own language model and documents, line by line explained."""
 
-TEMPLATE = """# {name}: written by `shrink init`. Run: shrink run {file} (first with --smoke: it takes a minute)
+TEMPLATE = """# {name}: written by `shrink init`. Run: shrink run {file} (first with --smoke: it takes minutes)
 # It saw {documents} documents, {size} of text: {train} to learn from (about {tokens} tokens), {validation} to look at
 # meanwhile, {test} to be judged on, which nothing learns from.
 name: {name}

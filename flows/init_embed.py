@@ -1,6 +1,6 @@
 """What `shrink init --task embed` writes for one's own encoder and texts: fewer layers than the shipped `embedder`."""
 
-TEMPLATE = """# {name}: written by `shrink init`. Run: shrink run {file} (first with --smoke: it takes a minute)
+TEMPLATE = """# {name}: written by `shrink init`. Run: shrink run {file} (first with --smoke: it takes minutes)
 name: {name}
 task: embed
 seed: 0

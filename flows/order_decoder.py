@@ -27,6 +27,7 @@ def check(recipe: "Recipe") -> None:
     check_blocks(recipe)
     check_integers(recipe)
     check_pieces(recipe)
+    check_beside(recipe)
 
 
 def check_rounding(recipe: "Recipe") -> None:
@@ -54,6 +55,18 @@ def check_rounding(recipe: "Recipe") -> None:
         changed = where if roles.role_of(stage) == "student" and made else changed
 
 
+def check_beside(recipe: "Recipe") -> None:
+    """Refuse to change the student behind what stands beside it: that would be another model than the one served."""
+    made: str | None = None
+    for number, stage in enumerate(recipe.stages, start=1):
+        where = units.numbered(number, stage)
+        if made and (stage.kind in {"prune", "distill"} or isinstance(stage, CorrectConfig)):
+            raise ShrinkError(
+                f"recipe '{recipe.name}': {where} changes the model that {made} was made of; put it before that one."
+            )
+        made = where if isinstance(stage, PackIntegers | W8a8Config) else made
+
+
 def check_integers(recipe: "Recipe") -> None:
     """Refuse to pack integers of a student whose layers are not rounded, or to grids that the format cannot hold."""
     rounded: tuple[str, RoundDecoders] | None = None
@@ -66,12 +79,12 @@ def check_integers(recipe: "Recipe") -> None:
         elif rounded is None:
             raise ShrinkError(
                 f"recipe '{recipe.name}': {where} packs integers, which no quantize stage made; put one, such as "
-                "{kind: quantize, method: gptq, grid: int4_g64}, before it."
+                "{kind: quantize, method: gptq, grid: q4_0}, before it."
             )
         elif isinstance(stage, CompressedTensorsConfig) and (grid := integers_missing(rounded[1])):
             raise ShrinkError(
                 f"recipe '{recipe.name}': {rounded[0]} rounds to {grid}, which the compressed-tensors of {where} "
-                "cannot hold; choose among q4_0, q5_0, q8_0 and integers such as int4_g64."
+                "cannot hold; choose among q4_0, q5_0, q8_0."
             )
 
 

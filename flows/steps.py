@@ -69,6 +69,7 @@ def comparisons(
     if stage.writes[1] != "gguf":
         near = getattr(stage, "activations", "float") == "int8"  # which rounds between products, too
         return [plain.model_copy(update={"exact": False}) if near else plain]
+    plain = plain.model_copy(update={"method": "gguf"})  # whatever made the file
     fast = plain.model_copy(update={"method": "llama_cpp", "export": "llama_cpp", "exact": False})
     return [plain, fast] if getattr(recipe.evaluate, "runtime", None) == "llama_cpp" else [plain]
 

@@ -4,9 +4,10 @@ Everything that would make a stage fail later for a reason that the files alread
 a second: architectures that no stage knows, weights and config that do not belong together, another tokenizer.
 """
 
+import contextlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,18 @@ def plain_name(name: str, config: dict[str, Any]) -> str:
     """A weight's name as the bare encoder has it: without the prefix, LayerNorm's gamma and beta of old checkpoints."""
     name = name.removeprefix(architectures.PREFIXES[config["model_type"]])
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+
+
+@contextlib.contextmanager
+def foreign(what: str) -> Iterator[None]:
+    """Say in one sentence that somebody's file has another form than its format: ShrinkError in a library's place."""
+    try:
+        yield
+    except ShrinkError:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        raise ShrinkError(f"{what} cannot be read ({reason}): take a fresh copy of the model.") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

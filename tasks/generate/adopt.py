@@ -12,6 +12,9 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, Field
 
 from registry.records import STRICT, ShrinkError, Task
+from tasks import layout
+
+SAMPLES = ("The quick brown fox, in 2024: it's 3.5 %!", "  two lines,\n\tindented; naïve café")  # texts to compare
 
 
 class AdoptDecoderConfig(BaseModel):
@@ -47,7 +50,10 @@ def take(source: Path, out: Path, layers: int | None = None) -> Any:
     from tasks.generate import gguf_read, lm, walk
 
     file = gguf_of(source)
-    model, tokenizer = gguf_read.model_and_tokenizer(file) if file is not None else (lm.load(source), None)
+    if file is None:
+        check_pieces(source)
+    with layout.foreign(f"'{file.name}'" if file is not None else "the model's folder"):
+        model, tokenizer = gguf_read.model_and_tokenizer(file) if file is not None else (lm.load(source), None)
     if bad := next((name for name, value in model.state_dict().items() if not torch.isfinite(value).all()), None):
         raise ShrinkError(f"the teacher's weight {bad} is not finite: take a fresh copy of the model.")
     if layers is not None and layers < len(walk.layers_of(model)):
@@ -57,6 +63,24 @@ def take(source: Path, out: Path, layers: int | None = None) -> Any:
         write_tokenizer(tokenizer, out)
     lm.save(out, model, source if file is None else out, {}, {})
     return model
+
+
+def check_pieces(source: Path) -> None:
+    """ShrinkError where transformers reads other tokens than tokenizer.json says: then nothing learnt would be so."""
+    from tokenizers import Tokenizer
+
+    from tasks.generate import lm
+
+    said = Tokenizer.from_file(str(source / "tokenizer.json"))
+    said.no_padding()
+    said.no_truncation()
+    read = lm.load_tokenizer(source)
+    for text in SAMPLES:
+        if list(read(text, add_special_tokens=False)["input_ids"]) != said.encode(text, add_special_tokens=False).ids:
+            raise ShrinkError(
+                f"tokenizer_class is {type(read).__name__}, with which transformers reads other tokens than "
+                "tokenizer.json says: leave it out of tokenizer_config.json, or give the one that it was trained with."
+            )
 
 
 def gguf_of(source: Path) -> Path | None:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, field_validator
 
-from registry.records import STRICT, ShrinkError, Task, has_text
+from registry.records import STRICT, ShrinkError, Task, has_text, is_unicode
 from tasks import splits, tables
 from tasks.data import write_rows
 from tasks.generate import forms
@@ -132,6 +132,8 @@ def files(source: Path, folder: str, field: str) -> list[Row]:
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root)
         hidden = any(part.startswith(".") for part in name.parts)
+        if not is_unicode(name.as_posix()):
+            raise ShrinkError(f"{field} has a file whose name is no UTF-8, {name.as_posix()!r:.80}: rename it.")
         if is_text(path) and not hidden and path.is_file() and path.resolve().is_relative_to(source.resolve()):
             text = unpacked(path).strip()
             rows += [{"id": name.as_posix(), "text": text}] if has_text(text) else []

@@ -32,7 +32,7 @@ def run(inputs: dict[str, Path], config: GenerateFloorConfig, out: Path, seed: i
     from tasks.generate import adopt, lm
     from tasks.generate.grids import GGUF
 
-    with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+    with tempfile.TemporaryDirectory(dir=out) as scratch:  # inside, so that a kill leaves nothing
         folder, rounded = Path(scratch) / "teacher", Path(scratch) / "rounded"
         model = adopt.take(inputs["teacher"], folder, config.keep_layers)
         size = GGUF["q4_0"].group

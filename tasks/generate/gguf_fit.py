@@ -23,10 +23,12 @@ def check(folder: Path) -> None:
     """Refuse a folder (of a teacher's source, or `lm`) of which no GGUF can be written; ShrinkError with the reason."""
     files = sorted(folder.glob("*.gguf"))
     if files:
-        check_keys(gguf_check.check(files[0]).keys, files[0].name)
+        with layout.foreign(f"'{files[0].name}'"):
+            check_keys(gguf_check.check(files[0]).keys, files[0].name)
         return
-    check_family(layout.read_json(folder / "config.json"))
-    gguf_tokenizer.name_of(layout.read_json(folder / "tokenizer.json"))
+    with layout.foreign("the model's config.json or tokenizer.json"):
+        check_family(layout.read_json(folder / "config.json"))
+        gguf_tokenizer.name_of(layout.read_json(folder / "tokenizer.json"))
     if (folder / "grids.json").is_file():
         check_grids({one["name"] for one in layout.read_json(folder / "grids.json").values()})
 

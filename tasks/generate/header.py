@@ -42,7 +42,8 @@ class Decoder(BaseModel):
 def look(source: Path) -> Decoder:
     """The decoder of a source folder; ShrinkError when the files cannot be one."""
     file = gguf_of(source)
-    return of_gguf(file) if file is not None else of_folder(source)
+    with layout.foreign(f"'{file.name}'" if file is not None else "the model's config.json or tokenizer.json"):
+        return of_gguf(file) if file is not None else of_folder(source)
 
 
 def of_gguf(file: Path) -> Decoder:

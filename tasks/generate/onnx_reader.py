@@ -67,6 +67,8 @@ def opened(directory: Path, threads: int) -> Opened:
 
     config = layout.read_json(directory / "config.json")
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    tokenizer.no_padding()  # whole texts alone, as every other reader takes them
+    tokenizer.no_truncation()
     known = {one.content: number for number, one in tokenizer.get_added_tokens_decoder().items()}
     context, ends = int(config["max_position_embeddings"]), ends_of(known, config.get("eos_token_id"))
     reader = Reader(directory, threads, context)

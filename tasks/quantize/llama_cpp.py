@@ -47,7 +47,7 @@ def run(inputs: dict[str, Path], config: LlamaCppConfig, out: Path, seed: int) -
     check(student, config.type)
     about = json.loads((student / "config.json").read_text(encoding="utf-8"))
     importance = importance_of(inputs, config, seed) if config.importance else None
-    with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+    with tempfile.TemporaryDirectory(dir=out) as scratch:  # inside, so that a kill leaves nothing
         whole = student / runtime.MODEL
         if not whole.is_file():
             about, whole = gguf_fit.described(student), Path(scratch) / "whole.gguf"

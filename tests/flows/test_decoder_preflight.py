@@ -86,8 +86,8 @@ def test_a_stage_that_lacks_is_named_by_what_would_make_it() -> None:
         [CORRECT, TOP_K, DEPTH, TOKENS, GPTQ, ROUNDED],
         [MERGES, OWN, DEPTH, TOKENS, RTN],  # answers in the new numbers
         [WIDTH | {"ffn": 32}, SPARSE, RTN],
-        [W8A8, RTN | {"grid": "q4_1"}, OF_W8A8],  # beside the student, whatever becomes of it
-        [TOP_K, W8A8, DEPTH, OF_W8A8, TOKENS],
+        [W8A8, RTN | {"grid": "q4_1"}, OF_W8A8],  # beside the student, which is rounded otherwise
+        [TOP_K, DEPTH, TOKENS, W8A8, OF_W8A8],
     ],
 )
 def test_orders_that_work_are_read(stages: list[dict[str, Any]]) -> None:
@@ -167,6 +167,11 @@ def test_a_tokenizer_that_does_not_fit_its_model_is_refused_before_any_work(fold
     preflight(read(), teacher, folder)  # a text begins with the end token
     names.write_text(json.dumps(said | {"bos_token": None, "eos_token": None}))
     with pytest.raises(ShrinkError, match=r"names neither bos_token nor eos_token: name one in tokenizer_config\.json"):
+        preflight(read(), teacher, folder)
+    names.write_text(json.dumps(said | {"bos_token": "<none>"}))
+    with pytest.raises(
+        ShrinkError, match=r"^bos_token is '<none>' in tokenizer_config\.json, but tokenizer\.json has no"
+    ):
         preflight(read(), teacher, folder)
     names.write_text(json.dumps(said))
     pieces = teacher / "tokenizer.json"
@@ -249,6 +254,14 @@ def test_the_sizes_of_every_family_are_known_and_what_its_stages_do_not_take_is_
     if family not in {"llama", "mistral", "qwen2", "qwen3"}:
         with pytest.raises(ShrinkError, match=r"^stage 2 \(export/gguf\): no GGUF is written of a '.*': known are lla"):
             preflight(read(), tmp_path / "teacher", folder)
+
+
+def test_more_bits_than_the_gate_lets_pass_are_refused_before_any_work(folder: Path) -> None:
+    stages = [ADOPT, RTN | {"grid": "q8_0"}, EXPORT]
+    said = r"^stage 2 \(quantize/rtn\) leaves about \d+\.\d\d bits a weight but gate\.bits_per_weight_max is 8, which"
+    with pytest.raises(ShrinkError, match=said):
+        preflight(read(stages=stages, gate={"bits_per_weight_max": 8.0}), folder / "teacher", folder)
+    preflight(read(stages=stages, gate={"bits_per_weight_max": 12.0}), folder / "teacher", folder)
 
 
 def served(*stages: dict[str, Any], **changes: Any) -> recipe.Recipe:

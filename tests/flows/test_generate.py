@@ -178,7 +178,7 @@ def test_what_llama_cpps_quantizer_made_is_compared_judged_and_served(
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(said))
     shrink(servers_home, "run", str(tmp_path / "tiny.yaml"), check=None)
     seen = json.loads(shrink(servers_home, "show", "tiny-served@1", "--json").stdout)
-    held = [one for one in seen["exports"] if one["export"] in {"llama_cpp", "llama_cpp 2"}]
+    held = [one for one in seen["exports"] if one["export"] in {"gguf", "llama_cpp"}]
     assert [one["runtime"].split()[0] for one in held] == ["transformers", "llama_cpp_python"]
     assert all(one["agreement"] > 0.5 and one["largest"] > 0 for one in held)
     assert 5.5 < seen["bits_per_weight"] < 9 and seen["bytes"]["ratio"] > 1.5
@@ -256,6 +256,14 @@ MERGES, HALF = {"kind": "prune", "method": "merges"}, {"kind": "prune", "method"
             r"stage 2 \(export/compressed_tensors\) packs integers, which no quantize stage made; put one, such",
         ),
         ([RTN | {"grid": "q5_1"}, PACKED], r"stage 2 \(quantize/rtn\) rounds to q5_1, which the compressed-tensors of"),
+        (
+            [EIGHT[0], HALF],
+            r"stage 3 \(prune/sparse\) changes the model that stage 2 \(quantize/w8a8\) was made of; put",
+        ),
+        (
+            [TOP_K, RTN | {"grid": "q4_0"}, NBITS, {"kind": "distill", "method": "rounded"}],
+            r"stage 5 \(distill/rounded\) changes the model that stage 4 \(export/matmul_nbits\) was made of; put it",
+        ),
         ([NBITS], r"stage 2 \(export/matmul_nbits\) packs integers, which no quantize stage made; put one, such as"),
         ([RTN | {"target": 5.0}, PACKED], r"stage 2 \(quantize/rtn\) rounds to what its target buys"),
         ([PACKED | {"model": "w8a8"}], r"stage 2 \(export/compressed_tensors\) needs w8a8 as w8a8, but it is not made"),

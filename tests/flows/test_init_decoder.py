@@ -200,6 +200,7 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer\.json is missing in the model folder"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), r"model\.safetensors is missing in the model folder"),
+    "rope": (lambda f: set_json(f / "config.json", rope_parameters=[1]), r"config\.json.*cannot be read|rope"),
     "family": (other, "no GGUF is written of a 'gemma': known"),
 }
 

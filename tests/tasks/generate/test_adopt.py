@@ -1,5 +1,6 @@
 """Decoders taken up from a GGUF file and from a folder: the same logits, sizes read without loading."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from registry.records import ShrinkError, digest_directory
 from tasks.generate import adopt, gguf_write, header, lm
+from tests.tasks.generate import decoders
 from tests.tasks.generate.decoders import tiny
 from tests.tasks.generate.test_gguf_write import folder_of
 
@@ -74,3 +76,12 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     folder = folder_of(model, tmp_path / "m", None)
     with pytest.raises(ShrinkError, match=r"weight model\.layers\.1\.mlp\.up_proj\.weight is not finite"):
         taken(folder, tmp_path / "out")
+
+
+def test_a_class_that_reads_other_tokens_than_the_tokenizer_file_is_refused(tmp_path: Path) -> None:
+    decoders.folder(tmp_path / "m")
+    taken(tmp_path / "m", tmp_path / "fits")
+    path = tmp_path / "m" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "LlamaTokenizer"}))
+    with pytest.raises(ShrinkError, match=r"^tokenizer_class is Llama\w+, with which transformers reads other tokens"):
+        taken(tmp_path / "m", tmp_path / "other")

@@ -1,5 +1,6 @@
 """MatMulNBits: what ONNX Runtime reads back in a clean process answers as the integers mean, with a cache too."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,16 @@ def test_families_and_what_is_plain(tmp_path: Path, family: str, sizes: dict[str
         expected = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].numpy()
     assert len(ids) > 12, "more than the windows"
     assert np.abs(opened.logits(ids) - expected).max() < 2e-5 * np.abs(expected).max()
+
+
+def test_a_text_is_read_whole_whatever_the_tokenizer_file_says_of_padding_and_cutting(tmp_path: Path) -> None:
+    source = rounded(tmp_path, {"proj": "q4_0", "embed": "q8_0"})
+    path = source / "tokenizer.json"
+    cut = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"truncation": cut}))
+    exported(source, tmp_path / "out")
+    plain, graph = runtime.open_model(source, "transformers"), runtime.open_model(tmp_path / "out", "onnxruntime")
+    assert graph.ids(TEXTS[1]) == plain.ids(TEXTS[1]) and len(graph.ids(TEXTS[1])) > 3
 
 
 def test_the_cache_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
