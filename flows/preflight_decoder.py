@@ -55,7 +55,7 @@ def preflight(recipe: Recipe, teacher: Path, data: Path, others: Mapping[str, Pa
 
 
 def check_bits(recipe: Recipe, decoder: Decoder) -> None:
-    """Refuse a rounding that leaves more bits than the gate lets pass; what pruning changes of them is not known here."""
+    """Refuse a rounding that leaves more bits than the gate lets pass, unless pruning changes them."""
     most = recipe.gate.bits_per_weight_max
     if most is None or any(stage.kind == "prune" for stage in recipe.stages):
         return
@@ -68,7 +68,7 @@ def check_bits(recipe: Recipe, decoder: Decoder) -> None:
         if bits > (1 + ABOUT) * most:
             raise ShrinkError(
                 f"{units.numbered(number, stage)} leaves about {bits:.2f} bits a weight but "
-                f"gate.bits_per_weight_max is {most:g}, which cannot be reached: round to fewer bits, or raise the limit."
+                f"gate.bits_per_weight_max is {most:g}, which cannot be reached: round to fewer bits, or raise it."
             )
 
 
