@@ -79,18 +79,23 @@ def check_integers(recipe: "Recipe") -> None:
         elif rounded is None:
             raise ShrinkError(
                 f"recipe '{recipe.name}': {where} packs integers, which no quantize stage made; put one, such as "
-                "{kind: quantize, method: gptq, grid: q4_0}, before it."
+                "{kind: quantize, method: gptq, grid: int4_g64}, before it."
             )
         elif isinstance(stage, CompressedTensorsConfig) and (grid := integers_missing(rounded[1])):
             raise ShrinkError(
                 f"recipe '{recipe.name}': {rounded[0]} rounds to {grid}, which the compressed-tensors of {where} "
-                "cannot hold; choose among q4_0, q5_0, q8_0."
+                "cannot hold; choose among q4_0, q5_0, q8_0 and integers such as int4_g64."
             )
 
 
 def check_blocks(recipe: "Recipe") -> None:
-    """Refuse to round a language model to grids that the GGUF file behind cannot hold."""
+    """Refuse to round to integers that the GGUF file behind has no blocks of, unless an export beside it packs them.
+
+    The file then holds what they mean in half precision, so that their quality is judged.
+    """
     rounded: tuple[str, str] | None = None
+    if any(isinstance(stage, PackIntegers) for stage in recipe.stages):
+        return
     for number, stage in enumerate(recipe.stages, start=1):
         where = units.numbered(number, stage)
         if isinstance(stage, RoundDecoders):
@@ -99,7 +104,8 @@ def check_blocks(recipe: "Recipe") -> None:
         elif isinstance(stage, GgufConfig) and rounded:
             raise ShrinkError(
                 f"recipe '{recipe.name}': {rounded[0]} rounds to {rounded[1]}, which the GGUF file of {where} cannot "
-                f"hold; choose among {', '.join(GGUF_GRIDS)}."
+                f"hold; choose among {', '.join(GGUF_GRIDS)}, or pack the integers beside it, before it, by {{kind: "
+                "export, method: compressed_tensors} or matmul_nbits."
             )
 
 

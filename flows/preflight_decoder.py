@@ -10,13 +10,14 @@ from registry.records import ShrinkError
 from tasks import layout, tables
 from tasks.export.gguf import GgufConfig
 from tasks.export.matmul_nbits import MatmulNbitsConfig
-from tasks.generate import documents, gguf_check, gguf_fit, header, llama_types, nbits_fit
+from tasks.generate import choices, documents, gguf_check, gguf_fit, header, llama_types, nbits_fit
 from tasks.generate.adopt import gguf_of
 from tasks.generate.documents import DocumentsConfig
 from tasks.generate.header import Decoder
 from tasks.kinds import RoundDecoders
 from tasks.quantize.llama_cpp import LlamaCppConfig
 
+HALVES = 16.0  # bits a weight, about, of a file with integers that its blocks cannot hold
 ABOUT = 0.02  # how far off the foretold bits may be
 GENERIC = {"PreTrainedTokenizerFast", "TokenizersBackend"}  # tokenizers that name no special token by themselves
 
@@ -62,7 +63,7 @@ def check_bits(recipe: Recipe, decoder: Decoder) -> None:
     for number, stage in enumerate(recipe.stages, start=1):
         bits = 0.0
         if isinstance(stage, RoundDecoders):
-            bits = bits_decoder.rounded(stage, decoder).bits
+            bits = HALVES if choices.gguf_missing(stage) else bits_decoder.rounded(stage, decoder).bits
         elif isinstance(stage, LlamaCppConfig):
             bits = llama_types.bits(stage.type, decoder)
         if bits > (1 + ABOUT) * most:

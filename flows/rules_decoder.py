@@ -74,6 +74,8 @@ def foretell(config: AnyStageConfig, inputs: dict[str, Made], counted: CountedDo
         case "export":
             packed = config.writes[1] == "packed"  # whose zeros are not known yet
             bits, words = 32.0 if packed else model.bits or HALF_BITS, counted.tokenizer
+            if config.writes[1] == "gguf" and counted.rounding is not None and choices.gguf_missing(counted.rounding):
+                bits = HALF_BITS  # about: what its blocks cannot hold is written as halves
             bits = in_blocks(config, bits, counted) if isinstance(config, MatmulNbitsConfig) else bits
             size = round(bits * weights / 8) + words.get(config.writes[1], words["lm"])
             made = Made(format=config.writes[1], bytes=size, weights=model.weights)

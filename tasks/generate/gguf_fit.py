@@ -1,4 +1,4 @@
-"""Which models can be written as GGUF: asked of config.json, tokenizer.json and grids.json alone, before any training.
+"""Which models can be written as GGUF: asked of config.json and tokenizer.json alone, before any training.
 
 What is refused here is what llama.cpp would compute otherwise, or cannot read: a file that runs and answers something
 else is the worst of all exports.
@@ -29,8 +29,6 @@ def check(folder: Path) -> None:
     with layout.foreign("the model's config.json or tokenizer.json"):
         check_family(layout.read_json(folder / "config.json"))
         gguf_tokenizer.name_of(layout.read_json(folder / "tokenizer.json"))
-    if (folder / "grids.json").is_file():
-        check_grids({one["name"] for one in layout.read_json(folder / "grids.json").values()})
 
 
 def check_keys(keys: dict[str, Any], file: str) -> None:
@@ -62,14 +60,6 @@ def check_family(config: dict[str, Any]) -> None:
     }
     if found := next((name for name, said in odd.items() if said), None):
         raise ShrinkError(f"no GGUF is written of this {family}: {found} is not known there; {INSTEAD}")
-
-
-def check_grids(names: set[str]) -> None:
-    """Refuse grids that GGUF has no blocks of."""
-    if unknown := sorted(names - set(BLOCKS)):
-        raise ShrinkError(
-            f"GGUF has no blocks of {unknown[0]}: quantize to one of {', '.join(BLOCKS)} for this export."
-        )
 
 
 def bits_per_weight(path: Path) -> float:

@@ -26,7 +26,8 @@ class Part(NamedTuple):
 
     name: str
     shape: tuple[int, ...]
-    blocks: str | None  # the grid that it is on; none: plain numbers
+    blocks: str | None  # the grid that it is on, where GGUF has blocks of it; none: plain numbers
+    rounded: bool  # whether integers are stored, which are written as what they mean where GGUF has no such blocks
 
 
 def write(
@@ -34,7 +35,8 @@ def write(
 ) -> None:
     """Write the model of a folder, one weight in memory after the other; `plain` is of matrices that are not rounded.
 
-    Raises ShrinkError for a family, a tokenizer or a grid that is not known.
+    Integers that GGUF has no blocks of are written as what they mean. Raises ShrinkError for a family or a tokenizer
+    that is not known.
     """
     import gguf
 
@@ -126,7 +128,9 @@ def parts(folder: Path) -> list[Part]:
         names = sorted({part_of(name, known) for name in stored.keys()})  # noqa: SIM118
         held = {name: f"{name}.codes" if name in known else name for name in names}
         shapes = {name: tuple(stored.get_slice(where).get_shape()) for name, where in held.items()}
-    return [Part(name, shapes[name], known[name]["name"] if name in known else None) for name in names]
+    grid = {name: str(known[name]["name"]) for name in names if name in known}
+    blocks = {name: one for name, one in grid.items() if one in gguf_fit.BLOCKS}
+    return [Part(name, shapes[name], blocks.get(name), name in grid) for name in names]
 
 
 def array(folder: Path, part: Part, config: dict[str, Any], plain: Plain) -> NDArray[Any]:
@@ -135,13 +139,21 @@ def array(folder: Path, part: Part, config: dict[str, Any], plain: Plain) -> NDA
 
     with safe_open(folder / "model.safetensors", "pt") as stored:
         if part.blocks is None:
-            rows = reordered(stored.get_tensor(part.name).float(), part.name, config).numpy()
+            whole = meant(stored, part.name) if part.rounded else stored.get_tensor(part.name).float()
+            rows = reordered(whole, part.name, config).numpy()
             return halved(part.name, rows) if kind_of(part, plain) == "f16" else rows
         scale = stored.get_tensor(f"{part.name}.scale").float()
         free = GGUF[part.blocks].zero == "free"
         shift = stored.get_tensor(f"{part.name}.shift").float() if free else scale * 0
         rounded = stored.get_tensor(f"{part.name}.codes"), scale, shift
     return gguf_blocks.packed(part.blocks, Rounded(*(reordered(one, part.name, config) for one in rounded)))
+
+
+def meant(stored: Any, name: str) -> Any:
+    """What the stored integers of a weight stand for [outputs, inputs]."""
+    codes, scale = stored.get_tensor(f"{name}.codes"), stored.get_tensor(f"{name}.scale").float()
+    shifted = f"{name}.shift" in stored.keys()  # noqa: SIM118
+    return Rounded(codes, scale, stored.get_tensor(f"{name}.shift").float() if shifted else scale * 0).value()
 
 
 def halved(name: str, rows: NDArray[np.float32]) -> NDArray[np.float16]:

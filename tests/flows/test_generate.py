@@ -122,7 +122,7 @@ LESSONS: list[dict[str, Any]] = [
     {"kind": "label", "method": "top_k", "k": 8},
     {"kind": "prune", "method": "depth", "keep": 2},
     {"kind": "distill", "method": "tokens"},
-    {"kind": "quantize", "method": "gptq", "grid": "q8_0", "calibration_blocks": 4, "calibration_length": 16},
+    {"kind": "quantize", "method": "gptq", "grid": "int4_g16", "calibration_blocks": 4, "calibration_length": 16},
     {"kind": "distill", "method": "rounded"},
 ]
 EIGHT: list[dict[str, Any]] = [
