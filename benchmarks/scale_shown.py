@@ -96,7 +96,7 @@ INTRODUCTION = """\
 
 **Nothing of 1B or 8B was run whole.** One layer of each shape, with random weights, was; and {rows:,} rows of a table.
 The stages themselves ran on SmolLM2-135M, and the same sums for it stand beside what was measured: that is how far to
-trust them. Processor seconds of one thread on a busy machine with AVX2; memory above the imports. Written by
+trust them. Processor seconds of one thread on a busy machine; memory above the imports. Written by
 `python -m benchmarks.scale TEACHER DATA`."""
 SUMS = """\
 ## The sums
