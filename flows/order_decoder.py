@@ -10,7 +10,7 @@ from tasks.export.gguf import GgufConfig
 from tasks.generate.choices import GGUF_GRIDS, gguf_missing, integers_missing
 from tasks.generate.correct import CorrectConfig
 from tasks.generate.top_k import LabelTopKConfig
-from tasks.kinds import PackIntegers, RoundDecoders
+from tasks.kinds import AnyChainConfig, PackIntegers, RoundDecoders
 from tasks.prune.merges import PruneMergesConfig
 from tasks.quantize.llama_cpp import LlamaCppConfig
 from tasks.quantize.w8a8 import W8a8Config
@@ -55,6 +55,11 @@ def check_rounding(recipe: "Recipe") -> None:
         changed = where if roles.role_of(stage) == "student" and made else changed
 
 
+def packs(stage: AnyChainConfig) -> bool:
+    """Whether an export packs the student's integers: one of what w8a8 made has others."""
+    return isinstance(stage, PackIntegers) and getattr(stage, "model", "student") == "student"
+
+
 def check_beside(recipe: "Recipe") -> None:
     """Refuse to change the student behind what stands beside it: that would be another model than the one served."""
     made: str | None = None
@@ -74,7 +79,7 @@ def check_integers(recipe: "Recipe") -> None:
         where = units.numbered(number, stage)
         if isinstance(stage, RoundDecoders):
             rounded = where, stage
-        elif not isinstance(stage, PackIntegers) or getattr(stage, "model", "student") == "w8a8":
+        elif not packs(stage):
             continue
         elif rounded is None:
             raise ShrinkError(
@@ -94,7 +99,7 @@ def check_blocks(recipe: "Recipe") -> None:
     The file then holds what they mean in half precision, so that their quality is judged.
     """
     rounded: tuple[str, str] | None = None
-    if any(isinstance(stage, PackIntegers) for stage in recipe.stages):
+    if any(packs(stage) for stage in recipe.stages):
         return
     for number, stage in enumerate(recipe.stages, start=1):
         where = units.numbered(number, stage)

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from tasks.generate import walk
 
+ROWS = 32  # tokens whose chances are compared at once: those of all would be held several times
 Change = Callable[[str, Tensor], Tensor | None]  # of a linear's weight by name what is in its place, None: as it is
 
 
@@ -30,8 +31,10 @@ def seen(model: Any, ids: Tensor, before: list[Tensor]) -> float:
     total = 0.0
     with torch.no_grad():
         logits = model(input_ids=ids, use_cache=False).logits
-        for now, then in zip(logits.split(1), before, strict=True):
-            total += float(functional.kl_div(functional.log_softmax(now, -1), then, log_target=True, reduction="sum"))
+        for window, known in zip(logits, before, strict=True):
+            for now, then in zip(window.split(ROWS), known[0].split(ROWS), strict=True):
+                said = functional.log_softmax(now, -1)
+                total += float(functional.kl_div(said, then, log_target=True, reduction="sum"))
     return total / ids.numel()
 
 
@@ -53,6 +56,7 @@ def changed(model: Any, change: Change) -> Iterator[None]:
         for linear in walk.linears_of(layer).values():
             if linear in kept:
                 walk.put(linear, kept.pop(linear))
+        walk.trim()  # what lies between copies would else be kept, more and more of it
 
     handles = [layer.register_forward_pre_hook(put) for layer in walk.layers_of(model)]
     handles += [layer.register_forward_hook(restore) for layer in walk.layers_of(model)]

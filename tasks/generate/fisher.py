@@ -46,9 +46,11 @@ def diagonals(model: Any, ids: Tensor, linears: dict[str, nn.Module], seed: int)
     try:
         with recomputed(walk.layers_of(model)), torch.enable_grad():
             for block in ids.split(1):
-                said = functional.log_softmax(model(input_ids=block, use_cache=False).logits[0].float(), -1)
-                drawn = torch.multinomial(said.detach().exp(), 1, generator=generator)
-                said.gather(1, drawn).sum().backward()
+                logits = model(input_ids=block, use_cache=False).logits[0].float()
+                chances = functional.softmax(logits.detach(), -1)
+                drawn = torch.multinomial(chances, 1, generator=generator)
+                upwards = chances.neg_().scatter_add_(1, drawn, torch.ones_like(chances[:, :1]))  # of log p by logits
+                logits.backward(upwards)
     finally:
         for handle in handles:
             handle.remove()

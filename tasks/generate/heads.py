@@ -1,8 +1,11 @@
 """A decoder's embedding and output head: which weights they are, and what the head reads."""
 
 import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -54,6 +57,25 @@ def head_sums(model: Any, ids: Tensor) -> Tensor:
 
 def replace(weight: Tensor, rounded: Rounded) -> None:
     """Put what rounded integers stand for in a weight's place, some rows at a time."""
-    for start in range(0, len(weight), grids.ROWS):
-        rows = slice(start, start + grids.ROWS)
-        weight[rows] = Rounded(*(part[rows] for part in rounded)).value()
+    with torch.no_grad():
+        for start in range(0, len(weight), grids.ROWS):
+            rows = slice(start, start + grids.ROWS)
+            weight[rows] = Rounded(*(part[rows] for part in rounded)).value()
+
+
+@contextlib.contextmanager
+def aside(weight: Tensor) -> Iterator[Callable[[], None]]:
+    """While this lasts a float32 weight lies in a file too, from which what is given puts it back, in place."""
+    with tempfile.TemporaryFile() as file:
+        weight.detach().numpy().tofile(file)
+
+        def put_back() -> None:
+            file.seek(0)
+            with torch.no_grad():
+                for rows in weight.split(grids.ROWS):
+                    rows.copy_(torch.from_numpy(np.fromfile(file, np.float32, rows.numel())).view_as(rows))
+
+        try:
+            yield put_back
+        finally:
+            put_back()

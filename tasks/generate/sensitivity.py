@@ -96,6 +96,7 @@ def errors(
     def kept(name: str, measure: Callable[[], Errors]) -> Errors:
         known = checkpoint.part(at, name)
         if known is None:
+            walk.give_back()  # what was measured before leaves holes
             known = measure()
             checkpoint.keep_part(at, name, known)
         return known
@@ -144,11 +145,12 @@ def agreeing(model: Any, ids: Tensor, found: Errors, squares: dict[str, Tensor])
         own = [name for name in found if kinds[name] == kind]
         part = sum(float(found[name][0]) for name in own)
         if part > 0:
-            found |= {name: found[name] * (seen(GGUF_GRIDS[0], kind) / part) for name in own}
+            ratio = seen(GGUF_GRIDS[0], kind) / part  # once: it runs the model
+            found |= {name: found[name] * ratio for name in own}
     sums = torch.stack([*found.values()]).double().sum(0)
     all_of = torch.tensor([seen(grid, None) for grid in GGUF_GRIDS], dtype=torch.float64)
-    ratio = torch.where(sums > 0, all_of / sums.clamp(min=1e-30), 1.0).float()
-    return {name: one * ratio for name, one in found.items()}
+    ratios = torch.where(sums > 0, all_of / sums.clamp(min=1e-30), 1.0).float()
+    return {name: one * ratios for name, one in found.items()}
 
 
 def kind_of(name: str) -> str:
@@ -174,7 +176,7 @@ def tables(
     """What each of GGUF_GRIDS costs an embedding or a head: the divergence seen with all of it rounded by the method.
 
     The windows `ids`, the beginning of the `text`, are kept out of the sums that the method rounds by: it fits those
-    better than other text. One copy of one table is held beside the model.
+    better than other text. A table lies in a file while another stands in its place, so that it is held once.
     """
     found: Errors = {}
     if not names:
@@ -184,12 +186,13 @@ def tables(
     for name in names:
         weight = lm.own_weights(model)[name]
         mine = sums if name == heads.head_of(model) else None
-        whole, seen = weight.clone(), []
-        for grid in GGUF_GRIDS:
-            with torch.no_grad():
-                heads.replace(weight, table(whole, mine, grids.GGUF[grid]))
-            seen.append(divergence.seen(model, ids, before))
-        with torch.no_grad():
-            weight.copy_(whole)
+        seen = []
+        with heads.aside(weight) as put_back:
+            for grid in GGUF_GRIDS:
+                heads.replace(weight, table(weight, mine, grids.GGUF[grid]))
+                walk.trim()
+                each = [divergence.seen(model, one, [then]) for one, then in zip(ids.split(1), before, strict=True)]
+                seen.append(sum(each) / len(each))
+                put_back()
         found[name] = torch.tensor(seen)
     return found

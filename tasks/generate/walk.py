@@ -180,6 +180,7 @@ def walk(
     if len(ids) % batch:
         ids = ids[: len(ids) // batch * batch] if len(ids) > batch else ids
         batch = min(batch, len(ids))
+    give_back()
     hidden, caught = start(model, ids, batch)
     layers = layers_of(model)
     gc.collect()

@@ -268,6 +268,10 @@ MERGES, HALF = {"kind": "prune", "method": "merges"}, {"kind": "prune", "method"
         ([RTN | {"target": 5.0}, PACKED], r"stage 2 \(quantize/rtn\) rounds to what its target buys"),
         ([PACKED | {"model": "w8a8"}], r"stage 2 \(export/compressed_tensors\) needs w8a8 as w8a8, but it is not made"),
         ([RTN | {"grid": "q4_0"}, EIGHT[0]], r"stage 3 \(quantize/w8a8\) rounds whole weights, which stage 2 \(quant"),
+        (
+            [EIGHT[0], RTN | {"grid": "int4_g16"}, PACKED | {"model": "w8a8"}],
+            r"stage 3 \(quantize/rtn\) rounds to int4_g16, which the GGUF file of stage 5 \(export/gguf\) cannot hold",
+        ),
         ([EIGHT[0], PACKED], r"stage 3 \(export/compressed_tensors\) packs integers, which no quantize stage made"),
         ([TOKENS], r"stage 2 \(distill/tokens\) needs labels as top_k, but it is not made yet there"),
         (

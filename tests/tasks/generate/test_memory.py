@@ -14,6 +14,7 @@ from tests.tasks.generate import decoders
 from tests.tasks.generate.lessons import documents, tokenizer_files
 
 BOUND = 1.5  # times the bytes of the weights in float32
+PRICED = 1.7  # of a target: some windows' chances of all pieces, which are more beside so few weights (1.4 at 135M)
 STATUS = Path("/proc/self/status")
 SIZES = {"hidden_size": 384, "head_dim": 48, "num_attention_heads": 8, "num_key_value_heads": 4}
 SIZES |= {"intermediate_size": 1024, "num_hidden_layers": 14, "vocab_size": 24_000}
@@ -21,6 +22,7 @@ CALIBRATED, SEEN = {"calibration_blocks": 8, "calibration_length": 64}, {"window
 STAGES: list[dict[str, Any]] = [
     {"kind": "quantize", "method": "gptq", "grid": "q4_0", **CALIBRATED},
     {"kind": "quantize", "method": "awq", "grid": "q4_0", **CALIBRATED},
+    {"kind": "quantize", "method": "gptq", "target": 5.0, **CALIBRATED},
     {"kind": "prune", "method": "depth", "keep": 6, **SEEN},
     {"kind": "prune", "method": "width", "ffn": 512, **SEEN},
 ]
@@ -63,7 +65,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.skipif(not STATUS.exists(), reason="Linux tells what a process holds")
-@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: f"{stage['kind']}-{stage['method']}")
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: "-".join(map(str, [*stage.values()][:3])))
 def test_a_stage_holds_little_more_than_the_weights(
     places: dict[str, Path], tmp_path: Path, stage: dict[str, Any]
 ) -> None:
@@ -73,4 +75,4 @@ def test_a_stage_holds_little_more_than_the_weights(
     done = subprocess.run([sys.executable, "-c", code, *given], check=True, stdout=subprocess.PIPE, text=True)
     weights = (places["large"] / "model.safetensors").stat().st_size
     above = int(done.stdout.splitlines()[-1])
-    assert weights > 120e6 and 0.9 * weights < above <= BOUND * weights
+    assert weights > 120e6 and 0.9 * weights < above <= (PRICED if "target" in stage else BOUND) * weights
