@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import cli_init, cli_operate, cli_registry, cli_runs
+from flows import cli_init, cli_operate, cli_registry, cli_runs, summed
 from flows import console as screen
 from flows.cli_common import Json, RunId, connected, fail, say, unfinished
 from flows.settings import settings
@@ -85,7 +85,7 @@ def run(
         screen.tell(f"registered as {journal['recipe']}, to be looked at; next: shrink run {recipe}")
     if not smoke:
         journal = execute(recipe, smoke=False)
-        screen.summary(journal, facts_of(journal), got, settings().country, again=registered_before(journal))
+        summed.summary(journal, facts_of(journal), got, settings().country, again=registered_before(journal))
     if as_json:
         typer.echo(json.dumps(journal, indent=1))
     raise typer.Exit(0 if journal["status"] == "passed" else 3)

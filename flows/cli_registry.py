@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from flows import console as screen
-from flows import units
+from flows import sentences, units
 from flows.cli_common import Json, connected, require, say
 from flows.settings import settings
 from registry.records import ShrinkError, has_text, is_unicode
@@ -46,7 +46,7 @@ def why(
     else:
         verdict, of = registered(model)
     name = model.partition("@")[0]
-    lines = [f"{name} {of}", *screen.verdict_lines(verdict, name)]
+    lines = [f"{name} {of}", *sentences.verdict_lines(verdict, name)]
     if judged and judged[-1] is not here[-1]:
         lines.append(f"newer, and not judged: run {here[-1]['run_id']} is {here[-1]['status']}")
     say({"model": name, "of": of} | verdict, as_json, screen.fitted("\n".join(lines)))

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from flows import console as screen
-from flows import units
+from flows import sentences, units
 from flows.cli_common import Json, RunId, say
 from flows.settings import settings
 from registry.gate import is_smoke
@@ -83,7 +83,7 @@ def run_line(run: dict[str, Any]) -> str:
         told = "a smoke walk"
     elif seen:
         smaller = units.ratio(seen["teacher"]["bytes"], seen["student"]["bytes"])
-        told = f"{units.number(smaller)}× smaller, keeps {screen.share(seen['retention']['point'])}"
+        told = f"{units.number(smaller)}× smaller, keeps {sentences.share(seen['retention']['point'])}"
     else:
         told = ""
     return f"{run['run_id']:36} {run['status']:9} {', '.join(part for part in (version, told) if part)}".rstrip()
@@ -120,7 +120,7 @@ def ended(directory: Path, status: str) -> str:
         record = StageRecord.model_validate_json((directory / "record.json").read_text(encoding="utf-8"))
     except (OSError, ValidationError):
         return "goes on" if status == "running" else "did not finish"
-    quality = screen.score(record.measured)
+    quality = sentences.score(record.measured)
     return ", ".join(part for part in (units.duration(record.footprint.seconds), quality) if part)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 from filelock import FileLock
 
 from flows import report, units
-from flows.console import sentence
 from flows.obtain import Curves, Workshop
 from flows.recipe import Recipe
+from flows.sentences import sentence
 from flows.servers import client, s3_config, services
 from flows.settings import settings
 from flows.shown import emitted, shown

@@ -3,7 +3,7 @@
 from typing import Any
 
 from flows import units
-from flows.console import digits
+from flows.sentences import digits
 
 FIELDS = {"parameters": "weights", "bytes": "MB", "ram_mb": "memory, MB", "seconds": "time", "kwh": "Wh"}
 

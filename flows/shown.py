@@ -6,8 +6,7 @@ Registered as show.json in the version's evidence; version number, aliases and C
 from collections import Counter
 from typing import Any
 
-from flows import console as screen
-from flows import units, written
+from flows import sentences, units, written
 from registry import footprint as fp
 from registry.records import METRICS, Band, Discrepancy, Evaluation, Footprint, StageRecord, Verdict
 
@@ -115,11 +114,11 @@ def page(facts: dict[str, Any]) -> list[str]:
     aliases = f" ({', '.join(facts['aliases'])})" if facts["aliases"] else ""
     return [
         f"{facts['model']} version {facts['version']}{aliases}",
-        screen.sentence(facts),
+        sentences.sentence(facts),
         "",
         *figures(facts),
         "",
-        *screen.verdict_lines(facts["verdict"], facts["model"]),
+        *sentences.verdict_lines(facts["verdict"], facts["model"]),
         "",
         *cost(facts),
         "",
@@ -139,21 +138,26 @@ def figures(facts: dict[str, Any]) -> list[str]:
     measures: dict[str, dict[str, Any]] = facts.get("measures") or {}
     own = [(METRICS[name], one, units.number, None) for name, one in measures.items()]
     rows: list[tuple[str, dict[str, Any], Any, float | None]] = [
-        *(own or [("accuracy", facts["accuracy"], screen.share, None)]),
+        *(own or [("accuracy", facts["accuracy"], sentences.share, None)]),
         ("size on disk", size, units.size, size["ratio"]),
         ("p50, batch 1", speed, units.milliseconds, speed["ratio"]),
-        ("parameters", facts["parameters"], units.count, units.ratio(*map(facts["parameters"].get, screen.MODELS[:2]))),
+        (
+            "parameters",
+            facts["parameters"],
+            units.count,
+            units.ratio(*map(facts["parameters"].get, written.MODELS[:2])),
+        ),
     ]
     if not own and (metric := facts.get("metric", "accuracy")) != "accuracy":
         rows.insert(1, (METRICS[metric], facts["score"], units.number, None))
     words = {"size on disk": "smaller", "p50, batch 1": "faster", "parameters": "fewer"}
     wide = max(14, *(len(row[0]) + 1 for row in rows))
-    lines = [f"{'':{wide}}" + "".join(f"{name:>14}" for name in screen.MODELS)]
+    lines = [f"{'':{wide}}" + "".join(f"{name:>14}" for name in written.MODELS)]
     for name, values, write, times in rows:
         gained = f"   {units.number(times)}× {words[name]}" if times else ""
-        gained = f"   keeps {screen.interval(values['retention'])}" if "retention" in values else gained
-        lines.append(f"{name:{wide}}" + "".join(f"{write(values.get(who)):>14}" for who in screen.MODELS) + gained)
-    return [*lines, screen.lift(facts)]
+        gained = f"   keeps {sentences.interval(values['retention'])}" if "retention" in values else gained
+        lines.append(f"{name:{wide}}" + "".join(f"{write(values.get(who)):>14}" for who in written.MODELS) + gained)
+    return [*lines, sentences.lift(facts)]
 
 
 def written_figures(facts: dict[str, Any]) -> list[str]:
@@ -165,16 +169,16 @@ def written_figures(facts: dict[str, Any]) -> list[str]:
             "peak_rss_mb": facts["peak_rss_mb"][who],
             **{key: told[key][who] for key in ("bits_per_weight", "kl", "kl_second", "speeds")},
         }
-        for who in screen.MODELS
+        for who in written.MODELS
     }
     rows = written.rows({**models, "measures": facts["measures"], "reference": told["reference"]})
     wide = max(len(row[0]) + 1 for row in rows)
-    lines = [f"{'':{wide}}" + "".join(f"{name:>12}" for name in screen.MODELS)]
+    lines = [f"{'':{wide}}" + "".join(f"{name:>12}" for name in written.MODELS)]
     for name, values, write, gained in rows:
-        cells = "".join(f"{write(values.get(who)):>12}" for who in screen.MODELS)
+        cells = "".join(f"{write(values.get(who)):>12}" for who in written.MODELS)
         lines.append(f"{name:{wide}}{cells}   {gained}".rstrip())
     lines += [f"{METRICS[name]}: not measured, {why}" for name, why in told["left_out"].items()]
-    return [*lines, f"run by {told['runtime']}", screen.lift(facts), *written.sample(facts)]
+    return [*lines, f"run by {told['runtime']}", sentences.lift(facts), *written.sample(facts)]
 
 
 def cost(facts: dict[str, Any]) -> list[str]:

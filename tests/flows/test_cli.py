@@ -21,7 +21,7 @@ import pytest
 import typer.main
 from rich.console import Console
 
-from flows import cli, doctor, fields
+from flows import cli, doctor, fields, sentences, summed, written
 from flows import console as screen
 from flows import journal as journals
 from infra.addresses import Services
@@ -285,15 +285,15 @@ def test_runs_and_logs_say_how_far_each_is(shrink: Shrink, tmp_path: Path) -> No
 
 def test_what_to_type_next_fits_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: name)
-    passed, rejected = screen.next_steps("sentiment", "1", True), screen.next_steps("mine", "2", False)
+    passed, rejected = summed.next_steps("sentiment", "1", True), summed.next_steps("mine", "2", False)
     assert passed[0] == 'next:    shrink predict sentiment@champion "a touching, funny film"'
     assert passed[1:3] == [
         "         shrink why sentiment@champion",
         "         shrink init mine --data reviews.csv --model ./my-bert   (your own data and model)",
     ]
     assert rejected == ["next:    shrink why mine@2", "         shrink down   (stops the servers)"]
-    assert " generate small@champion " in screen.next_steps("small", "1", True, "generate")[0]
-    assert screen.next_steps("two", "1", True, pairs=True)[0].endswith(' --pair "it made me laugh and cry"')
+    assert " generate small@champion " in summed.next_steps("small", "1", True, "generate")[0]
+    assert summed.next_steps("two", "1", True, pairs=True)[0].endswith(' --pair "it made me laugh and cry"')
 
 
 def test_lines_are_wrapped_between_words_on_a_terminal_and_whole_elsewhere() -> None:
@@ -305,12 +305,12 @@ def test_lines_are_wrapped_between_words_on_a_terminal_and_whole_elsewhere() -> 
 
 
 def test_a_sentence_about_what_is_not_known() -> None:
-    nothing = dict.fromkeys(screen.MODELS)
+    nothing = dict.fromkeys(written.MODELS)
     ill = {"point": math.nan, "low": math.nan, "high": math.inf}
     facts = {"model": "tiny", "bytes": nothing, "latency_ms": nothing, "retention": ill}
-    said = screen.sentence(facts | {"accuracy": {"teacher": 0.0, "floor": 0.5}})
+    said = sentences.sentence(facts | {"accuracy": {"teacher": 0.0, "floor": 0.5}})
     assert said == "– MB → – MB, – → – ms, keeps – (the teacher's score is 0); bag-of-words alone keeps –"
-    said = screen.sentence(facts | {"accuracy": {"teacher": 0.5, "floor": 0.5}})
+    said = sentences.sentence(facts | {"accuracy": {"teacher": 0.5, "floor": 0.5}})
     assert said == "– MB → – MB, – → – ms, keeps – [–, –]; bag-of-words alone keeps 100.0%"
 
 
@@ -399,9 +399,9 @@ def test_a_closed_watcher_hears_no_more() -> None:
 
 def test_a_run_that_re_used_stages_says_what_it_took_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     new, old = make_stage("evaluate", 2.0), make_stage("finetune", 40.0, cached=True)
-    assert screen.this_run([new]) == ""
-    assert screen.this_run([old, new]) == "  of this run: 0.0020 kWh; 1 of 2 stages were re-used"
-    assert screen.this_run([old]) == "  of this run: none; 1 of 1 stages were re-used"
+    assert summed.this_run([new]) == ""
+    assert summed.this_run([old, new]) == "  of this run: 0.0020 kWh; 1 of 2 stages were re-used"
+    assert summed.this_run([old]) == "  of this run: none; 1 of 1 stages were re-used"
     monkeypatch.setenv("SHRINK_HOME", str(tmp_path))
     for number, version in enumerate(("1", "1", "2", None)):
         a_run(tmp_path, f"{number}-aaaa", recipe="tiny", status="passed", version=version)
@@ -411,16 +411,16 @@ def test_a_run_that_re_used_stages_says_what_it_took_itself(tmp_path: Path, monk
 
 def test_what_a_line_says() -> None:
     stage = {**STAGE, "bytes": 61_234}
-    line = screen.stage_line({**stage, "measured": {"validation_accuracy": 0.871}})
+    line = sentences.stage_line({**stage, "measured": {"validation_accuracy": 0.871}})
     assert "0.061 MB" in line and "accuracy 87.1%" in line and " s, " in line and "Wh" in line
-    assert "retention 98.2%" in screen.stage_line({**stage, "measured": {"retention": {"point": 0.982}}})
-    assert "re-used, verified" in screen.stage_line({**stage, "measured": {}, "cached": True})
-    assert [screen.digits(value) for value in (91.2, 9.96, 6.12, 0.0612, 0)] == ["91", "10", "6.1", "0.061", "0"]
+    assert "retention 98.2%" in sentences.stage_line({**stage, "measured": {"retention": {"point": 0.982}}})
+    assert "re-used, verified" in sentences.stage_line({**stage, "measured": {}, "cached": True})
+    assert [sentences.digits(value) for value in (91.2, 9.96, 6.12, 0.0612, 0)] == ["91", "10", "6.1", "0.061", "0"]
 
 
 def test_energy_is_a_range_over_grids_until_the_country_is_known() -> None:
     stages = [STAGE, make_stage("evaluate", 1.0)]
-    everywhere, france = screen.energy_line(stages, None), screen.energy_line(stages, "FRA")
+    everywhere, france = summed.energy_line(stages, None), summed.energy_line(stages, "FRA")
     assert "kWh" in everywhere and "national grids; SHRINK_COUNTRY=FRA" in everywhere
     assert "kWh" in france and "gCO2e (France)" in france
-    assert screen.energy_line([make_stage("evaluate", None)], None) == "energy: not measured"
+    assert summed.energy_line([make_stage("evaluate", None)], None) == "energy: not measured"

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from flows import console as screen
-from flows import report, units
+from flows import report, sentences, units
 from flows.cli_operate import beside
 from flows.shown import emitted, exports, page, shown
 from registry.records import Evaluation, StageRecord, Verdict
@@ -320,9 +319,9 @@ def test_a_report_says_how_the_student_stands_to_the_floor(low: float, high: flo
 
 def test_a_lift_that_is_not_there_is_not_a_number() -> None:
     scores = {"teacher": 0.9, "student": 0.9, "floor": 0.8}
-    assert screen.lift({"score": scores, "lift_retained": HALF}).startswith("lift over bag-of-words retained: ")
+    assert sentences.lift({"score": scores, "lift_retained": HALF}).startswith("lift over bag-of-words retained: ")
     none = {"score": {**scores, "floor": 0.9}, "lift_retained": HALF}
-    assert screen.lift(none) == "lift over bag-of-words: none to retain, the teacher does not beat it either"
+    assert sentences.lift(none) == "lift over bag-of-words: none to retain, the teacher does not beat it either"
 
 
 def test_a_smoke_walk_has_no_verdict_worth_the_name() -> None:

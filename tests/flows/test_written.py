@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from flows import bundle, console, pictures, report, serving, units, written
+from flows import bundle, pictures, report, sentences, serving, summed, units, written
 from flows.shown import page, shown
 from registry import card
 from registry.card_code import code
@@ -58,14 +58,14 @@ def test_other_models_have_none_of_these_but_memory() -> None:
 
 
 def test_the_run_in_one_sentence_and_its_lift() -> None:
-    said = console.sentence(facts())
+    said = sentences.sentence(facts())
     assert said == (
         "270 MB → 92.0 MB (5.20 bits per weight), perplexity 20.0 → 21.0 (+5.0% [+3.9%, +6.1%]), 20.0 → 60.0 tokens/s; "
         "plain 4-bit rounding at 91.0 MB alone +25.0%"
     )
-    assert console.lift(facts()) == "lift over plain 4-bit rounding retained: 70.0% [50.0%, 90.0%]"
+    assert sentences.lift(facts()) == "lift over plain 4-bit rounding retained: 70.0% [50.0%, 90.0%]"
     hopeless = {**facts(), "score": {"teacher": 25.0, "student": 21.0, "floor": 25.0}}
-    assert "none to retain" in console.lift(hopeless)
+    assert "none to retain" in sentences.lift(hopeless)
 
 
 def test_a_version_as_a_page_to_read_and_as_a_table() -> None:
@@ -82,7 +82,7 @@ def test_a_version_as_a_page_to_read_and_as_a_table() -> None:
     ):
         assert part in text, f"{part!r} is not in\n{text}"
     screen = Console(width=160, file=io.StringIO())
-    screen.print(console.comparison(journal()["evaluation"]))
+    screen.print(summed.comparison(journal()["evaluation"]))
     assert "top-1 agreement" in screen.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -103,8 +103,8 @@ def test_both_answers_to_one_prompt_are_shown_with_their_speeds() -> None:
 
 
 def test_a_finished_stage_says_its_perplexity() -> None:
-    assert console.score(journal()["evaluation"]) == "perplexity +5.0%"
-    assert console.score({"perplexity_before": 2.2, "perplexity": 2.104}) == "byte perplexity 2.10"
+    assert sentences.score(journal()["evaluation"]) == "perplexity +5.0%"
+    assert sentences.score({"perplexity_before": 2.2, "perplexity": 2.104}) == "byte perplexity 2.10"
 
 
 def test_the_report_compares_and_tells_of_written_tokens() -> None:
