@@ -27,6 +27,7 @@ from flows.smoke import smoke as smoke_of
 from flows.steps import source_of, steps_of
 from flows.trouble import explained
 from registry import gate, store
+from registry.patience import patiently
 from registry.records import Evaluation, ShrinkError
 from tasks import carbon
 from tasks.reload import ReloadConfig
@@ -59,12 +60,14 @@ def compress(recipe: str, smoke: bool = False) -> dict[str, Any]:
         evaluated = obtain(shop, chosen.evaluate, "evaluation", found)
         evaluation = Evaluation.model_validate(shop.records[-1].measured)
         verdict = gate.judge(chosen.gate, evaluation)
-        version = outcome.register(shop, chosen, journal, evaluation, verdict, found["student"], evaluated)
+        judged = (evaluation, verdict, found["student"], evaluated)
+        version = patiently(outcome.register, shop, chosen, journal, *judged)
         if verdict.passed:
-            fetched = outcome.fetch(shop, chosen.name, version)
-            obtain(shop, ReloadConfig(), "reload", {"model": fetched / "model", "golden": fetched / "evidence"})
-            outcome.promote(shop, chosen.name, version, journal)
-        pictures.publish(shop, chosen.name, evaluation, verdict)
+            fetched = patiently(outcome.fetch, shop, chosen.name, version)
+            read = {"model": fetched / "model", "golden": fetched / "evidence"}
+            patiently(obtain, shop, ReloadConfig(), "reload", read)
+            patiently(outcome.promote, shop, chosen.name, version, journal)
+        patiently(pictures.publish, shop, chosen.name, evaluation, verdict)
         journal["status"] = "passed" if verdict.passed else "rejected"
     return journal
 
@@ -126,7 +129,10 @@ def close(shop: Workshop, journal: dict[str, Any], directory: Path) -> None:
     """End the MLflow run, then write the journal: a run is finished only once both say so."""
     finished = journal["status"] in {"passed", "rejected"}
     try:
-        outcome.close_tracking(shop, journal)
+        if finished:
+            patiently(outcome.close_tracking, shop, journal)
+        else:  # perhaps because of that very server
+            outcome.close_tracking(shop, journal)
         journal["mlflow_ended"] = True
     except Exception as error:
         journal["mlflow_ended"] = False

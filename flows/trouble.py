@@ -2,18 +2,16 @@
 
 import errno
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
+from registry.patience import AWAY, OFF, chain
 from tasks.worker import FULL
 
 SAID = (*(sign.lower() for sign in FULL), "disk is full")  # as the kernel, Go and SQLite say it
 TOO_LITTLE = 4e6  # bytes free: with less nothing works, whatever the library that failed says
 LITTLE = 1e8  # bytes free: with less a server that fails without a reason (rclone does) had no room to write
 CLIENTS = {"boto3", "botocore", "mlflow", "requests", "prefect", "httpx"}
-AWAY = {"botocore": "S3", "urllib3": "MLflow", "requests": "MLflow", "httpx": "Prefect's server"}
 STOPPED = {"KeyboardInterrupt": "stopped by Ctrl-C or `shrink cancel`", "TerminationSignal": "stopped by a signal"}
-OFF = {"HTTPClientError", "ConnectionError", "ConnectTimeout", "ReadTimeout", "TransportError", "MaxRetryError"}
 
 
 def explained(home: Path, error: BaseException) -> str:
@@ -37,16 +35,6 @@ def explained(home: Path, error: BaseException) -> str:
     if free < LITTLE and any(type(one).__module__.partition(".")[0] in CLIENTS for one in causes):
         return f"a server could not write, with {free / 1e6:.0f} MB free in '{home}' ({said:.100}); make room there"
     return said
-
-
-def chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and what it came of, outermost first."""
-    seen: BaseException | None = error
-    for _ in range(20):  # a chain may be a circle
-        if seen is None:
-            return
-        yield seen
-        seen = seen.__cause__ or seen.__context__
 
 
 def is_full(error: BaseException) -> bool:

@@ -40,7 +40,7 @@ def environment(services: Services, home: Path) -> dict[str, str]:
         "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false",
         "DO_NOT_TRACK": "true",
         "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime reads this alone, and sends by default
-        "PREFECT_CLIENT_MAX_RETRIES": "4",  # half a minute for each request, like MLflow's
+        "PREFECT_CLIENT_MAX_RETRIES": "6",  # two minutes for each request: runs do not wait for it in another way
         "PREFECT_API_URL": services.prefect_api,
         "PREFECT_HOME": str(home.resolve() / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
