@@ -181,7 +181,7 @@ def description(verdict: Verdict, said: str) -> str:
     lines += [f"| check{WIDE} | value{WIDE} | limit{WIDE} | passed |", "|---|---|---|---|"]
     for check in verdict.checks:
         value, least = units.checked(check.name, check.value), units.checked(check.name, check.limit)
-        cells = (check.name, value, least, "yes" if check.passed else "NO")
+        cells = (check.name, value, least, units.STATES[check.state])
         lines.append("|" + "|".join(f" {cell}{WIDE} " for cell in cells) + "|")
     return "\n".join(lines)
 

@@ -84,7 +84,7 @@ def verdict_rows(verdict: Verdict) -> list[dict[str, Any]]:
             "student": check.value,
             "floor": "",
             "limit": check.limit,
-            "passed": "yes" if check.passed else "NO",
+            "passed": units.STATES[check.state],
         }
         for check in verdict.checks
     ]

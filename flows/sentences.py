@@ -7,6 +7,8 @@ from flows import units, written
 from registry.gate import is_smoke
 from registry.records import METRICS, PERPLEXITIES, better
 
+MARKS = {"passed": "✓", "failed": "✗", "not_proven": "?"}
+
 SCORES = {
     "validation_accuracy": "accuracy",
     "validation_overlap": "overlap",
@@ -79,8 +81,19 @@ def lift(shown: dict[str, Any]) -> str:
 def verdict_lines(verdict: dict[str, Any], model: str) -> list[str]:
     """The verdict on a model, a line a check."""
     open_gate = "; a smoke walk's gate is open: the chain runs, nothing is said of quality" if is_smoke(model) else ""
-    lines = [f"  {'✓' if check['passed'] else '✗'} {check['name']}: {check['why']}" for check in verdict["checks"]]
-    return [f"verdict: {'passed' if verdict['passed'] else 'REJECTED'}{open_gate}", *lines]
+    states = [state_of(check) for check in verdict["checks"]]
+    lines = [
+        f"  {MARKS[state]} {check['name']}: {check['why']}"
+        for state, check in zip(states, verdict["checks"], strict=True)
+    ]
+    lacking = bool(states) and "failed" not in states
+    outcome = "passed" if verdict["passed"] else "REJECTED: not proven" if lacking else "REJECTED"
+    return [f"verdict: {outcome}{open_gate}", *lines]
+
+
+def state_of(check: dict[str, Any]) -> str:
+    """A check's state; those of before there was one passed or failed."""
+    return str(check.get("state") or ("passed" if check["passed"] else "failed"))
 
 
 def milliseconds(value: float | None) -> str:

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from registry.card_tables import STATES as STATES
 from registry.records import PERPLEXITIES
 
 WRITES = "`shrink generate` or `shrink chat`"  # what a model that writes is asked with
@@ -34,7 +35,13 @@ def checked(name: str, value: float | None) -> str:
         return f"{number(value)} bits"
     if name.startswith("beat_floor") and name.endswith(PERPLEXITIES):
         return f"{value:+.3g}" if value else "0"
-    return percent(value) if name.startswith("retention") else f"{100 * value:+.1f} points" if value else "0 points"
+    if name.startswith("noninferiority") and name.endswith(PERPLEXITIES):
+        return f"{100 * value:+.1f} %"
+    absolute = {"p50_ms": milliseconds, "bytes": size, "peak_rss_mb": lambda mb: size(1e6 * mb)}
+    if name in absolute:
+        return absolute[name](value)
+    shares = name.startswith("retention") or name in {"score", "flips", "behaviour", "leakage"}
+    return percent(value) if shares else f"{100 * value:+.1f} points" if value else "0 points"
 
 
 def number(value: float | None) -> str:

@@ -1,6 +1,8 @@
 """The tables of a model card, and numbers and text as a card writes them; what is unknown is said to be unknown."""
 
-from registry.records import METRICS, PERPLEXITIES, Evaluation, Interval, ModelScore, Verdict
+from registry.records import METRICS, PERPLEXITIES, Evaluation, Interval, ModelScore, State, Verdict
+
+STATES: dict[State, str] = {"passed": "yes", "failed": "NO", "not_proven": "not proven"}  # whether a check passed
 
 
 def scores(seen: Evaluation) -> str:
@@ -106,7 +108,7 @@ def gate(verdict: Verdict, remark: str) -> str:
     """Every check with its numbers; the remark follows the verdict."""
     rows = [
         f"| {text(check.name)} | {known(check.value, '.4f')} | {known(check.limit, 'g')} |"
-        f" {'yes' if check.passed else 'NO'} | {text(check.why)} |"
+        f" {STATES[check.state]} | {text(check.why)} |"
         for check in verdict.checks
     ]
     head = ["## Gate", "", "| check | value | limit | passed | why |", "|---|---:|---:|---|---|"]

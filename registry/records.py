@@ -10,7 +10,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 BLANK = {"Cc", "Cf", "Zl", "Zp", "Zs"}  # Unicode's categories of what cannot be seen
 STRICT = ConfigDict(frozen=True, extra="forbid")
@@ -156,6 +156,61 @@ class Sample(BaseModel):
     student: str
 
 
+class Difference(BaseModel):
+    """Student minus another model on the same examples, with its paired 95 % interval; above 0 the student is better.
+
+    In points of the score (0.01 is one point); of perplexities the logarithm of the other's over the student's, so
+    that -0.03 says "3 % higher". `variance` is that of one example's paired difference.
+    """
+
+    model_config = STRICT
+    examples: int
+    interval: Interval
+    variance: float
+    lost: int | None = None  # answers that the other has right and the student wrong; null where none is right or wrong
+    won: int | None = None
+
+
+class Rival(BaseModel):
+    """The student beside the champion that reigned when it was evaluated."""
+
+    model_config = STRICT
+    digest: str  # of the champion's model directory
+    against: Difference | None  # by the evaluation's metric
+    left_out: str | None = None  # why they were not compared
+
+
+class Slice(BaseModel):
+    """A part of the examples: the teacher's and the student's score on it, and their difference."""
+
+    model_config = STRICT
+    by: str  # length, label, or one of the user's columns
+    value: str
+    teacher: float
+    student: float
+    against: Difference
+
+
+class Behaviour(BaseModel):
+    """A group of the user's behaviour checks, and how many of them teacher and student pass."""
+
+    model_config = STRICT
+    group: str
+    checks: int
+    teacher: int
+    student: int
+
+
+class Leakage(BaseModel):
+    """Evaluated texts that also stand among the texts that were learnt from."""
+
+    model_config = STRICT
+    texts: int  # evaluated
+    learnt: int  # texts of training, calibration and transfer
+    exact: int  # the same words
+    near: int  # not the same, but nearly
+
+
 class Evaluation(BaseModel):
     """Teacher, student and honest floor on the same examples; retention and lift are ratios (1 = all kept).
 
@@ -181,6 +236,11 @@ class Evaluation(BaseModel):
     runtime: str | None = None  # that ran the models, where there is a choice
     reference: tuple[Speed, ...] = ()  # the teacher in float32 in transformers, in the same minutes
     sample: Sample | None = None  # of models that write and have a chat template
+    against_teacher: Difference | None = None  # by the metric; null in records of before it was taken
+    champion: Rival | None = None  # null where none reigned, or nobody asked
+    slices: tuple[Slice, ...] = ()
+    behaviour: tuple[Behaviour, ...] = ()
+    leakage: Leakage | None = None
 
     def scores(self) -> dict[str, float]:
         """Teacher's, student's and floor's score by the metric that this evaluation goes by."""
@@ -211,8 +271,11 @@ class Discrepancy(BaseModel):
     runtime: str  # that gave the export's answers, in a process of its own
 
 
+State = Literal["passed", "failed", "not_proven"]
+
+
 class Check(BaseModel):
-    """One line of a verdict."""
+    """One line of a verdict: what is not proven did not pass, and `needed` more examples might prove it."""
 
     model_config = STRICT
     name: str
@@ -220,6 +283,22 @@ class Check(BaseModel):
     limit: float | None
     passed: bool
     why: str
+    state: State = "failed"
+    needed: int | None = None  # null where no number of examples would do
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_before(cls, raw: Any) -> Any:
+        """Checks of before there was a state passed or failed."""
+        if isinstance(raw, dict) and "state" not in raw:
+            return raw | {"state": "passed" if raw.get("passed") else "failed"}
+        return raw
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "Check":
+        if self.passed != (self.state == "passed"):
+            raise ValueError(f"passed is {self.passed} but state is {self.state}")
+        return self
 
 
 class Verdict(BaseModel):
@@ -228,6 +307,13 @@ class Verdict(BaseModel):
     model_config = STRICT
     passed: bool
     checks: tuple[Check, ...]
+
+    @property
+    def outcome(self) -> State:
+        """Not proven where nothing failed, but something lacks examples."""
+        if self.passed or not self.checks:
+            return "passed" if self.passed else "failed"
+        return "failed" if any(check.state == "failed" for check in self.checks) else "not_proven"
 
 
 def sha256_file(path: Path) -> str:
