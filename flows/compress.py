@@ -30,7 +30,9 @@ from registry import gate, store
 from registry.patience import patiently
 from registry.records import Evaluation, ShrinkError
 from tasks import carbon
+from tasks.discreet import hushing, told
 from tasks.reload import ReloadConfig
+from tasks.teachers import MAIN
 
 log = logging.getLogger("flows.compress")
 OURS = ("flows", "tasks", "registry")  # loggers whose lines go to Prefect
@@ -48,6 +50,14 @@ def compress(recipe: str, smoke: bool = False) -> dict[str, Any]:
     chosen, here = load(recipe), settings()
     teacher, data = sources.resolve(chosen.teacher, here.home), sources.resolve(chosen.data_source, here.home)
     others = {name: sources.resolve(source, here.home) for name, source in chosen.more.items()}
+    with hushing():  # from here on users' rows are read, and Prefect keeps what is raised
+        return walked(chosen, {MAIN: teacher, **others, "data": data}, smoke)
+
+
+def walked(chosen: Recipe, origins: dict[str, Path], smoke: bool) -> dict[str, Any]:
+    """The flow, from the recipe and the directories of its teachers and data by their names; returns the journal."""
+    here, teacher, data = settings(), origins[MAIN], origins["data"]
+    others = {name: path for name, path in origins.items() if name not in {MAIN, "data"}}
     if smoke:
         chosen = smoke_of(chosen, layers_of(chosen, teacher, others))
     preflight(chosen, teacher, data, others)
@@ -56,7 +66,7 @@ def compress(recipe: str, smoke: bool = False) -> dict[str, Any]:
     untagged = TagsContext(current_tags=set())  # Prefect asks its server about each tag of a task: 0.7 s a stage
     with untagged, opened(chosen) as (shop, journal):
         planned.write(shop.directory, foretold)
-        found = chain(shop, chosen, {"teacher": teacher, **others, "data": data})
+        found = chain(shop, chosen, origins)
         evaluated = obtain(shop, chosen.evaluate, "evaluation", found)
         evaluation = Evaluation.model_validate(shop.records[-1].measured)
         verdict = gate.judge(chosen.gate, evaluation)
@@ -77,8 +87,8 @@ def start(recipe: str, smoke: bool = False) -> dict[str, Any]:
     try:
         with tags(journals.process_tag()):
             return compress(recipe, smoke)
-    except ShrinkError:
-        raise
+    except ShrinkError as error:
+        raise ShrinkError(told(error)) from None
     except Exception as error:
         raise RuntimeError(explained(settings().home, error)) from error
 

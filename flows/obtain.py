@@ -26,7 +26,7 @@ from tasks.stage import StageCall, run_stage
 log = logging.getLogger("flows.obtain")
 progress_log = logging.getLogger("progress")
 ROOM_BYTES = 100_000_000  # what a stage needs beyond copies of its input: logs, databases, temporary files
-LOCAL_ONLY = {"data", "floor"}  # hold the user's text or fragments of it: never sent to S3
+LOCAL_ONLY = {"data", "floor", "label"}  # hold the user's text, its words, or what it can be guessed from: not sent
 Curves = tuple[tuple[str, float, int], ...]
 
 

@@ -6,7 +6,7 @@ from tasks.compare import CompareConfig
 from tasks.data import DataConfig
 from tasks.embed.evaluate import EmbedEvaluateConfig
 from tasks.embed.floor import EmbedFloorConfig
-from tasks.evaluate import EvaluateConfig
+from tasks.evaluate import GOLDEN, EvaluateConfig
 from tasks.floor import FloorConfig
 from tasks.reload import ReloadConfig
 
@@ -84,7 +84,7 @@ def evaluate(config: EvaluateConfig, inputs: dict[str, Made], counted: Counted) 
             faster = 1.0 if one.products == "fp32" else 0.5
             work += (1 + timed) * faster * one.shape.macs(tokens, squares) / GRAPH
     ram = 2 * ONNX + 6 * inputs["teacher"].bytes / 1e6 + ROW * rows
-    size = 2600 + rows * (8 + 4 * (2 * len(counted.labels) + 1))
+    size = 8500 + rows * (8 + 4 * (2 * len(counted.labels) + 1))
     return Forecast(made=Made(format="evaluation", bytes=size), work=work, ram_mb=ram, parallel=False)
 
 
@@ -97,6 +97,7 @@ def embed_evaluate(config: EmbedEvaluateConfig, inputs: dict[str, Made], counted
         if one.shape is not None:
             work += (1.0 if one.products == "fp32" else 0.5) * one.shape.macs(tokens, squares) / GRAPH
     ram = 2 * ONNX + 6 * inputs["teacher"].bytes / 1e6 + 1.2e-4 * rows**2
-    golden = 16 * 26 * (inputs["student"].shape.width if inputs["student"].shape else 0)  # vectors written as text
-    made = Made(format="evaluation", bytes=4000 + golden + 24 * (2 + bool(counted.labels)) * rows)
+    width = inputs["student"].shape.width if inputs["student"].shape else 0
+    golden = len(GOLDEN) * 26 * width  # vectors written as text
+    made = Made(format="evaluation", bytes=9500 + golden + 24 * (2 + bool(counted.labels)) * rows)
     return Forecast(made=made, work=work, ram_mb=ram, parallel=False)

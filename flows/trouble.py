@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from registry.patience import AWAY, OFF, chain
+from tasks.discreet import told
 from tasks.worker import FULL
 
 SAID = (*(sign.lower() for sign in FULL), "disk is full")  # as the kernel, Go and SQLite say it
@@ -31,7 +32,7 @@ def explained(home: Path, error: BaseException) -> str:
         library = type(one).__module__.partition(".")[0]
         if library in AWAY and OFF & {base.__name__ for base in type(one).__mro__}:
             return f"{AWAY[library]} does not answer (`shrink doctor` looks at the servers)"
-    said = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    said = next(iter(told(error).strip().splitlines()), "") or type(error).__name__
     if free < LITTLE and any(type(one).__module__.partition(".")[0] in CLIENTS for one in causes):
         return f"a server could not write, with {free / 1e6:.0f} MB free in '{home}' ({said:.100}); make room there"
     return said

@@ -13,7 +13,8 @@ from tasks import bench, floor, metrics, multilabel, pairs, progress, runtime
 
 SPEED = ("p50_ms", "p95_ms", "throughput", "peak_rss_mb", "speeds")
 ROLES = ("teacher", "student", "floor")
-GOLDEN = (
+LONG = " ".join(f"Chapter {number}: the road goes on, and nobody asks where it ends." for number in range(1, 61))
+GOLDEN = (  # shipped and about nothing of the user's; from a word to more than any model here reads, in several scripts
     "A warm and funny film that never loses its way.",
     "Two hours of noise without a single idea.",
     "The lead is superb, the script is not.",
@@ -30,6 +31,12 @@ GOLDEN = (
     "It broke after a week, and nobody answered my mails.",
     "Neither fish nor fowl, yet oddly charming in its own clumsy, overlong, well-meaning way.",
     "1234 ... ??? ---",
+    "Ça va? Größe, naïveté, żółw, e\u0301te\u0301 und 5\u00a0€.",
+    "Фильм длинный, но хороший.",
+    "映画は長いが、とても良い。",
+    "الفيلم طويل لكنه جميل",
+    "Five of five \u2605\u2605\u2605\u2605\u2605 \U0001f44d\U0001f3fd",
+    LONG,
 )
 
 
@@ -128,7 +135,7 @@ def quality(result: Evaluation) -> dict[str, Any]:
 
 
 def write_golden(student: Path, path: Path) -> None:
-    """Sixteen made-up texts (or pairs) with the student's logits or embeddings, one a batch, for later checks."""
+    """Made-up texts (or pairs of them) with the student's logits or embeddings, one a batch, for later checks."""
     texts: list[pairs.Text] = list(GOLDEN)
     if runtime.settings(student).get("pairs"):
         texts = list(zip(GOLDEN, (*GOLDEN[1:], GOLDEN[0]), strict=True))

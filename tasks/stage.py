@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel
 
 from registry.records import STRICT, ShrinkError
+from tasks.discreet import LEFT_OUT, QUOTED, hushed
 from tasks.kinds import uses_torch
 from tasks.way import ALONE, Way
 from tasks.worker import FULL
@@ -33,6 +35,9 @@ from tasks.worker import FULL
 log = logging.getLogger("tasks.stage")
 progress_log = logging.getLogger("progress")
 WATCH_SECONDS = 0.5  # between two looks at a stage's limits
+HERE = Path(__file__).parent
+FRAME = re.compile(r'\s+File "(.+)", line \d+, in ')  # of a traceback
+KIND = re.compile(r"[\w.]+(?=: |$)")  # of the error, in a traceback's last line
 SAY_SECONDS = 10.0  # between two progress lines in Prefect's log
 PRELOADED = ("torch", "transformers.models.bert.modeling_bert", "onnxscript", "onnxruntime")
 kept: dict[tuple[tuple[str, str], ...], subprocess.Popen[str]] = {}  # the zygote that has imported torch
@@ -71,7 +76,8 @@ class StageResult(BaseModel):
 def run_stage(call: StageCall) -> StageResult:
     """Run one stage in its own process.
 
-    Raises ShrinkError with the stage's sentence when the user can mend it, RuntimeError with the end of its log else.
+    Raises ShrinkError with the stage's sentence when the user can mend it, RuntimeError with the end of its log else;
+    what they quote is left out, since Prefect keeps them (tasks/discreet.py).
     """
     directory = Path(call.directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -82,7 +88,7 @@ def run_stage(call: StageCall) -> StageResult:
         (directory / "call.json").write_text(json.dumps({**described, "parent": zygote.pid}, indent=1))
         pid = forked(zygote, call)
         with limited(pid, call) as over:
-            curves, status = follow(zygote, call.name)
+            curves, status = follow(zygote, call.name, directory / "printed.txt")
     if over:
         raise RuntimeError(over[0])
     if not (directory / "result.json").exists() or status != 0:
@@ -192,8 +198,11 @@ def end(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def follow(zygote: subprocess.Popen[str], name: str) -> tuple[list[tuple[str, float, int]], int]:
-    """Read a stage's lines until it ends; logs them and returns the curve points and the exit status."""
+def follow(zygote: subprocess.Popen[str], name: str, printed: Path) -> tuple[list[tuple[str, float, int]], int]:
+    """Read a stage's lines until it ends; logs its progress and returns the curve points and the exit status.
+
+    What a library prints may hold text: it goes to the file `printed` and no further.
+    """
     curves: list[tuple[str, float, int]] = []
     said = time.monotonic()
     assert zygote.stdout is not None
@@ -201,7 +210,8 @@ def follow(zygote: subprocess.Popen[str], name: str) -> tuple[list[tuple[str, fl
         try:
             event = json.loads(line)
         except ValueError:
-            log.info("%s: %s", name, line.rstrip())
+            with printed.open("a", encoding="utf-8") as file:
+                file.write(line)
             continue
         match event:
             case {"progress": [done, total], "note": note}:
@@ -217,12 +227,27 @@ def follow(zygote: subprocess.Popen[str], name: str) -> tuple[list[tuple[str, fl
 
 
 def failure(name: str, path: Path, status: int) -> Exception:
-    """The exception for a stage that ended without a result: its own sentence where the user can mend it."""
+    """The exception for a stage that ended without a result: its own sentence where the user can mend it.
+
+    Of what a library raised, which may quote a text, the stored form names the kind alone.
+    """
     lines = path.read_text(errors="replace").strip().splitlines() or ["(no output)"]
     marker = f"{ShrinkError.__name__}: "
     if marker in lines[-1]:
-        return ShrinkError(lines[-1].split(marker, 1)[1])
+        return hushed(ShrinkError(lines[-1].split(marker, 1)[1]))
     if status == errno.ENOSPC or any(sign in lines[-1] for sign in FULL):
         free = shutil.disk_usage(path.parent).free / 1e6
         return RuntimeError(f"stage {name}: no space left in {path.parent} ({free:.0f} MB free); make room there")
-    return RuntimeError(f"stage {name} ended with status {status}: {lines[-1]} (whole log: {path})")
+    said = f"stage {name} ended with status {status}: {{}} (whole log: {path})"
+    kind = KIND.match(lines[-1])
+    short = lines[-1] if raised_here(lines) else kind[0] if kind else "see there"
+    return hushed(RuntimeError(said.format(lines[-1])), said.format(QUOTED.sub(LEFT_OUT, short)))
+
+
+def raised_here(lines: list[str]) -> bool:
+    """Whether a log ends with an error that a `raise` of this program's own code made."""
+    place = max((at for at, line in enumerate(lines) if FRAME.match(line)), default=None)
+    if place is None or place + 1 >= len(lines):
+        return False
+    file = Path(FRAME.match(lines[place])[1])  # type: ignore[index]
+    return file.parent.is_relative_to(HERE) and lines[place + 1].lstrip().startswith("raise ")

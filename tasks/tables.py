@@ -87,7 +87,7 @@ def check_columns(record: Row, columns: dict[str, str], file: str) -> None:
             if mark is not None:
                 raise ShrinkError(f"{file} has its cells between {mark!r}: write commas between them.")
             near = difflib.get_close_matches(column, names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"name one of: {', '.join(names[:12])}."
+            hint = f"did you mean {near[0]!r}?" if near else f"name one of: {', '.join(map(repr, names[:12]))}."
             raise ShrinkError(f"{field} is {column!r:.80} but row 1 of {file} has no such column: {hint}")
 
 

@@ -29,6 +29,8 @@ GOLDEN = (
     "Dear Madam, thank you for your letter of",
     "1, 2, 3, 4,",
     "It was not the first time that the bridge",
+    "Größer als Zürich ist",
+    "Жили-были старик",
 )
 
 

@@ -243,7 +243,10 @@ BAD_DATA: dict[str, tuple[str | bytes, str]] = {
     "lost.gz": (b"no zip", r"data is 'lost\.gz' but must be a folder or end in \.txt"),
     "lost.txt.gz": (b"no zip", r"lost\.txt\.gz cannot be unzipped"),
     "rows.json": ("[]", r"data is 'rows\.json' but must be a folder or end in \.txt"),
-    "rows.csv": ("body\nword\n", r"text_column is 'text' but row 1 of rows\.csv has no such column: name one of: body"),
+    "rows.csv": (
+        "body\nword\n",
+        r"text_column is 'text' but row 1 of rows\.csv has no such column: name .*'body'",
+    ),
     "rows.jsonl": ('{"body": "word"}', r"Row 1 of rows\.jsonl has no 'text'"),
     "half.jsonl": (r'{"text": "\ud800"}', r"Row 1 of half\.jsonl has half a surrogate pair"),
     "single.txt": (f"{'word ' * 9000}end.", r"of 1 documents . would be validation and . test|have .* of text"),

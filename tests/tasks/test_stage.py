@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from registry.records import ShrinkError
-from tasks import stage
+from tasks import discreet, stage
 
 GREEDY = "held = bytearray(300_000_000); held[::4096] = b'x' * len(held[::4096]); import time; time.sleep(99)"
 
@@ -98,12 +98,20 @@ def test_failures_are_one_sentence(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     log.write_text("Traceback\nregistry.records.ShrinkError: data.file 'a.csv' is missing; give one.")
     seen = stage.failure("00-data", log, 1)
-    assert isinstance(seen, ShrinkError) and str(seen) == "data.file 'a.csv' is missing; give one."
+    assert isinstance(seen, ShrinkError) and discreet.told(seen) == "data.file 'a.csv' is missing; give one."
+    assert str(seen) == "data.file '…' is missing; give one.", "Prefect keeps what it is told"
     log.write_text("Traceback\nOSError: [Errno 28] No space left on device: 'out.partial/x'")
     full = stage.failure("00-data", log, 1)
     assert isinstance(full, RuntimeError) and f"no space left in {tmp_path}" in str(full) and "make room" in str(full)
     log.write_text("Traceback\nValueError: odd")
-    assert "ended with status 1: ValueError: odd" in str(stage.failure("00-data", log, 1))
+    odd = stage.failure("00-data", log, 1)
+    assert "ended with status 1: ValueError: odd" in discreet.told(odd)
+    assert "ended with status 1: ValueError (whole log" in str(odd)
+    frame = f'Traceback\n  File "{stage.__file__}", line 1, in run\n    '
+    log.write_text(f"{frame}raise RuntimeError(said)\nRuntimeError: 3 of 4 differ, such as 'my text'")
+    assert "RuntimeError: 3 of 4 differ, such as '…' (whole" in str(stage.failure("00-data", log, 1))
+    log.write_text(f"{frame}int(text)\nRuntimeError: my text")
+    assert "my text" not in str(stage.failure("00-data", log, 1))
 
 
 def test_a_stage_whose_log_lies_on_a_full_disk_ends_and_says_so(tmp_path: Path) -> None:
