@@ -43,8 +43,6 @@ def holding(paths: Iterator[Path], wanted: re.Pattern[bytes]) -> list[str]:
 
 def every_store_is_clean(home: Path, services: Services, more: re.Pattern[bytes] | None = None) -> None:
     """No marked text anywhere, no token, and the S3 secret in no place but the file that is for it."""
-    names = {path.relative_to(home).parts[0] for path in searched(home)}
-    assert {"s3", "logs", "index", "models", "prefect"} <= names and any("mlflow" in name for name in names), names
     assert holding(searched(home), MARK) == []
     assert more is None or holding(searched(home), more) == []
     assert holding(searched(home), re.compile(TOKEN.encode())) == []
@@ -99,6 +97,8 @@ def test_no_text_of_a_classifying_run_leaves_the_machine(
     path = tmp_path / "marked.yaml"
     path.write_text(yaml.safe_dump(marked))
     run(servers_home, "run", str(path))
+    names = {path.relative_to(servers_home).parts[0] for path in searched(servers_home)}
+    assert {"s3", "logs", "index", "mlflow", "prefect"} <= names, names
     answer = json.loads(run(servers_home, "predict", "marked@champion", "a qzmarkasked film", "--json").stdout)
     assert answer[0]["label"] in {"good", "bad"}
     for words in (("show", "marked@champion"), ("logs",), ("report",)):
