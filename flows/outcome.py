@@ -9,14 +9,14 @@ from typing import Any
 
 from filelock import FileLock
 
-from flows import report, units
+from flows import keys, made_of, report, units
 from flows.obtain import Curves, Workshop
 from flows.recipe import Recipe
 from flows.sentences import sentence
 from flows.servers import client, s3_config, services
 from flows.settings import settings
 from flows.shown import emitted, shown
-from registry import card, promotion, runs, store, versions
+from registry import attested, card, contents, promotion, provenance, runs, signing, store, versions
 from registry import footprint as fp
 from registry.records import Evaluation, ShrinkError, Verdict, digest_directory
 from tasks import pairs
@@ -102,7 +102,12 @@ def register(
     done = {**journal, "status": verdict_word, "stages": [record.model_dump(mode="json") for record in shop.records]}
     facts = report.build([done], shop.settings.country)
     seen = shown(recipe.name, recipe.digest, digest, evaluation, verdict, shop.records, facts, shop.settings.country)
-    evidence = write_evidence(shop, recipe, evaluation, verdict, facts, seen, student, evaluated)
+    key = keys.ready(shop.settings)
+    told = made_of.statement(recipe, shop.records, digest, evaluation, verdict, key.public.id, str(journal["run_id"]))
+    evidence = write_evidence(shop, recipe, evaluation, verdict, facts, seen, student, evaluated, told)
+    signature = shop.directory / "signature"
+    shutil.rmtree(signature, ignore_errors=True)
+    sealed = signing.sign(recipe.name, {"model": student, "evidence": evidence}, key, signature / "model.sig")
     made = {record.digest for record in shop.records}
     inputs = {f"{r.kind}.{role}": at for r in shop.records for role, at in r.inputs.items() if at not in made}
     tags = {
@@ -110,12 +115,16 @@ def register(
         versions.RECIPE_TAG: recipe.digest,
         versions.INPUTS_TAG: json.dumps(inputs, sort_keys=True),
         versions.VERDICT_TAG: verdict_word,
+        versions.KEY_TAG: sealed.key,
     }
     text, about = description(verdict, sentence(seen)), about_model(recipe)
     parent = str(journal["mlflow_run_id"])
     runs.log_recipe(client(), parent, recipe.model_dump(mode="json"), text)
     with FileLock(shop.settings.home / "locks" / f"register-{recipe.name}.lock"):
-        version = versions.register(client(), recipe.name, student, evidence, digest, tags, text, parent, about)
+        trust = keys.trust(shop.settings)
+        version = versions.register(
+            client(), recipe.name, student, evidence, digest, tags, text, parent, trust, signature, about
+        )
     journal["version"] = version
     return version
 
@@ -129,14 +138,20 @@ def write_evidence(
     seen: dict[str, Any],
     student: Path,
     evaluated: Path,
+    told: dict[str, Any],
 ) -> Path:
-    """The run's evidence/ as it is stored with the version: card, report, golden answers and the facts of `show`."""
+    """The run's evidence/ as it is stored with the version: card, report, golden answers, the facts of `show`.
+
+    And what the gate went by, with the statement of what the student was made of.
+    """
     evidence = shop.directory / "evidence"
     shutil.rmtree(evidence, ignore_errors=True)
     evidence.mkdir()
     shutil.copy(evaluated / "golden.json", evidence / "golden.json")
     (evidence / "report.html").write_text(report.render_html(facts))
     (evidence / "show.json").write_text(json.dumps(seen, indent=1))
+    attested.write(evidence, seen["digest"], evaluation, recipe.gate, verdict, told)
+    key, when = provenance.signed(told)
     about = json.loads((student / "config.json").read_text())
     story = card.Story(
         digest=seen["digest"],
@@ -152,6 +167,8 @@ def write_evidence(
         licences={what: source.licence for what, source in recipe.origins.items()},
         grams=seen["footprint"]["gco2e"],
         grams_range=report.carbon_text(facts),
+        signed_with=key,
+        signed_on=when,
     )
     whole = fp.whole(fp.spent(shop.records))
     text = card.render(
@@ -190,7 +207,7 @@ def fetch(shop: Workshop, name: str, version: str) -> Path:
     """The registered version fetched anew from the registry, verified against the digest that was judged."""
     target = shop.directory / "fetched"
     shutil.rmtree(target, ignore_errors=True)
-    return versions.fetch(client(), name, version, target, judged(shop))
+    return versions.fetch(client(), name, version, target, keys.trust(shop.settings), judged(shop))
 
 
 def judged(shop: Workshop) -> str:
@@ -206,9 +223,9 @@ def promote(shop: Workshop, name: str, version: str, journal: dict[str, Any]) ->
 
 
 def split_name(model: str) -> tuple[str, str]:
-    """MODEL@ALIAS (or MODEL@VERSION) in its two parts; without one, champion is meant."""
+    """MODEL@ALIAS (or MODEL@VERSION) in its two parts; without one, champion is meant. Raises ShrinkError."""
     name, _, wanted = model.partition("@")
-    return name, wanted or "champion"
+    return contents.checked_name(name), wanted or "champion"
 
 
 def fetched(model: str, home: Path) -> tuple[str, Path]:
@@ -221,11 +238,13 @@ def fetched(model: str, home: Path) -> tuple[str, Path]:
 def by_ledger(registry: Any, name: str, version: str, dest: Path) -> Path:
     """A version in `dest`, verified against the ledger's digest, or against its tag if it was never promoted.
 
-    Raises CorruptVersion when the registry holds something else.
+    And by its signature, with the keys that are trusted here. Raises CorruptVersion when the registry holds something
+    else.
     """
-    found = services(settings().home)
+    here = settings()
+    found = services(here.home)
     digest = promotion.digest_of(store.connect(s3_config(found)), found.bucket, name, version)
-    return versions.fetch(registry, name, version, dest, digest)
+    return versions.fetch(registry, name, version, dest, keys.trust(here), digest)
 
 
 def describe(model: str) -> dict[str, Any]:
@@ -235,7 +254,9 @@ def describe(model: str) -> dict[str, Any]:
     facts: dict[str, Any] = json.loads((directory / "evidence" / "show.json").read_text())
     seen = versions.describe(client(), name, version)
     told = {"footprint": emitted(facts["footprint"], settings().country)}  # the country may be known by now
-    return {"version": version, "aliases": seen["aliases"]} | facts | told
+    told["verdict"] = attested.verdict(directory).model_dump(mode="json")
+    key, when = provenance.signed(attested.provenance(directory))
+    return {"version": version, "aliases": seen["aliases"]} | facts | told | {"signed": {"key": key, "when": when}}
 
 
 def predictions(model: str, texts: list[str], home: Path, others: Sequence[str] = ()) -> list[dict[str, Any]]:

@@ -23,6 +23,8 @@ class Settings(BaseSettings):
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="where trainings run")
     time_limit: float = Field(default=7200, gt=0, description="seconds after which a stage is ended")
     memory_mb: float | None = Field(default=None, gt=0, description="MB at which a stage is ended; null: 9/10 of all")
+    signing_key: Path | None = Field(default=None, description="private key that signs; null: the one of `shrink up`")
+    trusted_keys: str | None = Field(default=None, description="files of public keys whose signatures are believed")
     country: str | None = Field(default=None, description="ISO 3166 alpha-3 code of the grid, for gCO2e")
 
 
@@ -53,8 +55,8 @@ def apply(environment: dict[str, str], foreign: tuple[str, ...] = ()) -> None:
 
 
 def worker_environment(threads: int) -> dict[str, str]:
-    """The environment of a stage's process: no secrets of S3, bounded threads, nothing fetched from a hub."""
-    secret = ("AWS_", "MLFLOW_", "PREFECT_")
+    """The environment of a stage's process: no secrets, bounded threads, nothing fetched from a hub."""
+    secret = ("AWS_", "MLFLOW_", "PREFECT_", "SHRINK_SIGNING_")
     launched = ("ACCELERATE_", "TORCHELASTIC_", "WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_", "OMPI_", "PMI_", "MV2_")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(secret + launched)}
     return inherited | {

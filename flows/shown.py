@@ -127,6 +127,7 @@ def page(facts: dict[str, Any]) -> list[str]:
         *export_lines(facts.get("exports", [])),
         f"digest {facts['digest']}",
         f"recipe {facts['recipe_digest']}",
+        f"signed {facts['signed']['when']} with the key {facts['signed']['key']}",
     ]
 
 

@@ -2,7 +2,8 @@
 
 `up` starts what is not healthy, in parallel, each in a session of its own; `down` ends only processes that `up`
 started, known by pid and creation time. Ports and credentials are made once and remembered, so that data and addresses
-survive a restart. Everything lies below one directory: services.json, credentials.json (0600), logs/, and the data.
+survive a restart. Everything lies below one directory: services.json, credentials.json (0600), keys/ (infra/keys.py),
+logs/, and the data.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ from typing import Any
 import httpx
 from filelock import FileLock
 
+from infra import keys as signing_keys
 from infra.addresses import HOST, NAMES, Services, address, environment, port_of, with_free_ports
 from infra.processes import end, living, started_now, tree
 from registry.records import ShrinkError
@@ -46,6 +48,7 @@ def up(home: Path, base_env: Mapping[str, str] | None = None, timeout: float = 1
         why = error.strerror or error
         raise ShrinkError(f"SHRINK_HOME is '{home}' but cannot be written ({why}); name another folder.") from None
     with FileLock(home / "services.lock", timeout=timeout):
+        signing_keys.ensure(home)
         services = _remembered(home)
         missing = [name for name in NAMES if not (_alive(services, name) and _answers(services, name))]
         if missing and (free := shutil.disk_usage(home).free) < ROOM_BYTES:

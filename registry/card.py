@@ -41,6 +41,8 @@ class Story(BaseModel):
     licences: dict[str, str]
     grams: float | None = None
     grams_range: str | None = None
+    signed_with: str | None = None  # id of the key, SHA-256 of its public half in PEM
+    signed_on: str | None = None
 
 
 def render(
@@ -208,6 +210,8 @@ def _origin(story: Story) -> str:
         for what, licence in sorted(story.licences.items())
     ]
     head = ["## Licences and origin", "", *(rows or ["No licence was stated."])]
+    if story.signed_with is not None:
+        rows.append(f"- signed {story.signed_on} with the key `{story.signed_with}`")
     terms = "The student is derived from both; check that their terms allow your use."
     return "\n".join([*head, f"- digest `{story.digest}`", f"- recipe `{story.recipe_digest}`", "", terms])
 

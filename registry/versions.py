@@ -1,22 +1,23 @@
 """Model versions in MLflow without flavor or pickle: `model/` is what is deployed, `evidence/` says why.
 
-A version carries its content digest as a tag, and a fetched one is hashed against it: who may write to the registry
-cannot make a deployer load other bytes than those that were judged.
+`signature/` is over both (registry/signing.py). Of a fetched version names and sizes are looked at before the download
+(registry/contents.py), then its digests and its signature: who may write to the registry cannot make a deployer load
+other bytes than those that were judged. Tags are for people and for finding; none of them is believed.
 """
 
-import contextlib
-import errno
 import logging
 import os
 import re
 import shutil
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from registry.records import ShrinkError, digest_directory
+from registry import attested, contents, signing
+from registry.download import TRIES, download, place, verify, whole
+from registry.records import ShrinkError, digest_directory, directory_bytes
+from registry.signing import Trust
 
 log = logging.getLogger("registry.versions")
 
@@ -25,9 +26,10 @@ EVIDENCE_TAG = "shrink.evidence"
 RECIPE_TAG = "shrink.recipe"
 VERDICT_TAG = "shrink.verdict"
 INPUTS_TAG = "shrink.inputs"
+BYTES_TAG = "shrink.bytes"  # of all its files
+KEY_TAG = "shrink.signed_by"
 PASSED, REJECTED = "passed", "rejected"
 SOURCE = re.compile(r"models:/(m-[0-9a-f]{32})")
-TRIES = 5
 
 
 class CorruptVersion(RuntimeError):
@@ -43,24 +45,30 @@ def register(
     tags: Mapping[str, str],
     description: str,
     run_id: str,
+    trust: Trust,
+    signature: Path | None,
     about: str = "",
 ) -> str:
     """Register a directory as a version and return its number; same digest, recipe and verdict give the same version.
 
-    A version whose stored files are damaged is not taken up: a new one is made. `about` describes the model as a
-    whole. To be called by one process at a time for a model: what a killed one left
-    is taken up or removed.
+    `signature` is the folder with the signature over model and evidence; without one the version is stored and nobody
+    loads it. A version whose stored files are damaged, or whose signature `trust` does not hold, is not taken up: a new
+    one is made. `about` describes the model as a whole. To be called by one process at a time for a model: what a
+    killed one left is taken up or removed.
     """
+    contents.checked_name(name)
     if digest_directory(directory) != digest:
         raise CorruptVersion(f"{directory} does not hash to {digest}: it was changed after it was judged")
     _ensure_model(client, name, about)
-    known = _find(client, name, digest, tags)
+    known = _find(client, name, digest, tags, trust)
     if known is not None:
         return known
-    marks: Mapping[str, str] = {**tags, DIGEST_TAG: digest}
+    given = {"model": directory, "evidence": evidence, "signature": signature}
+    parts = {part: folder for part, folder in given.items() if folder is not None}
+    marks: Mapping[str, str] = {**tags, DIGEST_TAG: digest, BYTES_TAG: str(sum(map(directory_bytes, parts.values())))}
     if evidence is not None:
         marks = {**marks, EVIDENCE_TAG: digest_directory(evidence)}
-    model_id, marks = _left(client, name, marks, run_id) or _upload(client, name, directory, evidence, marks, run_id)
+    model_id, marks = _left(client, name, marks, run_id) or _upload(client, name, parts, marks, run_id)
     made = client.create_model_version(
         name, source=f"models:/{model_id}", run_id=run_id, tags=marks, description=description, model_id=model_id
     )
@@ -74,29 +82,35 @@ def _name_output(client: Any, run_id: str, model_id: str) -> None:
     client.log_outputs(run_id, models=[LoggedModelOutput(model_id, step=0)])
 
 
-def fetch(client: Any, name: str, version: str, dest: Path, digest: str | None = None, tries: int = TRIES) -> Path:
-    """Download a version into `dest` (`dest/model`, `dest/evidence`), verified against its digest tags.
+def fetch(
+    client: Any, name: str, version: str, dest: Path, trust: Trust, digest: str | None = None, tries: int = TRIES
+) -> Path:
+    """Download a version into `dest` (`dest/model`, `evidence`, `signature`), verified by digests and signature.
 
     What is in `dest` is used when it is whole and replaced when it is damaged; several may fetch at once. A caller who
-    knows the digest from elsewhere (the ledger) hands it in; the tag must then say the same. Raises CorruptVersion.
+    knows the digest from elsewhere (the ledger) hands it in; the tag must then say the same. Raises CorruptVersion,
+    also for a version that no key of `trust` has signed.
     """
+    contents.checked_name(name)
     found = _version(client, name, version)
-    source = SOURCE.fullmatch(found.source or "")
+    source, what = SOURCE.fullmatch(found.source or ""), f"version {version} of {name}"
     if DIGEST_TAG not in found.tags or source is None:
-        raise CorruptVersion(f"version {version} of {name} has no digest tag or a foreign source: it is not loaded")
+        raise CorruptVersion(f"{what} has no digest tag or a foreign source: it is not loaded")
     if digest not in {None, found.tags[DIGEST_TAG]}:
-        raise CorruptVersion(f"version {version} of {name} is tagged with another digest than {digest}: not loaded")
+        raise CorruptVersion(f"{what} is tagged with another digest than {digest}: not loaded")
     expected = {"model": found.tags[DIGEST_TAG]}
     if EVIDENCE_TAG in found.tags:
         expected["evidence"] = found.tags[EVIDENCE_TAG]
-    if _whole(dest, expected):
+    if whole(dest, name, expected, trust):
         return dest
     dest.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{dest.name}.{os.getpid()}.", dir=dest.parent))  # whose it is, for sweepers
     try:
-        got = _download(client, f"models:/{source[1]}", work, tries)
-        _verify(got, expected, f"version {version} of {name}")
-        _place(got, dest, expected, work)
+        got = download(client, source[1], found.tags.get(BYTES_TAG), work, tries)
+        verify(got, name, expected, trust)
+        place(got, dest, lambda: whole(dest, name, expected, trust), work)
+    except (contents.Foreign, signing.Unverified) as error:
+        raise CorruptVersion(f"{what} {error}: it is not loaded") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return dest
@@ -155,19 +169,28 @@ def _ensure_model(client: Any, name: str, about: str) -> None:
             client.update_registered_model(name, description=about)
 
 
-def _find(client: Any, name: str, digest: str, tags: Mapping[str, str]) -> str | None:
-    """The oldest version of this digest, recipe and verdict whose stored files are whole."""
+def _find(client: Any, name: str, digest: str, tags: Mapping[str, str], trust: Trust) -> str | None:
+    """The oldest version of this digest, recipe and verdict whose stored files are whole and signed."""
     from mlflow.exceptions import MlflowException
 
     found = client.search_model_versions(f"name = '{name}' and tags.`{DIGEST_TAG}` = '{digest}'")
     for number in sorted(int(one.version) for one in found if _alike(one.tags, tags) and one.status == "READY"):
         with tempfile.TemporaryDirectory() as work:
             try:
-                fetch(client, name, str(number), Path(work) / "got", digest, tries=1)  # MLflow itself tries for long
+                got = fetch(client, name, str(number), Path(work) / "got", trust, digest, tries=1)  # MLflow's suffice
+                _says(got, tags.get(VERDICT_TAG))
                 return str(number)
-            except (CorruptVersion, MlflowException, OSError) as error:  # if S3 is away, the upload fails and says so
+            except (CorruptVersion, attested.Incomplete, MlflowException, OSError) as error:  # S3 away: the upload says
                 log.warning("version %d of %s is damaged and not taken up again: %s", number, name, error)
     return None
+
+
+def _says(version: Path, word: str | None) -> None:
+    """Raise CorruptVersion where the signed verdict is another than the tag's, which anybody may have set."""
+    if (version / "evidence" / attested.VERDICT).exists():
+        said = PASSED if attested.verdict(version).passed else REJECTED
+        if word != said:
+            raise CorruptVersion(f"its tag says {word}, its signed evidence {said}")
 
 
 def _alike(tags: Mapping[str, str], others: Mapping[str, str]) -> bool:
@@ -183,8 +206,9 @@ def _left(client: Any, name: str, marks: Mapping[str, str], run_id: str) -> tupl
     for model in client.search_logged_models([experiment], where):
         if model.model_id in used or not _alike(model.tags, marks):
             continue
-        if str(model.status) == "READY" and (EVIDENCE_TAG in marks) == (EVIDENCE_TAG in model.tags):
-            ours = {key: value for key, value in model.tags.items() if key in {*marks, EVIDENCE_TAG}}
+        same = (EVIDENCE_TAG in marks) == (EVIDENCE_TAG in model.tags) and marks.get(KEY_TAG) == model.tags.get(KEY_TAG)
+        if str(model.status) == "READY" and same:
+            ours = {key: value for key, value in model.tags.items() if key in marks}
             whole = (str(model.model_id), {**marks, **ours})
         else:
             client.delete_logged_model(model.model_id)
@@ -192,68 +216,19 @@ def _left(client: Any, name: str, marks: Mapping[str, str], run_id: str) -> tupl
 
 
 def _upload(
-    client: Any, name: str, directory: Path, evidence: Path | None, marks: Mapping[str, str], run_id: str
+    client: Any, name: str, parts: Mapping[str, Path], marks: Mapping[str, str], run_id: str
 ) -> tuple[str, Mapping[str, str]]:
     """Initialise, fill and finalise a logged model; `_left` clears away one that a kill left pending."""
     experiment = client.get_run(run_id).info.experiment_id
     made = client.create_logged_model(experiment, name=name, source_run_id=run_id, tags=dict(marks))
     try:
-        client.log_model_artifacts(made.model_id, str(directory), "model")
-        if evidence is not None:
-            client.log_model_artifacts(made.model_id, str(evidence), "evidence")
+        for part, folder in parts.items():
+            client.log_model_artifacts(made.model_id, str(folder), part)
     except Exception:
         client.finalize_logged_model(made.model_id, "FAILED")
         raise
     client.finalize_logged_model(made.model_id, "READY")
     return str(made.model_id), marks
-
-
-def _download(client: Any, uri: str, work: Path, tries: int) -> Path:
-    from mlflow.artifacts import download_artifacts
-    from mlflow.exceptions import MlflowException
-
-    for attempt in range(1, tries + 1):
-        target = work / str(attempt)
-        target.mkdir()
-        try:
-            download_artifacts(
-                uri, dst_path=str(target), tracking_uri=client.tracking_uri, registry_uri=client.tracking_uri
-            )
-            return target
-        except (MlflowException, OSError):
-            if attempt == tries:
-                raise
-            time.sleep(0.5 * 2 ** (attempt - 1))
-    raise ValueError(f"tries is {tries}, at least 1 is needed")
-
-
-def _verify(folder: Path, expected: Mapping[str, str], what: str) -> None:
-    for part, digest in expected.items():
-        if not _whole(folder, {part: digest}):
-            raise CorruptVersion(f"{what} does not hold the {part} with digest {digest}: it is not loaded")
-
-
-def _place(got: Path, dest: Path, expected: Mapping[str, str], work: Path) -> None:
-    """Move what was verified to `dest`, unless another process has put it there meanwhile."""
-    for _ in range(TRIES):
-        try:
-            got.rename(dest)
-            return
-        except OSError as error:
-            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
-                raise
-        if _whole(dest, expected):
-            return
-        with contextlib.suppress(FileNotFoundError):
-            dest.rename(tempfile.mkdtemp(dir=work))  # damaged: aside in one step, so that no half is ever seen
-    raise RuntimeError(f"{dest} is damaged and is put there again and again: end what writes to it")
-
-
-def _whole(folder: Path, expected: Mapping[str, str]) -> bool:
-    try:
-        return all(digest_directory(folder / part) == digest for part, digest in expected.items())
-    except OSError:  # another process replaces it just now
-        return False
 
 
 def _version(client: Any, name: str, version: str) -> Any:
