@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -178,7 +179,7 @@ def _signed(path: Path) -> tuple[str, dict[str, str]]:
         raise Unverified("has a damaged signature") from None
 
 
-def _bundle(path: Path) -> dict[str, dict[str, str]]:
+def _bundle(path: Path) -> dict[str, Any]:
     if path.stat().st_size > LARGEST:
         raise ValueError(f"a signature of more than {LARGEST} bytes")
     value = json.loads(path.read_text(encoding="utf-8"))

@@ -28,6 +28,7 @@ from infra.addresses import Services
 from registry import runs, versions
 from registry.records import digest_directory
 from tasks.kinds import AnyChainConfig, methods
+from tests import signatures
 from tests.flows.test_init import make_csv, make_model
 from tests.flows.test_report import stage as make_stage
 
@@ -195,7 +196,8 @@ def test_names_that_the_registry_does_not_know(
     folder.mkdir()
     (folder / "file.txt").write_text("x")
     run_id = runs.open_run(client, "tests", "run", {runs.RUN_TAG: uuid.uuid4().hex})
-    versions.register(client, name, folder, None, digest_directory(folder), {versions.RECIPE_TAG: "r"}, "x", run_id)
+    tags, trust = {versions.RECIPE_TAG: "r"}, signatures.trust(servers_home)
+    versions.register(client, name, folder, None, digest_directory(folder), tags, "x", run_id, trust, None)
     capsys.readouterr()  # what MLflow says while it registers
     assert f"its newest version is {name}@1" in refused(shrink("show", name))
     client.set_model_version_tag(name, "1", versions.VERDICT_TAG, versions.REJECTED)

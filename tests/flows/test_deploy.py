@@ -17,10 +17,12 @@ from fastapi.testclient import TestClient
 
 from flows import api, deploy, outcome, serving
 from flows.servers import s3_config
+from flows.settings import settings
 from infra import addresses, services
 from registry import promotion, runs, store, versions
 from registry.records import ShrinkError, digest_directory
 from tasks import runtime
+from tests import signatures
 
 WORDS = ["[UNK]", "bad", "fine", "good", "film"]
 TEXTS = ["good film", "bad film", "fine"]
@@ -73,8 +75,10 @@ def make_golden(folder: Path, model: Path, shift: float = 0.0) -> Path:
 def put(client: Any, name: str, folder: Path, strength: float, shift: float = 0.0, evidence: bool = True) -> str:
     model = make_model(folder / "model", strength)
     golden = make_golden(folder / "evidence", model, shift) if evidence else None
-    run = client.create_run("0").info.run_id
-    return versions.register(client, name, model, golden, digest_directory(model), {}, "a test", run)
+    run, home = client.create_run("0").info.run_id, settings().home
+    signature, trust = signatures.sealed(name, model, golden, home), signatures.trust(home)
+    digest = digest_directory(model)
+    return versions.register(client, name, model, golden, digest, {}, "a test", run, trust, signature)
 
 
 @pytest.fixture
@@ -218,7 +222,8 @@ def test_artifacts_and_tag_that_were_changed_together_do_not_outvote_the_ledger(
         config.write_text(swapped)
     forged = digest_directory(tmp_path / "1" / "model")
     client.set_model_version_tag(name, first, versions.DIGEST_TAG, forged)
-    assert versions.fetch(client, name, first, tmp_path / "by tag").is_dir(), "the forgery is whole by its own tag"
+    with pytest.raises(versions.CorruptVersion, match=r"what was signed: model/config\.json was changed"):
+        versions.fetch(client, name, first, tmp_path / "by tag", signatures.trust(servers_home))
     with pytest.raises(versions.CorruptVersion, match="another digest"):
         promotion.promote(*where, first, "me", "again")
     promotion.rollback(*where, "me", "back")

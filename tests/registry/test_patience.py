@@ -14,6 +14,7 @@ from infra.processes import end
 from registry import patience, promotion, runs, store, versions
 from registry.patience import away, patiently
 from registry.records import ShrinkError, digest_directory
+from tests import signatures
 from tests.flows.test_trouble import botocore_error, full_error, httpx_error, other_error, requests_error
 from tests.registry.test_versions import _register
 
@@ -106,7 +107,7 @@ def test_a_server_that_dies_in_the_middle_of_the_upload_is_waited_for(
     experiment = client.get_run(run_id).info.experiment_id
     (kept,) = client.search_logged_models([experiment], f"name = '{model}'")
     assert str(kept.status) == "READY", "the half upload is gone"
-    got = versions.fetch(client, model, version, tmp_path / "got")
+    got = versions.fetch(client, model, version, tmp_path / "got", signatures.trust(tmp_path / "home"))
     assert digest_directory(got / "model") == versions.describe(client, model, version)["digest"]
 
 
@@ -116,8 +117,9 @@ def test_fetching_and_promoting_wait_too(
     store.ensure_bucket(s3, "patience-tests")
     run_id = runs.open_run(client, "tests", "run", {runs.RUN_TAG: str(tmp_path)})
     version = _register(client, tmp_path, "away-later", run_id, "one")
+    trust = signatures.trust(tmp_path / "home")
     outage("s3", lambda method, url: method == "GET" and "file.txt" in url, 5)
-    got = patiently(versions.fetch, client, "away-later", version, tmp_path / "got", None, 1)
+    got = patiently(versions.fetch, client, "away-later", version, tmp_path / "got", trust, None, 1)
     assert digest_directory(got / "model") == versions.describe(client, "away-later", version)["digest"]
     assert "it answers again after" in caplog.text
     where = (client, s3, "patience-tests", tmp_path / "lock", "away-later")

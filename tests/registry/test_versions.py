@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from mlflow.exceptions import MlflowException
 
-from registry import promotion, runs, store, versions
+from registry import download, promotion, runs, store, versions
 from registry.gate import Gate, judge
 from registry.records import ShrinkError, digest_directory
+from registry.signing import Trust
+from tests import signatures
 from tests.registry.samples import evaluation, record
 
 BUCKET = "promotion-tests"
@@ -41,7 +43,19 @@ def _register(client: Any, tmp_path: Path, name: str, run_id: str, text: str, ve
     (model / "sub").mkdir(exist_ok=True)
     (model / "sub" / "tokenizer.json").write_text("{}")
     tags = {versions.RECIPE_TAG: "r", versions.VERDICT_TAG: verdict}
-    return versions.register(client, name, model, evidence, digest_directory(model), tags, "about", run_id)
+    signature = signatures.sealed(name, model, evidence, tmp_path / "home")
+    return versions.register(
+        client, name, model, evidence, digest_directory(model), tags, "about", run_id, _trust(tmp_path), signature
+    )
+
+
+def _trust(tmp_path: Path) -> Trust:
+    return signatures.trust(tmp_path / "home")
+
+
+def _fetch(client: Any, name: str, version: str, dest: Path, digest: str | None = None) -> Path:
+    """With the trust of the test that `dest` is of."""
+    return versions.fetch(client, name, version, dest, _trust(dest.parent), digest)
 
 
 def test_stages_are_logged_once_below_their_run(client: Any, run_id: str) -> None:
@@ -80,31 +94,31 @@ def test_a_version_is_registered_once_and_comes_back_verified(
 ) -> None:
     version = _register(client, tmp_path, name, run_id, "one")
     assert _register(client, tmp_path, name, run_id, "one") == version == "1"
-    got = versions.fetch(client, name, version, tmp_path / "got")
+    got = _fetch(client, name, version, tmp_path / "got")
     assert [one.model_id for one in client.get_run(run_id).outputs.model_outputs]
     assert digest_directory(got / "model") == versions.describe(client, name, version)["digest"]
     assert (got / "evidence" / "file.txt").read_text() == "one"
-    assert versions.fetch(client, name, version, got) == got
+    assert _fetch(client, name, version, got) == got
     (got / "model" / "file.txt").write_text("changed")
-    versions.fetch(client, name, version, got)
+    _fetch(client, name, version, got)
     assert (got / "model" / "file.txt").read_text() == "one", "a damaged copy is fetched again"
 
 
 def test_fetches_at_once_all_end_with_the_whole_version(
     client: Any, run_id: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    version, real, together = _register(client, tmp_path, name, run_id, "one"), versions._download, Barrier(3)
+    version, real, together = _register(client, tmp_path, name, run_id, "one"), download.download, Barrier(3)
 
     def downloads(*given: Any) -> Path:
         got = real(*given)
         together.wait(60)  # all have found nothing, or a damaged copy, before the first puts its own there
         return got
 
-    monkeypatch.setattr(versions, "_download", downloads)
+    monkeypatch.setattr(versions, "download", downloads)
     kept = tmp_path / "kept" / version
     for _ in ("nothing there", "a damaged copy there"):
         with ThreadPoolExecutor(3) as pool:
-            jobs = [pool.submit(versions.fetch, client, name, version, kept) for _ in range(3)]
+            jobs = [pool.submit(versions.fetch, client, name, version, kept, _trust(tmp_path)) for _ in range(3)]
         assert {job.result() for job in jobs} == {kept} and (kept / "model" / "file.txt").read_text() == "one"
         assert list(kept.parent.iterdir()) == [kept]
         (kept / "model" / "file.txt").write_text("changed")
@@ -126,14 +140,14 @@ def test_a_damaged_version_and_another_verdict_are_registered_anew(
     (stored,) = [path for path in (servers_home / "s3").rglob("tokenizer.json") if source in path.parts]
     stored.write_text("[]")
     assert _register(client, tmp_path, name, run_id, "one") == "3" and "version 2" in caplog.text
-    assert (versions.fetch(client, name, "3", tmp_path / "got") / "model" / "file.txt").read_text() == "one"
+    assert (_fetch(client, name, "3", tmp_path / "got") / "model" / "file.txt").read_text() == "one"
     assert _register(client, tmp_path, name, run_id, "one") == "3"
     assert _register(client, tmp_path, name, run_id, "one", versions.REJECTED) == "1"
 
     def gone(*given: Any) -> Path:  # two minutes of MLflow's own retries when the files are really gone from S3
         raise MlflowException("500 Server Error")
 
-    monkeypatch.setattr(versions, "_download", gone)
+    monkeypatch.setattr(versions, "download", gone)
     assert _register(client, tmp_path, name, run_id, "one") == "4", "what is gone from S3 is uploaded anew"
 
 
@@ -152,19 +166,19 @@ def test_a_registration_that_was_killed_leaves_nothing_behind(
     experiment = client.get_run(run_id).info.experiment_id
     (kept,) = client.search_logged_models([experiment], f"name = '{name}'")
     assert str(kept.status) == "READY" and versions.describe(client, name, version)["source"].endswith(kept.model_id)
-    assert (versions.fetch(client, name, version, tmp_path / "got") / "model" / "file.txt").read_text() == "one"
+    assert (_fetch(client, name, version, tmp_path / "got") / "model" / "file.txt").read_text() == "one"
 
 
 def test_bytes_that_do_not_fit_the_digest_are_not_loaded(client: Any, run_id: str, name: str, tmp_path: Path) -> None:
     version = _register(client, tmp_path, name, run_id, "one")
     with pytest.raises(versions.CorruptVersion, match="another digest"):
-        versions.fetch(client, name, version, tmp_path / "got", digest="0" * 64)
+        _fetch(client, name, version, tmp_path / "got", digest="0" * 64)
     client.set_model_version_tag(name, version, versions.DIGEST_TAG, "0" * 64)
     with pytest.raises(versions.CorruptVersion, match="does not hold"):
-        versions.fetch(client, name, version, tmp_path / "got")
+        _fetch(client, name, version, tmp_path / "got")
     assert not (tmp_path / "got").exists()
     with pytest.raises(versions.CorruptVersion, match="changed after"):
-        versions.register(client, name, tmp_path / "one-model", None, "0" * 64, {}, "", run_id)
+        versions.register(client, name, tmp_path / "one-model", None, "0" * 64, {}, "", run_id, _trust(tmp_path), None)
 
 
 def test_names_resolve_to_versions_or_say_what_is_missing(client: Any, run_id: str, name: str, tmp_path: Path) -> None:
