@@ -1,135 +1,135 @@
-"""The HTTP interface of a served model: /predict or /embed, and /healthz. Requests only read what is served."""
+"""The HTTP interface of a served model: /predict, /embed or /generate; /healthz, /metrics and /openapi.json.
+
+Requests only read what is served. No text is logged, kept or counted by what it says.
+"""
 
 import json
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import AsyncIterator
+from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
-from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from flows.serving import Loaded, Slot
-from registry.records import Task
+from flows.asking import answered, chosen, compare, copy, standing, streamed, tried
+from flows.bodies import Question, Writing, asked, body_of, described, read, read_writing
+from flows.doorway import Doorway
+from flows.lanes import Lane, Served, Slot
+from flows.metrics import CONTENT_TYPE, Meters
+from registry.records import ShrinkError, Task
 from tasks import runtime
-from tasks.pairs import Text
 
-MAX_TEXTS = 128
-MAX_CHARACTERS = 10_000
-MAX_BYTES = 1 << 20
-PATHS: dict[Task, str] = {"classify": "/predict", "embed": "/embed"}
-
-OneText = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)]
+PATHS: dict[Task, str] = {"classify": "/predict", "embed": "/embed", "generate": "/generate"}
 
 
-class Question(BaseModel):
-    """The body of /predict and of /embed: `texts`, or `pairs` for a model that answers pairs."""
+def application(slot: Slot, token: str | None = None) -> Any:
+    """The HTTP application over a slot; with a token only who bears it is answered."""
+    app = FastAPI(title=f"shrink deploy {slot.name}", docs_url=None, redoc_url=None, openapi_url="/openapi.json")
+    meters = Meters(slot)
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-    texts: Annotated[list[OneText] | None, Field(min_length=1, max_length=MAX_TEXTS, description="texts to answer")] = (
-        None
-    )
-    pairs: Annotated[
-        list[Annotated[list[OneText], Field(min_length=2, max_length=2)]] | None,
-        Field(min_length=1, max_length=MAX_TEXTS, description="pairs of texts to answer: [[first, second]]"),
-    ] = None
+    @app.get("/healthz", summary="What is served and tried, what is refused and why")
+    async def healthz(request: Request) -> JSONResponse:
+        status = 503 if slot.serving is None else 200
+        word = "waiting" if slot.serving is None else "serving"
+        return JSONResponse(health(slot) if request.state.known else {"status": word}, status_code=status)
+
+    @app.get("/metrics", summary="Figures for Prometheus")
+    async def metrics() -> Response:
+        return Response(meters.text(), media_type=CONTENT_TYPE)
+
+    @app.post("/predict", openapi_extra=described(Question), summary="The labels of texts")
+    async def predict(request: Request) -> JSONResponse:
+        question = read(await body_of(request))
+        lane, found = await rows_of(slot, "classify", question, request)
+        said = runtime.answers(found["rows"], lane.served.config)
+        return JSONResponse({"model": slot.name, "version": lane.served.version, "predictions": said})
+
+    @app.post("/embed", openapi_extra=described(Question), summary="The vectors of texts, each of length 1")
+    async def embed(request: Request) -> JSONResponse:
+        question = read(await body_of(request))
+        lane, found = await rows_of(slot, "embed", question, request)
+        vectors = found["rows"].tolist()
+        return JSONResponse({"model": slot.name, "version": lane.served.version, "embeddings": vectors})
+
+    @app.post("/generate", openapi_extra=described(Writing), summary="What the model writes, whole or as it comes")
+    async def generate(request: Request) -> Response:
+        question = read_writing(await body_of(request))
+        lane = await ready(slot, "generate")
+        request.state.version = lane.served.version
+        if question.stream:
+            return StreamingResponse(events(slot, lane, question), media_type="text/event-stream")
+        return JSONResponse(await text_of(slot, lane, question))
+
+    return Doorway(app, slot, meters, token)
 
 
-def application(slot: Slot, threads: int = 1) -> FastAPI:
-    """The HTTP application over a slot."""
-    app = FastAPI(title="shrink", docs_url=None, redoc_url=None, openapi_url=None)
-
-    @app.get("/healthz")
-    def healthz() -> JSONResponse:
-        serving = slot.serving
-        body = {
+def health(slot: Slot) -> dict[str, Any]:
+    """What /healthz says."""
+    with slot.lock:
+        serving, tried = slot.serving, slot.candidate
+        return {
             "status": "waiting" if serving is None else "serving",
             "model": slot.name,
             "alias": slot.alias,
-            "version": None if serving is None else serving.version,
-            "task": None if serving is None else serving.task,
+            "version": None if serving is None else serving.served.version,
+            "task": None if serving is None else serving.served.task,
+            "phase": slot.phase,
+            "candidate": None if tried is None else tried.served.version,
+            "seen": None if slot.phase is None else slot.seen().model_dump(mode="json"),
             "refused": None if slot.refused is None else slot.refused.model_dump(),
             "trouble": slot.trouble,
         }
-        return JSONResponse(body, status_code=503 if serving is None else 200)
-
-    @app.post("/predict")
-    async def predict(request: Request) -> JSONResponse:
-        question = read(await body_of(request))
-        serving = ready(slot, "classify")
-        found = await run_in_threadpool(answer, serving, asked(serving, question), threads)
-        return JSONResponse({"model": slot.name, "version": serving.version, "predictions": found})
-
-    @app.post("/embed")
-    async def embed(request: Request) -> JSONResponse:
-        question = read(await body_of(request))
-        serving = ready(slot, "embed")
-        found = await run_in_threadpool(embedded, serving, asked(serving, question), threads)
-        return JSONResponse({"model": slot.name, "version": serving.version, "embeddings": found})
-
-    return app
 
 
-def example(loaded: Loaded, address: str) -> str:
+def example(served: Served, address: str, bearer: bool = False) -> str:
     """A command that asks what is served, by its task and what it reads."""
     first, second = "a touching, funny film", "it made me laugh and cry"
-    body = {"pairs": [[first, second]]} if loaded.config.get("pairs") else {"texts": [first]}
-    return f"curl -s {address}{PATHS[loaded.task]} -d '{json.dumps(body)}'"
+    body: dict[str, Any] = {"pairs": [[first, second]]} if served.config.get("pairs") else {"texts": [first]}
+    if served.task == "generate":
+        body = {"prompt": "What is the capital of France?"}
+    head = ' -H "Authorization: Bearer $SHRINK_TOKEN"' if bearer else ""
+    return f"curl -s {address}{PATHS[served.task]}{head} -d '{json.dumps(body)}'"
 
 
-def asked(loaded: Loaded, question: Question) -> list[Text]:
-    """The texts or pairs of a question; a 422 says which of the two this version answers."""
-    wanted, other = ("pairs", "texts") if loaded.config.get("pairs") else ("texts", "pairs")
-    given = getattr(question, wanted)
-    if given is None:
-        raise HTTPException(422, [{"field": other, "problem": f"this version answers {wanted} alone; give those"}])
-    return [one if isinstance(one, str) else (one[0], one[1]) for one in given]
+async def ready(slot: Slot, task: Task) -> Lane:
+    """The version that answers next, if it is for this task; 503 while nothing is, 404 where it is for another."""
+    lane = chosen(slot) or await standing(slot)
+    if lane.served.task != task:
+        raise HTTPException(404, f"{slot.name} is for task {lane.served.task}: ask {PATHS[lane.served.task]} instead")
+    return lane
 
 
-def answer(loaded: Loaded, texts: Sequence[Text], threads: int = 1) -> list[dict[str, Any]]:
-    """For each text (or pair) the likeliest label, its score and all; of several labels those above one half."""
-    logits = runtime.predict(loaded.directory, texts, threads=threads, opened=loaded.session)
-    return runtime.answers(logits, loaded.config)
+async def rows_of(slot: Slot, task: Task, question: Question, request: Request) -> tuple[Lane, dict[str, Any]]:
+    """The numbers that the texts of a question get, and the version that gave them."""
+    lane = await ready(slot, task)
+    lane, found = await answered(slot, lane, {"texts": asked(lane.served, question)})
+    request.state.version = lane.served.version
+    return lane, found
 
 
-def embedded(loaded: Loaded, texts: Sequence[Text], threads: int = 1) -> list[list[float]]:
-    """For each text its vector of length 1."""
-    vectors: list[list[float]] = runtime.predict(
-        loaded.directory, texts, threads=threads, opened=loaded.session
-    ).tolist()
-    return vectors
-
-
-def ready(slot: Slot, task: Task) -> Loaded:
-    """What is served now, if it is for this task; 503 while nothing is, 404 where it is for another."""
-    serving = slot.serving
-    if serving is None:
-        raise HTTPException(503, "no version is loaded yet; /healthz says why")
-    if serving.task != task:
-        raise HTTPException(404, f"{slot.name} is for task {serving.task}: ask {PATHS[serving.task]} instead")
-    return serving
-
-
-async def body_of(request: Request) -> bytes:
-    """The request's body, refused as soon as it is longer than MAX_BYTES."""
-    held = bytearray()
-    async for part in request.stream():
-        held += part
-        if len(held) > MAX_BYTES:
-            raise HTTPException(413, f"body: longer than {MAX_BYTES} bytes; send fewer or shorter texts")
-    return bytes(held)
-
-
-def read(body: bytes) -> Question:
-    """The question in a body; a 422 names every field that is wrong."""
+async def text_of(slot: Slot, lane: Lane, question: Writing) -> dict[str, Any]:
+    """A whole answer; a 422 says what is wrong with the prompt."""
+    said, copied = list[str](), copy(slot, question.asked())
     try:
-        question = Question.model_validate_json(body)
-    except ValidationError as error:
-        wrong = [
-            {"field": ".".join(map(str, one["loc"])) or "body", "problem": one["msg"]}
-            for one in error.errors(include_url=False, include_input=False, include_context=False)[:8]
-        ]
-        raise HTTPException(422, wrong) from None
-    if (question.texts is None) == (question.pairs is None):
-        raise HTTPException(422, [{"field": "texts", "problem": "give either texts or pairs"}])
-    return question
+        lane, found = await tried(slot, lane, question.asked(), said.append)
+    except ShrinkError as error:
+        raise HTTPException(422, [{"field": question.field(), "problem": mended(error)}]) from None
+    text = "".join(said)
+    if copied is not None:
+        compare(slot, *copied, lane, {"text": text})
+    return {"model": slot.name, "version": lane.served.version, "text": text, **found}
+
+
+async def events(slot: Slot, lane: Lane, question: Writing) -> AsyncIterator[str]:
+    """An answer as server-sent events: parts {"text"}, then {"done"} with how many tokens, or {"error"}."""
+    try:
+        async for one in streamed(slot, lane, question.asked()):
+            yield f"data: {json.dumps(one, ensure_ascii=False)}\n\n"
+    except ShrinkError as error:
+        yield f"data: {json.dumps({'error': mended(error), 'field': question.field()}, ensure_ascii=False)}\n\n"
+    except HTTPException as error:
+        yield f"data: {json.dumps({'error': error.detail})}\n\n"
+
+
+def mended(error: ShrinkError) -> str:
+    """A sentence of the command line in the words of a request."""
+    return f"{error}".replace("(--raw)", '("raw": true)')

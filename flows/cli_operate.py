@@ -1,5 +1,6 @@
 """The commands that keep things running: `shrink up | down | deploy | report | environment | doctor`."""
 
+import errno
 import json
 import shlex
 import socket
@@ -42,33 +43,55 @@ def down(as_json: Json = False) -> None:
 
 def deploy(
     model: Annotated[str, typer.Argument(help="MODEL (its champion) or MODEL@ALIAS")],
-    port: Annotated[int, typer.Option(help="port on loopback")] = 8080,
+    port: Annotated[int, typer.Option(help="port to listen on")] = 8080,
+    host: Annotated[str, typer.Option(help="address to listen on; one that others reach needs SHRINK_TOKEN")] = HOST,
+    shadow: Annotated[int, typer.Option(help="live requests a new version is compared by in each phase")] = 50,
+    canary: Annotated[float, typer.Option(help="share of requests that a new version answers before all")] = 0.1,
+    memory_mb: Annotated[float | None, typer.Option(help="MB of a version's process (default: by its size)")] = None,
+    batch: Annotated[int, typer.Option(help="texts that go through the model together; 1: each alone")] = 16,
+    rollback: Annotated[bool, typer.Option("--rollback", help="roll the ledger back from an unfit champion")] = False,
     as_json: Json = False,
 ) -> None:
-    """Serve a model on /predict or /embed until Ctrl-C; swap when its alias moves, back when the new one fails."""
-    require_port(port)
+    """Serve a model until Ctrl-C; a new version is tried beside the old one, and taken back if unfit."""
+    from flows.rollout import options_of
+
+    chosen = options_of(shadow=shadow, canary=canary, memory_mb=memory_mb, batch=batch, rollback=rollback)
+    require_port(port, host)
+    token = token_for(host)
     connected()
     require(model)
     from flows.deploy import serve
     from flows.outcome import split_name
 
     name, alias = split_name(model)
-    address = f"http://{HOST}:{port}"
-    facts = {"model": name, "alias": alias} | {path: f"{address}/{path}" for path in ("predict", "embed", "healthz")}
+    address = f"http://{host}:{port}"
+    paths = ("predict", "embed", "generate", "healthz", "metrics", "openapi.json")
     if as_json:
-        typer.echo(json.dumps(facts))
-    serve(name, alias, host=HOST, port=port)
+        typer.echo(json.dumps({"model": name, "alias": alias} | {path: f"{address}/{path}" for path in paths}))
+    serve(name, alias, host=host, port=port, options=chosen, token=token)
 
 
-def require_port(port: int) -> None:
-    """Refuse a port that cannot be listened on."""
+def token_for(host: str) -> str | None:
+    """The token that requests must bear; refuses an address that others reach without one."""
+    from flows.doorway import token_of
+
+    found = settings()
+    return token_of(host, found.token, found.token_file)
+
+
+def require_port(port: int, host: str) -> None:
+    """Refuse a port or an address that cannot be listened on."""
     if not 1 <= port <= 65535:
         raise ShrinkError(f"port is {port} but must lie between 1 and 65535; choose another with --port.")
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((host, port))
+        except socket.gaierror:
+            raise ShrinkError(f"host is '{host}' which nothing is known by; give an address of this machine.") from None
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise ShrinkError(f"host is '{host}' but this machine has no such address; give one it has.") from None
             raise ShrinkError(
                 f"port is {port} but {error.strerror or 'it is taken'}; choose another with --port."
             ) from None

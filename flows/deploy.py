@@ -1,9 +1,7 @@
-"""A small server that always answers with the version behind an alias: `shrink deploy MODEL`, or MODEL@ALIAS.
+"""A server that answers with what an alias names: `shrink deploy MODEL`, or MODEL@ALIAS.
 
-A loop compares the alias with what is loaded. A new version is fetched, hashed against its digest, opened and asked the
-golden texts of its evaluation; only then does it replace the old one, in one assignment. A version that fails keeps the
-old one serving, or, just after a start, brings the alias `previous` back; /healthz says why. Requests in flight finish
-with the version they began with.
+Two loops look after it: one compares the alias with what is loaded (flows/serving.py), one looks after the processes
+and lets a new version take over step by step (flows/guarding.py). Killed, the next start goes on with the same version.
 """
 
 import logging
@@ -11,11 +9,16 @@ import socket
 import threading
 from pathlib import Path
 
+from flows import guarding
 from flows.api import application, example
+from flows.lanes import Slot
+from flows.rollout import Options
 from flows.servers import client
-from flows.serving import Slot, log, reconcile
+from flows.serving import log, reconcile
 from flows.settings import settings
 from registry.records import ShrinkError
+
+GUARD_SECONDS = 0.25
 
 
 def serve(
@@ -26,6 +29,8 @@ def serve(
     poll_seconds: float = 2.0,
     cache: Path | None = None,
     threads: int = 1,
+    options: Options | None = None,
+    token: str | None = None,
 ) -> None:
     """Serve the alias until interrupted; versions are kept in `cache` (default: deployed/ in the state directory).
 
@@ -39,39 +44,52 @@ def serve(
     logging.basicConfig(level=logging.WARNING, format=form, force=True)  # Prefect's import leaves a silent set-up
     log.setLevel(logging.INFO)
     holder = listening(host, port)
-    slot, stop = Slot(name=name, alias=alias), threading.Event()
+    slot, stop = Slot(name=name, alias=alias, options=options or Options()), threading.Event()
     registry, kept = client(), cache if cache is not None else settings().home / "deployed"
+    kept = kept / f"port-{port}"  # servers beside one another have a memory each
 
     def follow() -> None:
         told = None
         while not stop.is_set():
             reconcile(registry, slot, kept, threads)
-            if slot.serving is not None and slot.serving.version != told:
-                told = slot.serving.version
-                log.info("ask it with: %s", example(slot.serving, f"http://{host}:{port}"))
+            if (lane := slot.serving) is not None and lane.served.version != told:
+                told = lane.served.version
+                log.info("ask it with: %s", example(lane.served, f"http://{host}:{port}", token is not None))
             stop.wait(poll_seconds)
+        ended.wait()  # what was started by this thread dies with it
+
+    def watch() -> None:
+        while not stop.wait(GUARD_SECONDS):
+            guarding.guard(slot, kept, threads)
+        guarding.end(slot)
+        ended.set()
 
     config = uvicorn.Config(
-        application(slot, threads),
-        limit_concurrency=64,
+        application(slot, token),
+        limit_concurrency=1024,  # connections; how many are answered at a time says flows/doorway.py
         timeout_graceful_shutdown=10,
         log_level="warning",
         access_log=False,
     )
     log.info("%s@%s on http://%s:%d, GET /healthz; Ctrl-C ends it", name, alias, host, port)
-    threading.Thread(target=follow, name="follow", daemon=True).start()
+    ended = threading.Event()
+    loops = [threading.Thread(target=loop, name=loop.__name__, daemon=True) for loop in (follow, watch)]
+    for loop in loops:
+        loop.start()
     try:
         uvicorn.Server(config).run(sockets=[holder])
     except KeyboardInterrupt:
         log.info("stopped")
     finally:
         stop.set()
+        ended.wait(15)
         holder.close()
 
 
 def listening(host: str, port: int) -> socket.socket:
     """A socket bound to the port, taken before anything is loaded; raises ShrinkError when it cannot be had."""
-    holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    holder = socket.socket(family, socket.SOCK_STREAM)
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         holder.bind((host, port))

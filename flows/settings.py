@@ -25,6 +25,8 @@ class Settings(BaseSettings):
     memory_mb: float | None = Field(default=None, gt=0, description="MB at which a stage is ended; null: 9/10 of all")
     signing_key: Path | None = Field(default=None, description="private key that signs; null: the one of `shrink up`")
     trusted_keys: str | None = Field(default=None, description="files of public keys whose signatures are believed")
+    token: str | None = Field(default=None, min_length=16, description="what requests to `shrink deploy` must bear")
+    token_file: Path | None = Field(default=None, description="a file that holds that token")
     country: str | None = Field(default=None, description="ISO 3166 alpha-3 code of the grid, for gCO2e")
 
 
@@ -71,3 +73,9 @@ def worker_environment(threads: int) -> dict[str, str]:
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # torchrun's server would listen on every address
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # else products on a GPU differ from run to run
     }
+
+
+def serving_environment(threads: int) -> dict[str, str]:
+    """The environment of a process that answers for a version: a stage's, without the server's secrets."""
+    kept = worker_environment(threads)
+    return {name: value for name, value in kept.items() if not name.startswith(("SHRINK_TOKEN", "SHRINK_SIGNING"))}

@@ -15,12 +15,11 @@ from typing import Any, Literal, NamedTuple, get_args
 from flows import settings
 from registry.records import ShrinkError, has_text, is_unicode
 from tasks import extras
+from tasks.generate.parts import fitting, parts
 from tasks.generate.runtime import MODEL, Opened, Runtime, open_model
 
 Wanted = Literal["auto", "transformers", "llama_cpp"]
 NAMES: dict[Runtime, str] = {"transformers": "transformers", "llama_cpp": "llama.cpp"}
-OVERLAP = 8  # tokens of a prompt that is gone on with: a tokenizer may write a word otherwise where a text begins
-REPLACED = "\N{REPLACEMENT CHARACTER}"  # what a part of a character is decoded to
 
 
 class Writer(NamedTuple):
@@ -105,15 +104,6 @@ def asked(opened: Opened, prompt: str, raw: bool) -> list[int]:
     return fitting(opened.ids(prompt) if raw else opened.chat([{"role": "user", "content": prompt}]), opened.context)
 
 
-def fitting(ids: list[int], context: int) -> list[int]:
-    """The same ids, if there is room behind them."""
-    if len(ids) >= context:
-        raise ShrinkError(
-            f"the prompt has {len(ids)} tokens but the model reads {context}, its answer included: shorten it."
-        )
-    return ids
-
-
 def answered(opened: Opened, ids: list[int], most: int, show: Callable[[str], None], raw: bool = False) -> Answer:
     """Write at most so many tokens; `show` gets each part of the text at once. Raw goes on within the prompt's text."""
     begun, ticks = time.perf_counter(), list[float]()
@@ -131,24 +121,6 @@ def answered(opened: Opened, ids: list[int], most: int, show: Callable[[str], No
     spent = ticks[-1] - ticks[0] if len(ticks) > 1 else 0.0
     first = 1e3 * (ticks[0] - begun) if ticks else None
     return Answer("".join(said), written, len(ids), first, (len(ticks) - 1) / spent if spent else None)
-
-
-def parts(text: Callable[[list[int]], str], before: list[int], tokens: Iterable[int]) -> Iterator[str]:
-    """The text of tokens behind others, piece by piece, in whole characters.
-
-    New tokens are decoded together with those of the piece before, whose text is taken off: a word that began there
-    goes on without a blank. A piece that ends within a character waits for the rest of it.
-    """
-    seen = list(before[-OVERLAP:])
-    start, shown = 0, len(seen)
-    for token in tokens:
-        seen.append(token)
-        new = text(seen[start:])[len(text(seen[start:shown])) :]
-        if new and not new.endswith(REPLACED):
-            yield new
-            start, shown = shown, len(seen)
-    if rest := text(seen[start:])[len(text(seen[start:shown])) :]:
-        yield rest
 
 
 def shortened(opened: Opened, messages: list[dict[str, str]], most: int) -> tuple[list[dict[str, str]], list[int]]:

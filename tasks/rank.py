@@ -14,13 +14,14 @@ from typing import Any
 
 from registry.records import ShrinkError
 from tasks import progress, worker
+from tasks.parent import die_with_parent
 from tasks.way import Way
 
 
 def main() -> int:
     """Run the stage described in DIRECTORY/call.json; returns the exit status."""
     directory, parent = Path(sys.argv[1]), int(sys.argv[2])
-    worker.die_with_parent()
+    die_with_parent()
     if os.getppid() != parent:
         return 1
     from tasks import parallel

@@ -4,13 +4,11 @@ It reads call.json, holds the directory's lock, dies with its parent, and leaves
 that several processes train is run in them (tasks/rank.py), and this one waits.
 """
 
-import ctypes
 import fcntl
 import json
 import os
 import resource
 import shutil
-import signal
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,10 +16,10 @@ from typing import Any
 from registry.records import ShrinkError
 from tasks import progress
 from tasks.kinds import EveryStage, function_of, uses_torch
+from tasks.parent import die_with_parent
 from tasks.way import ALONE, Way
 
 FULL = ("No space left on device", "Disk quota exceeded")  # what libraries say of a full disk, in whatever error
-PR_SET_PDEATHSIG = 1  # prctl(2): the signal that the kernel sends when the parent is gone
 
 
 def main(directory: Path) -> int:
@@ -34,11 +32,6 @@ def main(directory: Path) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX)
         run_call(directory, call)
     return 0
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent ends, however that ends."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def run_call(directory: Path, call: dict[str, Any]) -> None:

@@ -17,11 +17,12 @@ import traceback
 from pathlib import Path
 
 from tasks import worker
+from tasks.parent import die_with_parent
 
 
 def main() -> None:
     """Serve until stdin ends; dies with its parent, and a stage's process dies with this one."""
-    worker.die_with_parent()
+    die_with_parent()
     if os.getppid() != int(sys.argv[1]):
         return  # the parent was killed before the kernel was asked: nobody would end us
     for name in sys.argv[2:]:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from flows import api, deploy, outcome, serving
+from flows import api, bodies, deploy, deployed, guarding, lanes, opening, outcome, serving
+from flows.rollout import Options
 from flows.servers import s3_config
 from flows.settings import settings
 from infra import addresses, services
@@ -88,16 +89,49 @@ def client(servers: services.Services, servers_home: Path, monkeypatch: pytest.M
     return runs.connect(servers.mlflow_uri)
 
 
+AT_ONCE = Options(shadow=0, canary=0)  # a new version takes over when its golden texts are right, and is watched
+Slots = Callable[..., lanes.Slot]
+
+
 @pytest.fixture
-def ready(tmp_path: Path) -> TestClient:
+def slots() -> Iterator[Slots]:
+    """Slots whose processes are ended when the test is over."""
+    made: list[lanes.Slot] = []
+
+    def slot(name: str, alias: str = "live", options: Options = AT_ONCE, **others: Any) -> lanes.Slot:
+        made.append(lanes.Slot(name=name, alias=alias, options=options, **others))
+        return made[-1]
+
+    yield slot
+    for one in made:
+        guarding.end(one)
+
+
+def version_of(slot: lanes.Slot) -> str | None:
+    return None if slot.serving is None else slot.serving.served.version
+
+
+@pytest.fixture
+def crown(client: Any, servers: services.Services, tmp_path: Path) -> Callable[..., None]:
+    """Makes a version the champion in the ledger."""
+    s3 = store.connect(s3_config(servers))
+
+    def promoted(name: str, version: str) -> None:
+        client.set_model_version_tag(name, version, versions.VERDICT_TAG, versions.PASSED)
+        promotion.promote(client, s3, servers.bucket, tmp_path / "lock", name, version, "me", "a test")
+
+    return promoted
+
+
+@pytest.fixture
+def ready(tmp_path: Path, slots: Slots) -> TestClient:
     model = make_model(tmp_path / "model", 1.0)
     golden = make_golden(tmp_path / "evidence", model) / "golden.json"
-    slot = serving.Slot(name="tiny", alias="champion", serving=serving.opened(model, golden, "1"))
-    return TestClient(api.application(slot))
+    return TestClient(api.application(slots("tiny", serving=opening.opened(model, golden, "1"))))
 
 
-def test_the_alias_is_followed_and_a_rollback_is_too(client: Any, tmp_path: Path) -> None:
-    slot = serving.Slot(name="followed", alias="champion")
+def test_the_alias_is_followed_and_a_rollback_is_too(client: Any, slots: Slots, tmp_path: Path) -> None:
+    slot = slots("followed")
     http = TestClient(api.application(slot))
     serving.reconcile(client, slot, tmp_path / "cache")
     assert http.get("/healthz").status_code == 503
@@ -105,7 +139,7 @@ def test_the_alias_is_followed_and_a_rollback_is_too(client: Any, tmp_path: Path
     first, second = put(client, "followed", tmp_path / "1", 1.0), put(client, "followed", tmp_path / "2", 3.0)
     scores = []
     for version in (first, second, first):
-        client.set_registered_model_alias("followed", "champion", version)
+        client.set_registered_model_alias("followed", "live", version)
         serving.reconcile(client, slot, tmp_path / "cache")
         health = http.get("/healthz").json()
         assert (health["status"], health["version"], health["trouble"]) == ("serving", version, None)
@@ -113,48 +147,59 @@ def test_the_alias_is_followed_and_a_rollback_is_too(client: Any, tmp_path: Path
     assert scores == pytest.approx([1 / (1 + np.exp(-2)), 1 / (1 + np.exp(-6)), 1 / (1 + np.exp(-2))])
 
 
-def test_a_version_that_fails_its_golden_check_is_refused_and_the_old_one_stays(client: Any, tmp_path: Path) -> None:
+def test_a_version_that_fails_its_golden_check_is_refused_and_the_old_one_stays(
+    client: Any, slots: Slots, tmp_path: Path
+) -> None:
     name, cache = "guarded", tmp_path / "cache"
     good = put(client, name, tmp_path / "1", 1.0)
     wrong = put(client, name, tmp_path / "2", 2.0, shift=0.5)
     bare = put(client, name, tmp_path / "3", 3.0, evidence=False)
-    slot = serving.Slot(name=name, alias="champion")
-    client.set_registered_model_alias(name, "champion", good)
+    slot = slots(name)
+    client.set_registered_model_alias(name, "live", good)
     serving.reconcile(client, slot, cache)
     for version, why in ((wrong, "golden logits by 0.5"), (bare, "golden.json")):
-        client.set_registered_model_alias(name, "champion", version)
+        client.set_registered_model_alias(name, "live", version)
         serving.reconcile(client, slot, cache)
-        assert slot.serving is not None and slot.serving.version == good
+        assert version_of(slot) == good
         assert slot.refused is not None and slot.refused.version == version and why in slot.refused.why
         refusal = slot.refused
         serving.reconcile(client, slot, cache)
         assert slot.refused is refusal, "a refused version is not fetched and tried at every poll"
-    client.set_registered_model_alias(name, "champion", good)
+    client.set_registered_model_alias(name, "live", good)
     serving.reconcile(client, slot, cache)
     assert slot.refused is None
 
 
-def test_after_a_start_with_a_bad_champion_the_previous_one_is_served(client: Any, tmp_path: Path) -> None:
+def test_after_a_start_with_a_bad_champion_the_previous_one_is_served(
+    client: Any, crown: Callable[..., None], slots: Slots, tmp_path: Path
+) -> None:
     name, cache = "restarted", tmp_path / "cache"
-    good, wrong = put(client, name, tmp_path / "1", 1.0), put(client, name, tmp_path / "2", 2.0, shift=0.5)
-    client.set_registered_model_alias(name, "champion", wrong)
-    slot = serving.Slot(name=name, alias="champion")
+    wrong = put(client, name, tmp_path / "2", 2.0, shift=0.5)
+    crown(name, wrong)
+    slot = slots(name, "champion")
     serving.reconcile(client, slot, cache)
     assert slot.serving is None and slot.refused is not None, "there is nothing to go back to yet"
-    client.set_registered_model_alias(name, "previous", good)
-    slot = serving.Slot(name=name, alias="champion")
+    good, worse = put(client, name, tmp_path / "1", 1.0), put(client, name, tmp_path / "4", 4.0, shift=0.5)
+    for version in (good, worse):
+        crown(name, version)
+    slot = slots(name, "champion")
     serving.reconcile(client, slot, cache)
     health = TestClient(api.application(slot)).get("/healthz").json()
-    assert (health["status"], health["version"], health["refused"]["version"]) == ("serving", good, wrong)
+    assert (health["status"], health["version"], health["refused"]["version"]) == ("serving", good, worse)
+    told = deployed.Evidence.model_validate_json(client.get_model_version(name, worse).tags[deployed.TAG])
+    assert (told.outcome, told.instead) == ("refused", good) and "golden logits by 0.5" in told.why
     assert slot.refused is not None
     slot.refused = slot.refused.model_copy(update={"until": 0.0})
     serving.reconcile(client, slot, cache)
-    assert slot.serving is not None and slot.serving.version == good
+    assert version_of(slot) == good
     assert slot.refused.until > 0.0, "once its time is over the refused version was tried again"
     third = put(client, name, tmp_path / "3", 3.0)
-    client.set_registered_model_alias(name, "champion", third)
+    crown(name, third)
     serving.reconcile(client, slot, cache)
-    assert slot.serving.version == third and slot.refused is None
+    assert version_of(slot) == third and slot.refused is None
+    client.set_registered_model_alias(name, "champion", wrong)
+    serving.reconcile(client, slot, cache)
+    assert version_of(slot) == third and slot.refused is None, "the ledger names the champion, not MLflow's alias"
 
 
 def test_a_port_that_is_taken_is_one_sentence() -> None:
@@ -168,7 +213,7 @@ def test_a_port_that_is_taken_is_one_sentence() -> None:
         deploy.listening("127.0.0.1", 99999)
 
 
-def test_the_code_on_the_card_runs_and_agrees_with_ours(client: Any, tmp_path: Path) -> None:
+def test_the_code_on_the_card_runs_and_agrees_with_ours(client: Any, slots: Slots, tmp_path: Path) -> None:
     from registry.card_code import code
 
     client.set_registered_model_alias("documented", "champion", put(client, "documented", tmp_path, 1.0))
@@ -179,33 +224,33 @@ def test_the_code_on_the_card_runs_and_agrees_with_ours(client: Any, tmp_path: P
         assert seen["label"] == label and np.allclose(seen["logits"], ours)
 
 
-def test_changed_bytes_are_never_loaded(client: Any, servers_home: Path, tmp_path: Path) -> None:
+def test_changed_bytes_are_never_loaded(client: Any, servers_home: Path, slots: Slots, tmp_path: Path) -> None:
     name, cache = "tampered", tmp_path / "cache"
     version = put(client, name, tmp_path / "1", 1.0)
-    client.set_registered_model_alias(name, "champion", version)
+    client.set_registered_model_alias(name, "live", version)
     source = client.get_model_version(name, version).source.removeprefix("models:/")
     (stored,) = [path for path in (servers_home / "s3").rglob("model.onnx") if source in path.parts]
     original = stored.read_bytes()
     changed = make_model(tmp_path / "other", 9.0) / "model.onnx"
     stored.write_bytes(changed.read_bytes())
-    slot = serving.Slot(name=name, alias="champion")
+    slot = slots(name)
     serving.reconcile(client, slot, cache)
     assert slot.serving is None
     assert slot.refused is not None and "digest" in slot.refused.why
     stored.write_bytes(original)
-    slot = serving.Slot(name=name, alias="champion")
+    slot = slots(name)
     serving.reconcile(client, slot, cache)
     assert slot.serving is not None
     kept = cache / f"{name}-{version}" / "model" / "model.onnx"
     kept.write_bytes(changed.read_bytes())
-    slot = serving.Slot(name=name, alias="champion")
+    slot = slots(name)
     serving.reconcile(client, slot, cache)
     assert slot.serving is not None, "a damaged copy of ours is fetched again"
     assert kept.read_bytes() == original
 
 
 def test_artifacts_and_tag_that_were_changed_together_do_not_outvote_the_ledger(
-    client: Any, servers: services.Services, servers_home: Path, tmp_path: Path
+    client: Any, servers: services.Services, servers_home: Path, slots: Slots, tmp_path: Path
 ) -> None:
     name, s3 = "outvoted", store.connect(s3_config(servers))
     where = (client, s3, servers.bucket, tmp_path / "lock", name)
@@ -228,22 +273,22 @@ def test_artifacts_and_tag_that_were_changed_together_do_not_outvote_the_ledger(
         promotion.promote(*where, first, "me", "again")
     promotion.rollback(*where, "me", "back")
     assert promotion.digest_of(s3, servers.bucket, name, first) == judged, "the rollback did not note the forged tag"
-    slot = serving.Slot(name=name, alias="champion")
+    slot = slots(name, "champion")
     serving.reconcile(client, slot, tmp_path / "cache")
     assert slot.serving is None and slot.refused is not None and "another digest" in slot.refused.why
     with pytest.raises(versions.CorruptVersion, match="another digest"):
         outcome.predictions(name, ["good film"], tmp_path)
 
 
-def test_a_registry_that_is_away_does_not_stop_serving(ready: TestClient, tmp_path: Path) -> None:
+def test_a_registry_that_is_away_does_not_stop_serving(slots: Slots, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         away = runs.connect("http://127.0.0.1:9")  # both addresses, whatever the environment says
         model = make_model(tmp_path / "served", 1.0)
         golden = make_golden(tmp_path / "known", model) / "golden.json"
-        slot = serving.Slot(name="tiny", alias="champion", serving=serving.opened(model, golden, "1"))
+        slot = slots("tiny", serving=opening.opened(model, golden, "1"))
         serving.reconcile(away, slot, tmp_path / "cache")
-    assert slot.serving is not None and slot.serving.version == "1"
+    assert version_of(slot) == "1"
     assert slot.trouble is not None
     health = TestClient(api.application(slot)).get("/healthz")
     assert (health.status_code, health.json()["status"]) == (200, "serving")
@@ -273,9 +318,9 @@ def test_predictions_have_labels_and_scores_in_the_order_asked(ready: TestClient
         (b'{"texts": ["good"], "alias": "x"}', 422, "alias"),
         (b'{"texts": ["\\ud800"]}', 422, "body"),
         (b'{"texts": ["\xff"]}', 422, "body"),
-        (json.dumps({"texts": ["a" * (api.MAX_CHARACTERS + 1)]}).encode(), 422, "texts.0"),
-        (json.dumps({"texts": ["a"] * (api.MAX_TEXTS + 1)}).encode(), 422, "texts"),
-        (b" " * (api.MAX_BYTES + 1), 413, "body"),
+        (json.dumps({"texts": ["a" * (bodies.MAX_CHARACTERS + 1)]}).encode(), 422, "texts.0"),
+        (json.dumps({"texts": ["a"] * (bodies.MAX_TEXTS + 1)}).encode(), 422, "texts"),
+        (b" " * (bodies.MAX_BYTES + 1), 413, "body"),
     ],
 )
 def test_a_bad_body_is_refused_by_field(ready: TestClient, body: bytes, code: int, field: str) -> None:
@@ -297,13 +342,15 @@ def test_the_command_that_is_suggested_asks_what_is_served(
     tmp_path: Path, task: Any, pairs: bool, path: str, field: str
 ) -> None:
     about = {"pairs": pairs}
-    serving_now = serving.Loaded(version="1", directory=tmp_path, task=task, config=about, session=None)
+    serving_now = lanes.Served(
+        version="1", digest="", directory=tmp_path, task=task, config=about, runtime="onnxruntime", limit_mb=1.0
+    )
     command = api.example(serving_now, "http://127.0.0.1:80")
     assert command.startswith(f"curl -s http://127.0.0.1:80{path} -d '")
     body = command.split("-d '")[1].removesuffix("'")
     assert (
-        getattr(api.read(body.encode()), field) is not None
-        and len(api.asked(serving_now, api.read(body.encode()))) == 1
+        getattr(bodies.read(body.encode()), field) is not None
+        and len(bodies.asked(serving_now, bodies.read(body.encode()))) == 1
     )
 
 

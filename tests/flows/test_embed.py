@@ -9,7 +9,7 @@ import pytest
 import yaml
 from fastapi.testclient import TestClient
 
-from flows import api, init, order, plan, recipe, recipe_file, serving, steps
+from flows import api, init, lanes, opening, order, plan, recipe, recipe_file, steps
 from flows.settings import Settings
 from flows.smoke import smoke
 from infra.addresses import Services
@@ -82,8 +82,8 @@ def test_the_whole_loop_of_an_embedding_recipe(servers: Services, servers_home: 
 
 def check_served(version: Path) -> None:
     """The version behind HTTP: vectors at /embed, and a word of direction at /predict."""
-    loaded = serving.opened(version / "model", version / "evidence" / "golden.json", "1")
-    http = TestClient(api.application(serving.Slot(name="tiny-embed", alias="champion", serving=loaded)))
+    loaded = opening.opened(version / "model", version / "evidence" / "golden.json", "1")
+    http = TestClient(api.application(lanes.Slot(name="tiny-embed", alias="champion", serving=loaded)))
     answer = http.post("/embed", json={"texts": ["good film", "a bad joke"]}).json()
     assert [len(vector) for vector in answer["embeddings"]] == [32, 32]
     assert sum(value**2 for value in answer["embeddings"][0]) == pytest.approx(1, abs=1e-4)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from fastapi.testclient import TestClient
 
-from flows import api, init, recipe, serving, smoke
+from flows import api, init, lanes, opening, recipe, smoke
 from flows.preflight import preflight
 from flows.recipe import load
 from flows.recipe_file import SHIPPED
@@ -146,8 +146,8 @@ def write_recipe(folder: Path, name: str, lines: list[dict[str, Any]], data: dic
 def served(home: Path, name: str) -> tuple[TestClient, Path]:
     """The first version of a model behind HTTP, and its folder as `shrink predict` has fetched it."""
     version = home / "models" / name / "1"
-    loaded = serving.opened(version / "model", version / "evidence" / "golden.json", "1")
-    slot = serving.Slot(name=name, alias="champion", serving=loaded)
+    loaded = opening.opened(version / "model", version / "evidence" / "golden.json", "1")
+    slot = lanes.Slot(name=name, alias="champion", serving=loaded)
     return TestClient(api.application(slot)), version
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from flows import outcome, writer
 from registry.records import ShrinkError
-from tasks.generate import lm, runtime
+from tasks.generate import lm, parts, runtime
 from tests.tasks.generate import decoders
 
 TEXTS = ["the quick brown fox", "naïve café, 東京 🙂👍🏽 and the evil queen", "é", "\n\n  the\tlazy dog \n"]
@@ -31,8 +31,8 @@ def saying(opened: runtime.Opened, text: str) -> runtime.Opened:
 @pytest.mark.parametrize("text", TEXTS)
 def test_parts_are_whole_characters_and_together_the_text(opened: runtime.Opened, text: str) -> None:
     ids = opened.ids(text)
-    found = list(writer.parts(opened.text, [], ids))
-    assert "".join(found) == text and not any(writer.REPLACED in part for part in found)
+    found = list(parts.parts(opened.text, [], ids))
+    assert "".join(found) == text and not any(parts.REPLACED in part for part in found)
     assert len(found) > 1 or len(text) == 1
     assert len(ids) > len(text.split())  # several tokens a word: bytes are told apart
 
@@ -41,7 +41,7 @@ def test_parts_of_any_tokens_are_what_they_are_decoded_to(opened: runtime.Opened
     chance = random.Random(0)
     for _ in range(50):
         ids = [chance.randrange(2, 280) for _ in range(40)]  # mostly no UTF-8
-        assert "".join(writer.parts(opened.text, [], ids)) == opened.text(ids)
+        assert "".join(parts.parts(opened.text, [], ids)) == opened.text(ids)
 
 
 def test_each_part_comes_before_the_next_token_is_written(opened: runtime.Opened) -> None:
@@ -52,7 +52,7 @@ def test_each_part_comes_before_the_next_token_is_written(opened: runtime.Opened
             given.append(token)
             yield token
 
-    lengths = [len(given) for _ in writer.parts(opened.text, [], tokens())]
+    lengths = [len(given) for _ in parts.parts(opened.text, [], tokens())]
     assert lengths == list(range(1, len(given) + 1))
 
 
@@ -62,8 +62,8 @@ def test_a_word_that_a_prompt_begins_goes_on_without_losing_its_blank() -> None:
     def text(ids: list[int]) -> str:
         return "".join(words[one] for one in ids).replace("▁", " ").removeprefix(" ")
 
-    assert list(writer.parts(text, [0, 1], [2, 3])) == [" wood", "s"]
-    assert list(writer.parts(text, [], [2, 3])) == ["wood", "s"]
+    assert list(parts.parts(text, [0, 1], [2, 3])) == [" wood", "s"]
+    assert list(parts.parts(text, [], [2, 3])) == ["wood", "s"]
 
 
 def test_an_answer_is_the_models_own_and_counted(opened: runtime.Opened) -> None:
@@ -84,9 +84,9 @@ def test_a_prompt_without_room_for_an_answer_is_refused_before_anything_is_compu
     count = len(opened.ids("dog " * 512))
     with pytest.raises(ShrinkError, match=rf"the prompt has {count} tokens but the model reads 512, its answer incl"):
         writer.asked(opened, "dog " * 512, raw=True)
-    assert len(writer.fitting([2] * 511, 512)) == 511
+    assert len(parts.fitting([2] * 511, 512)) == 511
     with pytest.raises(ShrinkError, match="the prompt has 512 tokens"):
-        writer.fitting([2] * 512, 512)
+        parts.fitting([2] * 512, 512)
 
 
 def talk(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from flows import bundle, pictures, report, sentences, serving, summed, units, written
+from flows import bundle, pictures, report, sentences, summed, units, written
 from flows.shown import page, shown
 from registry import card
 from registry.card_code import code
@@ -158,9 +158,7 @@ def test_the_card_tells_what_kept_means_for_a_perplexity() -> None:
         assert f"n_ctx={room}," in code("tiny", "generate", context=context)
 
 
-def test_a_model_that_writes_is_not_served_bundled_or_asked_for_labels(tmp_path: Path) -> None:
+def test_a_model_that_writes_is_not_bundled(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"task": "generate", "context": 64}')
     with pytest.raises(ShrinkError, match="the page cannot show: ask it with `shrink generate`"):
         bundle.check(tmp_path)
-    with pytest.raises(serving.Unfit, match="it writes text, which is not served"):
-        serving.opened(tmp_path, tmp_path / "golden.json", "1")
