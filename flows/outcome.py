@@ -243,7 +243,7 @@ def by_ledger(registry: Any, name: str, version: str, dest: Path) -> Path:
     """
     here = settings()
     found = services(here.home)
-    digest = promotion.digest_of(store.connect(s3_config(found)), found.bucket, name, version)
+    digest = promotion.digest_of(store.connect(s3_config(found)), found.bucket, name, version, registry)
     return versions.fetch(registry, name, version, dest, keys.trust(here), digest)
 
 

@@ -1,223 +1,148 @@
-"""Promotion: an append-only ledger on S3, of which MLflow's aliases `champion` and `previous` are a projection.
+"""Promotion: what people and runs write into a model's ledger, and what it then says.
 
-An intent is written first, then the aliases are moved and read back, then `done` is written. An intent without `done`
-is finished by whoever comes next, so a kill at any point leaves nothing in between for good. Writers of one host are
-serialised by a lock file; where the S3 honours conditional writes, so are writers of several.
+`settle` carries it out: an intent is appended first and decides, then MLflow's aliases are moved (`projection`), then
+`done` is appended; `standing` says what the entries mean.
 """
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from filelock import FileLock, Timeout
-from pydantic import BaseModel
+from registry import ledger, settle, versions
+from registry.ledger import Entry
+from registry.projection import CHALLENGER, CHAMPION, PREVIOUS, Book, Moved
+from registry.records import ShrinkError
+from registry.standing import Judged, Standing, barred, standing
 
-from registry import versions
-from registry.records import STRICT, ShrinkError
-from registry.store import error_code, read_object
-
-CHAMPION, PREVIOUS = "champion", "previous"
-LOCK_SECONDS = 120
-
-
-class Entry(BaseModel):
-    """One line of the ledger; `target` is champion after it, `previous` the one a rollback would return to."""
-
-    model_config = STRICT
-    seq: int
-    event: Literal["intent", "done"]
-    action: Literal["promote", "rollback"]
-    model: str
-    target: str
-    former: str | None
-    previous: str | None
-    digest: str
-    who: str
-    why: str
-    when: str
+__all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "Entry", "Judged", "Moved"]
+HOURS = 72.0  # for which an approval counts where the recipe does not say
 
 
-def promote(client: Any, s3: Any, bucket: str, lock: Path, name: str, version: str, who: str, why: str) -> Entry:
-    """Make a version that passed its gate the champion; repeating it changes nothing and returns the same entry."""
-    with _locked(lock):
-        digest = _promotable(client, name, version)
-        entries = _settle(client, s3, bucket, name)
-        if _digest(entries, version) not in {None, digest}:
-            raise versions.CorruptVersion(
-                f"version {version} of {name} is tagged with another digest than in the ledger: it is not promoted"
-            )
-        line, done = _line(entries), [entry for entry in entries if entry.event == "done"]
-        if line and line[-1] == version:
-            _project(client, name, version, line[-2] if len(line) > 1 else None)
-            return done[-1]
-        former = line[-1] if line else None
-        intent = _entry(entries, "promote", name, version, former, former, digest, who, why)
-        return _carry_out(client, s3, bucket, intent)
+def promote(
+    client: Any,
+    s3: Any,
+    bucket: str,
+    lock: Path,
+    name: str,
+    version: str,
+    who: str,
+    why: str,
+    judged: Judged | None = None,
+    force: bool = False,
+) -> Entry:
+    """Make a version the champion; repeating it changes nothing and returns the same entry.
+
+    `judged` is what its verified files say; without it MLflow's tags are taken. Raises ShrinkError for one that was
+    rejected (unless forced) or lacks its approval, CorruptVersion when the ledger knows it by another digest.
+    """
+    seen = judged or by_tags(client, name, version)
+
+    def decide(entries: list[Entry], now: Standing) -> Entry | dict[str, Any]:
+        known = _of(now, name, version, seen)
+        if now.champion == version:
+            return next(one for one in reversed(entries) if one.event == "done" and one.moves and one.target == version)
+        if reason := barred(now, name, version, seen, force):
+            raise ShrinkError(reason)
+        forced = force and barred(now, name, version, seen) is not None
+        return {"previous": now.champion, **known, "forced": forced}
+
+    return settle.act(Book(client, s3, bucket, name), lock, "promote", version, who, why, decide)
 
 
 def rollback(client: Any, s3: Any, bucket: str, lock: Path, name: str, who: str, why: str) -> Entry:
     """Return to the champion before this one; a rollback that a kill interrupted is finished, not done twice."""
-    with _locked(lock):
-        before = history(s3, bucket, name)
-        entries = _settle(client, s3, bucket, name)
-        if len(entries) > len(before) and entries[-1].action == "rollback":
-            return entries[-1]
-        line = _line(entries)
-        if len(line) < 2:
+
+    def decide(entries: list[Entry], now: Standing) -> Entry | dict[str, Any]:
+        if now.previous is None:
             raise ShrinkError(f"model {name} has no earlier champion to roll back to: promote another version instead")
-        digest = _digest(entries, line[-2]) or ""  # never the tag's: who may write to MLflow may change that
-        previous = line[-3] if len(line) > 2 else None
-        intent = _entry(entries, "rollback", name, line[-2], line[-1], previous, digest, who, why)
-        return _carry_out(client, s3, bucket, intent)
+        last = next(one for one in reversed(entries) if one.target == now.previous and one.moves)
+        further = now.line[-3] if len(now.line) > 2 else None  # the digests are the ledger's, whoever wrote to MLflow
+        known = {"digest": now.digests[now.previous], "verdict": last.verdict}
+        return {"target": now.previous, "previous": further, **known}
+
+    return settle.act(Book(client, s3, bucket, name), lock, "rollback", None, who, why, decide)
 
 
-def history(s3: Any, bucket: str, name: str) -> list[Entry]:
-    """All entries of a model's ledger in order."""
-    prefix = _prefix(name)
-    keys: list[str] = []
-    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-        keys += [item["Key"] for item in page.get("Contents", [])]
-    entries = [Entry.model_validate_json(read_object(s3, bucket, key) or b"") for key in sorted(keys)]
-    if [entry.seq for entry in entries] != list(range(1, len(entries) + 1)):
-        raise RuntimeError(f"the ledger of {name} has a gap: restore the missing object below {prefix}")
-    return entries
-
-
-def digest_of(s3: Any, bucket: str, name: str, version: str) -> str | None:
-    """The digest in the ledger's newest entry for a version; None for one that was never promoted."""
-    return _digest(history(s3, bucket, name), version)
-
-
-def champion(s3: Any, bucket: str, name: str) -> str | None:
-    """The champion's version by the ledger, or None before the first promotion."""
-    line = _line(history(s3, bucket, name))
-    return line[-1] if line else None
-
-
-@contextmanager
-def _locked(lock: Path) -> Iterator[None]:
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    held = FileLock(lock)
-    try:
-        held.acquire(timeout=LOCK_SECONDS)
-    except Timeout as error:
-        raise RuntimeError(
-            f"another promotion held {lock} for {LOCK_SECONDS} s: run it again when it is over"
-        ) from error
-    try:
-        yield
-    finally:
-        held.release()
-
-
-def _promotable(client: Any, name: str, version: str) -> str:
-    seen = versions.describe(client, name, version)
-    if seen["verdict"] != versions.PASSED:
-        raise ShrinkError(
-            f"version {version} of {name} has the verdict {seen['verdict']!r}: promote one that is 'passed'"
-        )
-    if not seen["digest"]:
-        raise ShrinkError(f"version {version} of {name} has no digest: register it with shrink")
-    return str(seen["digest"])
-
-
-def _digest(entries: list[Entry], version: str) -> str | None:
-    return next((entry.digest for entry in reversed(entries) if entry.target == version and entry.digest), None)
-
-
-def _line(entries: list[Entry]) -> list[str]:
-    """The champions a rollback can walk back along, the present one last."""
-    line: list[str] = []
-    for entry in entries:
-        if entry.event == "done" and entry.action == "promote":
-            line.append(entry.target)
-        elif entry.event == "done":
-            line.pop()
-    return line
-
-
-def _entry(
-    entries: list[Entry],
-    action: Literal["promote", "rollback"],
+def approve(
+    client: Any,
+    s3: Any,
+    bucket: str,
+    lock: Path,
     name: str,
-    target: str,
-    former: str | None,
-    previous: str | None,
-    digest: str,
+    version: str,
     who: str,
     why: str,
+    judged: Judged | None = None,
+    hours: float = HOURS,
 ) -> Entry:
-    return Entry(
-        seq=len(entries) + 1,
-        event="intent",
-        action=action,
-        model=name,
-        target=target,
-        former=former,
-        previous=previous,
-        digest=digest,
-        who=who,
-        why=why,
-        when=_now(),
-    )
+    """A person's word that these very bytes may be promoted within so many hours; it lifts a rejection."""
+    seen = judged or by_tags(client, name, version)
+
+    def decide(entries: list[Entry], now: Standing) -> Entry | dict[str, Any]:
+        until = (datetime.now(UTC) + timedelta(hours=hours)).isoformat(timespec="seconds")
+        return {"previous": now.previous, **_of(now, name, version, seen), "until": until}
+
+    return settle.act(Book(client, s3, bucket, name), lock, "approve", version, who, why, decide)
 
 
-def _carry_out(client: Any, s3: Any, bucket: str, intent: Entry) -> Entry:
-    _append(s3, bucket, intent)
-    return _finish(client, s3, bucket, intent)
+def reject(
+    client: Any,
+    s3: Any,
+    bucket: str,
+    lock: Path,
+    name: str,
+    version: str,
+    who: str,
+    why: str,
+    judged: Judged | None = None,
+) -> Entry:
+    """A person's word that a version must not be promoted; raises ShrinkError for the champion."""
+    seen = judged or by_tags(client, name, version)
+
+    def decide(entries: list[Entry], now: Standing) -> Entry | dict[str, Any]:
+        if now.champion == version:
+            raise ShrinkError(f"version {version} is the champion of {name}: `shrink rollback {name}` first.")
+        if now.rejected(version):
+            return next(one for one in reversed(entries) if one.event == "done" and one.target == version)
+        rest = [one for one in now.line if one != version]
+        return {"previous": rest[-2] if len(rest) > 1 else None, **_of(now, name, version, seen)}
+
+    return settle.act(Book(client, s3, bucket, name), lock, "reject", version, who, why, decide)
 
 
-def _settle(client: Any, s3: Any, bucket: str, name: str) -> list[Entry]:
-    """The ledger, once an intent that was left open is finished."""
-    entries = history(s3, bucket, name)
-    if entries and entries[-1].event == "intent":
-        entries.append(_finish(client, s3, bucket, entries[-1]))
-    return entries
+def reconcile(client: Any, s3: Any, bucket: str, lock: Path, name: str) -> list[Moved]:
+    """Finish what a kill left open and make the aliases follow the ledger; returns those that did not."""
+    return settle.repair(Book(client, s3, bucket, name), lock)
 
 
-def _finish(client: Any, s3: Any, bucket: str, intent: Entry) -> Entry:
-    _project(client, intent.model, intent.target, intent.previous)
-    done = intent.model_copy(update={"seq": intent.seq + 1, "event": "done", "when": _now()})
-    _append(s3, bucket, done)
-    return done
+def by_tags(client: Any, name: str, version: str) -> Judged:
+    """What MLflow's tags say of a version; ShrinkError for one without a digest."""
+    seen = versions.describe(client, name, version)
+    if not seen["digest"]:
+        raise ShrinkError(f"version {version} of {name} has no digest: register it with shrink")
+    evidence, passed = seen["tags"].get(versions.EVIDENCE_TAG), seen["verdict"] == versions.PASSED
+    return Judged(digest=str(seen["digest"]), evidence=evidence, passed=passed)
 
 
-def _project(client: Any, name: str, target: str, previous: str | None) -> None:
-    """Move the aliases where they differ, `previous` first, and read both back."""
-    for alias, version in ((PREVIOUS, previous), (CHAMPION, target)):
-        if versions.alias(client, name, alias) == version:
-            continue
-        if version is None:
-            client.delete_registered_model_alias(name, alias)
-        else:
-            client.set_registered_model_alias(name, alias, version)
-        seen = versions.alias(client, name, alias)
-        if seen != version:
-            raise RuntimeError(f"alias {alias} of {name} reads {seen} after it was set to {version}: run it again")
+def history(s3: Any, bucket: str, name: str, client: Any = None) -> list[Entry]:
+    """All entries of a model's ledger in order, verified; with a client of MLflow their end, too."""
+    return ledger.read(s3, bucket, name, client)
 
 
-def _append(s3: Any, bucket: str, entry: Entry) -> None:
-    """Write one entry where none may be, and read it back: not every S3 honours the condition."""
-    from botocore.exceptions import ClientError
-
-    key = f"{_prefix(entry.model)}{entry.seq:06d}.json"
-    body = json.dumps(entry.model_dump(mode="json"), sort_keys=True).encode()
-    if read_object(s3, bucket, key) is None:
-        try:
-            s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json", IfNoneMatch="*")
-        except ClientError as error:
-            if error_code(error) not in {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}:
-                raise
-    if read_object(s3, bucket, key) != body:
-        raise RuntimeError(f"another writer took entry {entry.seq} of the ledger of {entry.model}: run it again")
+def digest_of(s3: Any, bucket: str, name: str, version: str, client: Any = None) -> str | None:
+    """The digest in the ledger's newest entry for a version; None for one that the ledger does not speak of."""
+    return standing(history(s3, bucket, name, client)).digests.get(version)
 
 
-def _prefix(name: str) -> str:
-    return f"ledger/{name}/"
+def champion(s3: Any, bucket: str, name: str, client: Any = None) -> str | None:
+    """The champion's version by the ledger, or None before the first promotion."""
+    return standing(history(s3, bucket, name, client)).champion
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _of(now: Standing, name: str, version: str, seen: Judged) -> dict[str, Any]:
+    """What an entry says of its target; CorruptVersion when the ledger knows it by another digest."""
+    if version in now.promoted and now.digests[version] != seen.digest:
+        raise versions.CorruptVersion(
+            f"version {version} of {name} is tagged with another digest than in the ledger: it is not promoted"
+        )
+    return {"target": version, "digest": seen.digest, "verdict": seen.evidence}

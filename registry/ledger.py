@@ -1,0 +1,200 @@
+"""The ledger of a model's promotions on S3: one object an entry, each naming the digest of the one before it.
+
+Entries are only ever appended. Where the S3 honours `If-None-Match` (it is tried once), that alone decides between
+writers, of several hosts too; elsewhere writers hold a lock file, and all of them must be on one host. An entry that
+was edited or removed breaks the chain; the model's tag `shrink.ledger` in MLflow remembers the last entry, so that an
+edited end and one that was cut off are seen as well.
+"""
+
+import hashlib
+import re
+import secrets
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from registry.records import STRICT
+from registry.store import error_code, read_object
+
+HEAD_TAG = "shrink.ledger"
+TAKEN = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
+UNKNOWN = {"NotImplemented", "InvalidArgument", "501", "400"}
+PROBE, ENTRY, FIRST = "ledger/.probe/object", re.compile(r"\d{6}\.json"), "0" * 64
+Action = Literal["promote", "rollback", "approve", "reject"]
+
+_tried: dict[tuple[str, str], bool] = {}
+
+
+class CorruptLedger(RuntimeError):
+    """An entry of the ledger was edited or is missing: nothing is promoted by it before it was restored."""
+
+
+class Taken(RuntimeError):
+    """Another writer appended first: look again at what the ledger says now."""
+
+
+class Entry(BaseModel):
+    """One object of the ledger: an action that is decided (`intent`), or that MLflow's aliases follow it (`done`)."""
+
+    model_config = STRICT
+    seq: int
+    event: Literal["intent", "done"]
+    action: Action
+    model: str
+    target: str  # the version that is spoken of; champion after a promotion or a rollback
+    former: str | None  # the champion before
+    previous: str | None  # what a rollback would return to afterwards
+    digest: str  # of the target's model
+    who: str
+    why: str
+    when: str
+    verdict: str | None = None  # digest of the target's evidence, which its verdict is part of
+    forced: bool = False  # promoted although it was rejected
+    until: str | None = None  # when an approval ends
+    id: str = ""  # one for an action, so that nobody takes another's entry for his own
+    before: str | None = None  # SHA-256 of the object before this one; null in a ledger that is older than the chain
+    own: str = Field("", exclude=True)  # SHA-256 of this object as it was read or written
+
+    @property
+    def moves(self) -> bool:
+        """Whether it makes its target the champion."""
+        return self.action in {"promote", "rollback"}
+
+
+def read(s3: Any, bucket: str, name: str, client: Any = None) -> list[Entry]:
+    """All entries in order, the chain checked; with a client of MLflow its end, too. Raises CorruptLedger."""
+    prefix = _prefix(name)
+    keys: list[str] = []
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        keys += [item["Key"] for item in page.get("Contents", [])]
+    head = remembered(client, name) if client is not None else None
+    entries: list[Entry] = []
+    for key in sorted(key for key in keys if ENTRY.fullmatch(key.removeprefix(prefix))):
+        if key != _key(name, len(entries) + 1):
+            raise _broken(name, len(entries) + 1, "is missing")
+        entries.append(_checked(name, read_object(s3, bucket, key), entries))
+    entries = catch_up(s3, bucket, name, entries)  # what was appended since they were listed
+    if head is not None and len(entries) < head[0]:
+        raise _broken(name, head[0], "is missing")
+    if head is not None and entries[head[0] - 1].own != head[1]:
+        raise _broken(name, head[0], "is not the one that MLflow remembers")
+    return entries
+
+
+def catch_up(s3: Any, bucket: str, name: str, entries: list[Entry]) -> list[Entry]:
+    """These entries and all that were appended since."""
+    found = list(entries)
+    while (body := read_object(s3, bucket, _key(name, len(found) + 1))) is not None:
+        found.append(_checked(name, body, found))
+    return found
+
+
+def append(s3: Any, bucket: str, entry: Entry) -> Entry:
+    """Write one entry where none may be and read it back; raises Taken when another writer was first.
+
+    On an S3 that does not honour the condition the caller holds the lock.
+    """
+    from botocore.exceptions import ClientError
+
+    key, body = _key(entry.model, entry.seq), entry.model_dump_json().encode()
+    asked = {"IfNoneMatch": "*"} if conditional(s3, bucket) else {}
+    if asked or read_object(s3, bucket, key) is None:
+        try:
+            s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json", **asked)
+        except ClientError as error:
+            if error_code(error) not in TAKEN:
+                raise
+    if read_object(s3, bucket, key) != body:  # ours, where a request was answered twice
+        raise Taken(f"another writer took entry {entry.seq} of the ledger of {entry.model}")
+    return entry.model_copy(update={"own": _sha(body)})
+
+
+def conditional(s3: Any, bucket: str) -> bool:
+    """Whether this S3 refuses to write over an object when it is asked to; it is tried once in a process."""
+    from botocore.exceptions import ClientError
+
+    where = (str(s3.meta.endpoint_url), bucket)
+    if where not in _tried:
+        try:
+            for _ in range(2):
+                s3.put_object(Bucket=bucket, Key=PROBE, Body=b"{}", IfNoneMatch="*")
+            _tried[where] = False
+        except ClientError as error:
+            if error_code(error) not in TAKEN | UNKNOWN:
+                raise
+            _tried[where] = error_code(error) in TAKEN
+    return _tried[where]
+
+
+def remembered(client: Any, name: str) -> tuple[int, str] | None:
+    """The last entry that MLflow remembers, as its number and digest; None when it remembers none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        text = client.get_registered_model(name).tags.get(HEAD_TAG)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+    if text is None:
+        return None
+    number, _, digest = text.partition(":")
+    if not number.isdecimal() or not int(number):
+        raise CorruptLedger(f"the tag {HEAD_TAG} of {name} is {text!r}, which no promotion wrote: remove or restore it")
+    return int(number), digest
+
+
+def remember(client: Any, entries: list[Entry]) -> None:
+    """Let MLflow remember the ledger's last entry."""
+    text = f"{len(entries)}:{entries[-1].own}"
+    if client.get_registered_model(entries[-1].model).tags.get(HEAD_TAG) != text:
+        client.set_registered_model_tag(entries[-1].model, HEAD_TAG, text)
+
+
+def following(entries: list[Entry], **content: Any) -> Entry:
+    """The entry behind these."""
+    fresh = {"seq": len(entries) + 1, "when": now(), "before": entries[-1].own if entries else FIRST}
+    return Entry.model_validate({"id": secrets.token_hex(8), "event": "intent"} | content | fresh)
+
+
+def now() -> str:
+    """The time in UTC, as entries have it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _checked(name: str, body: bytes | None, before: list[Entry]) -> Entry:
+    """The entry in an object that follows these."""
+    number, last = len(before) + 1, before[-1] if before else None
+    if body is None:
+        raise _broken(name, number, "is missing")
+    try:
+        entry = Entry.model_validate_json(body)
+    except ValidationError:
+        raise _broken(name, number, "cannot be read") from None
+    if (entry.seq, entry.model) != (number, name):
+        raise _broken(name, number, "was edited")
+    unchained = entry.before is None and (last is None or last.before is None)
+    if not unchained and entry.before != (last.own if last else FIRST):
+        raise _broken(name, number - 1 if last else 1, "was edited")
+    return entry.model_copy(update={"own": _sha(body)})
+
+
+def _sha(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+def _broken(name: str, number: int, what: str) -> CorruptLedger:
+    key = _key(name, number)
+    return CorruptLedger(
+        f"entry {number} of the ledger of {name} {what}: restore the object {key} from a copy of the bucket, or move "
+        f"{_prefix(name)} away, remove the model's tag {HEAD_TAG} in MLflow and promote a version again"
+    )
+
+
+def _prefix(name: str) -> str:
+    return f"ledger/{name}/"
+
+
+def _key(name: str, number: int) -> str:
+    return f"{_prefix(name)}{number:06d}.json"
