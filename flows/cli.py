@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import cli_init, cli_operate, cli_registry, cli_runs, summed
+from flows import cli_init, cli_operate, cli_registry, cli_runs, cli_watch, summed
 from flows import console as screen
 from flows.cli_common import Json, RunId, connected, fail, say, unfinished
 from flows.settings import settings
@@ -103,7 +103,7 @@ def registered_before(journal: dict[str, Any]) -> bool:
 
 def check(recipe: str) -> None:
     """Refuse a wrong recipe, model or data before any server starts."""
-    from flows import plan, sources
+    from flows import plan, registered, sources
     from flows.preflight import preflight
     from flows.recipe import load
     from infra.services import status
@@ -111,6 +111,8 @@ def check(recipe: str) -> None:
 
     chosen, here = load(recipe), settings()
     grid_of(here.country)  # the report comes last: a wrong country must not wait for it
+    if registered.used(chosen):  # whose teacher MLflow knows
+        connected(start=True)
     teacher, data = sources.peek(chosen.teacher, here.home), sources.peek(chosen.data_source, here.home)
     others = {name: sources.peek(source, here.home) for name, source in chosen.more.items()}
     preflight(chosen, teacher, data, others)
@@ -195,6 +197,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     ),
     OPERATE: (
         cli_operate.deploy,
+        cli_watch.watch,
         cli_operate.report,
         cli_operate.up,
         cli_operate.down,

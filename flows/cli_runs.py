@@ -7,7 +7,7 @@ import typer
 
 from flows import console as screen
 from flows import sentences, units
-from flows.cli_common import Json, RunId, say
+from flows.cli_common import Json, RunId, connected, say
 from flows.settings import settings
 from registry.gate import is_smoke
 
@@ -33,11 +33,13 @@ def plan(
         say(found, as_json, plan_shown.scored(found))
         return
     from flows import plan as plans
-    from flows import sources
+    from flows import registered, sources
     from flows.preflight import preflight
     from flows.recipe import load
 
     recipe, here = load(what or "sentiment"), settings()
+    if registered.used(recipe):
+        connected()
     teacher, data = sources.peek(recipe.teacher, here.home), sources.peek(recipe.data_source, here.home)
     others = {name: sources.peek(source, here.home) for name, source in recipe.more.items()}
     preflight(recipe, teacher, data, others)

@@ -17,7 +17,7 @@ from prefect.context import TagsContext
 from prefect.exceptions import TerminationSignal
 
 from flows import journal as journals
-from flows import keys, outcome, pictures, plan, planned, reconcile, servers, sources
+from flows import keys, outcome, pictures, plan, planned, reconcile, registered, servers, sources
 from flows.obtain import Workshop, obtain
 from flows.preflight import preflight
 from flows.recipe import Recipe, load
@@ -47,8 +47,9 @@ def compress(recipe: str, smoke: bool = False) -> dict[str, Any]:
     """
     for name in OURS:
         logging.getLogger(name).setLevel(logging.INFO)
-    chosen, here = load(recipe), settings()
+    here = settings()
     keys.ready(here)
+    chosen = registered.pinned(load(recipe), here.home)
     teacher, data = sources.resolve(chosen.teacher, here.home), sources.resolve(chosen.data_source, here.home)
     others = {name: sources.resolve(source, here.home) for name, source in chosen.more.items()}
     with hushing():  # from here on users' rows are read, and Prefect keeps what is raised

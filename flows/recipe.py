@@ -4,6 +4,7 @@ import difflib
 import math
 import os
 import reprlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -45,15 +46,19 @@ PARTS: dict[str, tuple[type[BaseModel], ...]] = {
 class Source(BaseModel):
     """Where a directory comes from: `pypi:` or `deb:NAME==VERSION` with its sha256, `dir:PATH` or one `file:PATH`.
 
-    A relative PATH starts at the recipe file's folder, wherever the command is typed.
+    A relative PATH starts at the recipe file's folder, wherever the command is typed. `models:/NAME@ALIAS` (or
+    `/VERSION`) is a version in MLflow's registry, taken when the run begins.
     """
 
     model_config = STRICT
     uri: str = Field(
-        description="pypi:NAME==VERSION, deb:NAME==VERSION, or dir:PATH or file:PATH, relative to the recipe file"
+        description="pypi:NAME==VERSION, deb:NAME==VERSION, models:/NAME@ALIAS, or dir:PATH or file:PATH, relative "
+        "to the recipe file"
     )
-    sha256: str | None = Field(default=None, description="of the package file; required for pypi: and deb:")
-    path: str = Field(default=".", description="directory or .tar.gz inside the package")
+    sha256: str | None = Field(
+        default=None, description="of the package file, required for pypi: and deb:; of models: the content digest"
+    )
+    path: str = Field(default=".", description="directory or .tar.gz inside the package, directory inside the version")
     licence: str = Field(default="unknown", description="licence, as the card states it")
 
 
@@ -111,7 +116,8 @@ class Recipe(BaseModel):
     def digest(self) -> str:
         """SHA-256 of the recipe's content; of a local source its last name alone, so that moving it changes nothing.
 
-        What lies there counts by its own digest, in the key of every stage that reads it.
+        What lies there counts by its own digest, in the key of every stage that reads it. A registered teacher whose
+        content digest is known counts by that, whatever its version's number.
         """
         content = self.model_dump(mode="json")
         second = [content["second_source"]] if content["second_source"] else []
@@ -119,7 +125,20 @@ class Recipe(BaseModel):
             scheme, _, rest = source["uri"].partition(":")
             if scheme in LOCAL:
                 source["uri"] = f"{scheme}:{Path(rest).name}"
+            elif scheme == "models" and source["sha256"]:
+                source["uri"] = f"{scheme}:/{rest.split('/')[1]}"
         return sha256_json(content)
+
+    def with_sources(self, change: Callable[[Source], Source]) -> "Recipe":
+        """The recipe with each of its sources changed."""
+        return self.model_copy(
+            update={
+                "teacher": change(self.teacher),
+                "teachers": {name: change(source) for name, source in self.teachers.items()},
+                "data_source": change(self.data_source),
+                "second_source": change(self.second_source) if self.second_source else None,
+            },
+        )
 
 
 def load(name_or_path: str) -> Recipe:
@@ -144,14 +163,7 @@ def anchored(recipe: Recipe, folder: Path) -> Recipe:
             raise ShrinkError(f"source {SHORT.repr(source.uri)} is no path that can be; give another.") from None
         return source.model_copy(update={"uri": f"{scheme}:{path}"})
 
-    return recipe.model_copy(
-        update={
-            "teacher": anchor(recipe.teacher),
-            "teachers": {name: anchor(source) for name, source in recipe.teachers.items()},
-            "data_source": anchor(recipe.data_source),
-            "second_source": anchor(recipe.second_source) if recipe.second_source else None,
-        },
-    )
+    return recipe.with_sources(anchor)
 
 
 def parse(raw: Any, origin: str) -> Recipe:

@@ -1,6 +1,7 @@
 """Sources become local directories: packages fetched as files through the user's own settings, never installed.
 
-`pypi:` packages come by pip, `deb:` ones (documentation of Debian) by apt-get, each with the hash that a recipe names.
+`pypi:` packages come by pip, `deb:` ones (documentation of Debian) by apt-get, each with the hash that a recipe names;
+`models:` are versions in the registry (flows/registered.py).
 """
 
 import atexit
@@ -20,7 +21,7 @@ from filelock import FileLock
 from flows.recipe import Source
 from registry.records import ShrinkError, sha256_file, sha256_json
 
-OTHERWISE = "dir:PATH, file:PATH, or with its sha256 pypi:NAME==VERSION or deb:NAME==VERSION"
+OTHERWISE = "dir:PATH, file:PATH, models:/NAME@ALIAS, or with its sha256 pypi:NAME==VERSION or deb:NAME==VERSION"
 PINNED = re.compile(r"[A-Za-z0-9._-]+==[A-Za-z0-9._+!-]+")  # nothing else may reach pip's requirements file
 MODEL = ".gguf"  # ends the name of a file that is a model by itself
 SHA = re.compile(r"[0-9a-f]{64}")
@@ -39,6 +40,10 @@ def resolve(source: Source, home: Path) -> Path:
         if not directory.is_dir():
             raise ShrinkError(f"source '{source.uri}' is no directory; give the path of one.")
         return directory
+    if scheme == "models":
+        from flows.registered import take  # needs MLflow, as nothing else here does
+
+        return take(source, home).folder
     wanted = source.sha256 or ""
     if scheme not in {"pypi", "deb"} or not PINNED.fullmatch(rest) or not SHA.fullmatch(wanted):
         raise ShrinkError(f"source '{source.uri}' must be {OTHERWISE}.")

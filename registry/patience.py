@@ -18,7 +18,7 @@ LIMIT = 300.0  # seconds from the first failure; then the run ends, resumable
 PAUSES = (1.0, 2.0, 4.0, 8.0)  # seconds between tries; the last one over and over
 AWAY = {"botocore": "S3", "urllib3": "MLflow", "requests": "MLflow", "httpx": "Prefect's server"}
 OFF = {"HTTPClientError", "ConnectionError", "ConnectTimeout", "ReadTimeout", "TransportError", "MaxRetryError"}
-FAILS = "MLflow, or the S3 behind it,"
+FAILS = "MLflow, or the S3 behind it,"  # which of them its 500 does not say
 FULL = ("no space left", "disk is full", "quota exceeded", "not enough space")  # waiting makes no room
 CUT = ("max retries exceeded", "connection aborted", "connection refused", "connection reset", "incompleteread")
 FAILING = ("too many 500", "too many 502", "too many 503", "500 server error", "502 server error", "503 server error")
@@ -63,18 +63,16 @@ def away(error: BaseException) -> str | None:
     said = [str(one).lower() for one in causes]
     if isinstance(error, ShrinkError) or any(sign in text for sign in FULL for text in said):
         return None
+    ours = any(type(one).__module__.startswith("mlflow") for one in causes)  # it keeps of what failed below the words
+    if ours and any(sign in text for sign in FAILING for text in said):
+        return FAILS
     for one in causes:
         library = type(one).__module__.partition(".")[0]
         if library in AWAY and OFF & {base.__name__ for base in type(one).__mro__}:
             return AWAY[library]
         if library in AWAY and status_of(one) >= 500:
             return AWAY[library] if library != "requests" else FAILS
-    for one, text in zip(causes, said, strict=True):  # MLflow keeps of what failed below it only the words
-        if type(one).__module__.startswith("mlflow") and any(sign in text for sign in FAILING):
-            return FAILS
-        if type(one).__module__.startswith("mlflow") and any(sign in text for sign in CUT):
-            return "MLflow"
-    return None
+    return "MLflow" if ours and any(sign in text for sign in CUT for text in said) else None
 
 
 def status_of(error: BaseException) -> int:

@@ -15,8 +15,11 @@ import psutil
 import pytest
 import yaml
 
+from flows.recipe import load
 from infra.addresses import Services
+from registry import runs
 from tests.flows.test_compress import shrink
+from tests.flows.test_watch import put_teacher, recipe_of
 from tests.infra.test_prefect_yaml import FILE, prefect
 
 DONE = {"COMPLETED", "FAILED", "CRASHED"}  # a run that meets the one before it is cancelled: one at a time
@@ -53,12 +56,12 @@ def worker(servers: Services, servers_home: Path, tmp_path: Path) -> Iterator[Pa
         process.wait(10)
 
 
-async def scheduled_run(wait: float) -> Any:
+async def scheduled_run(wait: float, name: str = "soon") -> Any:
     """The first run of the deployment that has ended, or the one that went farthest within `wait` seconds."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
 
-    chosen = DeploymentFilter(name=DeploymentFilterName(any_=["soon"]))
+    chosen = DeploymentFilter(name=DeploymentFilterName(any_=[name]))
     async with get_client() as client:
         until = time.monotonic() + wait
         while True:
@@ -76,7 +79,8 @@ def test_a_cron_schedule_runs_the_recipe_to_its_end_by_itself(
     worker: Path,
 ) -> None:
     content = yaml.safe_load(FILE.read_text())
-    (deployment,) = content["deployments"]
+    deployment, _ = content["deployments"]
+    content["deployments"] = [deployment]
     deployment |= {"name": "soon", "parameters": {"recipe": str(tiny / "tiny.yaml")}}
     deployment["schedules"][0]["cron"] = "* * * * *"
     deployment["work_pool"]["job_variables"]["working_dir"] = str(worker)
@@ -92,3 +96,27 @@ def test_a_cron_schedule_runs_the_recipe_to_its_end_by_itself(
     journals = [json.loads(path.read_text()) for path in servers_home.glob("runs/*/run.json")]
     (journal,) = [journal for journal in journals if journal["prefect_run_id"] == str(run.id)]
     assert journal["status"] == "passed" and run.name == f"tiny · {journal['run_id']}"
+
+
+def test_a_teacher_that_moved_starts_its_recipe_by_itself(
+    servers: Services, servers_home: Path, tiny: Path, worker: Path
+) -> None:
+    client = runs.connect(servers.mlflow_uri)
+    put_teacher(client, "scheduled-teacher", tiny / "teacher")
+    recipe = recipe_of(tiny, worker, "models:/scheduled-teacher@production")
+    content = yaml.safe_load(FILE.read_text())
+    _, deployment = content["deployments"]
+    assert deployment["entrypoint"] == "flows.watch.watch" and not deployment["schedules"][0]["active"]
+    deployment |= {"name": "moved", "parameters": {"recipes": [str(recipe)]}, "schedules": [{"interval": 5}]}
+    deployment["work_pool"]["job_variables"]["working_dir"] = str(worker)
+    (worker / "prefect.yaml").write_text(yaml.safe_dump({**content, "deployments": [deployment]}))
+    try:
+        prefect(servers, servers_home, "deploy", "--prefect-file", str(worker / "prefect.yaml"), "--all")
+        run = asyncio.run(scheduled_run(240, "moved"))
+        told = (worker / "worker.txt").read_text()
+        assert run is not None and run.state.type.value == "COMPLETED", f"{run}\n{told}"
+    finally:
+        prefect(servers, servers_home, "deployment", "delete", "watch/moved")
+    found = [json.loads(path.read_text()) for path in servers_home.glob("runs/*/run.json")]
+    (journal,) = [one for one in found if one["recipe"] == load(str(recipe)).name]
+    assert journal["status"] == "passed"
