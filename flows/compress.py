@@ -17,7 +17,7 @@ from prefect.context import TagsContext
 from prefect.exceptions import TerminationSignal
 
 from flows import journal as journals
-from flows import keys, outcome, pictures, plan, planned, reconcile, registered, servers, sources
+from flows import keys, outcome, pictures, plan, planned, reconcile, registered, reigning, servers, sources
 from flows.obtain import Workshop, obtain
 from flows.preflight import preflight
 from flows.recipe import Recipe, load
@@ -69,9 +69,10 @@ def walked(chosen: Recipe, origins: dict[str, Path], smoke: bool) -> dict[str, A
     with untagged, opened(chosen) as (shop, journal):
         planned.write(shop.directory, foretold)
         found = chain(shop, chosen, origins)
-        evaluated = obtain(shop, chosen.evaluate, "evaluation", found)
+        rival = patiently(reigning.inputs, shop, chosen, found["student"])
+        evaluated = obtain(shop, chosen.evaluate, "evaluation", {**found, **rival})
         evaluation = Evaluation.model_validate(shop.records[-1].measured)
-        verdict = gate.judge(chosen.gate, evaluation)
+        verdict = gate.judge(chosen.gate, evaluation, reigning.digest(shop, rival))
         judged = (evaluation, verdict, found["student"], evaluated)
         version = patiently(outcome.register, shop, chosen, journal, *judged)
         if verdict.passed:

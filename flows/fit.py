@@ -24,6 +24,8 @@ def check(recipe: "Recipe") -> None:
         data.check_config(recipe.rows)
     except ShrinkError as error:
         raise ShrinkError(f"{where}: data.{error}") from None
+    if recipe.data.kept and recipe.data.kept != recipe.rows.kept:
+        raise ShrinkError(f"{where}: data.kept is {list(recipe.data.kept)} but is filled in: use evaluate.slices.")
     several = recipe.rows.multi_label
     metric = getattr(recipe.evaluate, "metric", None)
     if several and metric == "mcc":

@@ -48,10 +48,24 @@ def check_task(recipe: "Recipe") -> None:
     check_second(recipe)
     if task == "classify" and recipe.rows.label_column is None:
         raise ShrinkError(f"{said}: data.label_column is null but a classifier needs labels: name the column.")
+    check_gate(recipe, said)
     for field in ("retention_min_of", "beat_floor_of"):
         if unknown := sorted(set(getattr(recipe.gate, field) or ()) - set(measures_of(recipe))):
             known = ", ".join(measures_of(recipe)) or "none, the task has one score alone"
             raise ShrinkError(f"{said}: gate.{field} names {unknown[0]}, which is not measured; known are: {known}.")
+
+
+def check_gate(recipe: "Recipe", said: str) -> None:
+    """Refuse what a gate asks for and the recipe's evaluation does not measure."""
+    gate = recipe.gate
+    if gate.behaviour_min is not None and recipe.behaviour is None:
+        raise ShrinkError(f"{said}: gate.behaviour_min is given but no checks: name their file in behaviour.")
+    if recipe.behaviour is not None and recipe.task == "embed":
+        raise ShrinkError(f"{said}: behaviour checks are for models that classify or write, not embed: leave it out.")
+    if gate.score_min is not None and recipe.task != "classify":
+        raise ShrinkError(f"{said}: gate.score_min is for task classify, not {recipe.task}: take retention_min_of.")
+    if gate.flips_max is not None and recipe.task == "generate":
+        raise ShrinkError(f"{said}: gate.flips_max needs answers that are right or wrong: leave it out.")
 
 
 def measures_of(recipe: "Recipe") -> tuple[str, ...]:

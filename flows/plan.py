@@ -92,6 +92,9 @@ def counts(
     source = Made(format="source", bytes=0, shape=shape.of_files(folder), tokenizer=counted.tokenizer_bytes)
     made = {TEACHER: source, DATA: rows}
     for name, directory in others.items():
+        if name not in recipe.teachers:
+            made[source_of(name)] = rows
+            continue
         found = layout.find_model(directory)
         made[source_of(name)] = Made(format="source", bytes=0, shape=shape.of_files(found), tokenizer=cut_by(found))
     return counted, made

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from flows import preflight_decoder, units
-from flows.recipe import Recipe
+from flows.recipe import BEHAVIOUR, Recipe
 from flows.sizes import check_stages
 from registry.records import ShrinkError
-from tasks import data, extras, layout, pairs, pieces, splits, tables
+from tasks import behaviour, data, extras, layout, pairs, pieces, slices, splits, tables
 from tasks.embed import static
 from tasks.embed.floor import EmbedFloorConfig
 from tasks.floor import FloorConfig
@@ -27,16 +27,22 @@ def preflight(
 ) -> None:
     """Raise ShrinkError when the sources cannot go through the recipe's stages; `others`: further teachers by name."""
     check_extras(recipe)
+    if recipe.behaviour is not None and recipe.task == "generate":
+        behaviour.fit(behaviour.read((others or {})[BEHAVIOUR]), recipe.task, (), paired=False)
     if recipe.task == "generate":
         preflight_decoder.preflight(recipe, teacher_directory, data_directory, others or {})
         return
     model = layout.read(teacher_directory)
-    more = {name: layout.read(directory) for name, directory in (others or {}).items()}
+    more = {name: layout.read((others or {})[name]) for name in recipe.teachers}
     rows, labels = data.labelled_rows(data_directory, recipe.rows)
     parts = splits.split_rows(rows, recipe.rows.split)
     splits.check_splits(parts, labels, recipe.rows.limit)
     if not recipe.rows.multi_label:  # several labels a row have no folds
         check_folds(recipe, parts["train"], labels)
+    slices.check(rows, recipe.rows.kept)
+    if recipe.behaviour is not None:
+        checks = behaviour.read((others or {})[BEHAVIOUR])
+        behaviour.fit(checks, recipe.task, labels, recipe.rows.pair_column is not None)
     check_calibration(recipe, len(parts["train"]))
     for file in recipe.rows.transfer:
         tables.require_file(data_directory, file, "transfer")

@@ -32,6 +32,7 @@ from tasks.teachers import MAIN, Maker
 
 SHORT = reprlib.Repr()  # a repr that stays short whatever is nested
 SHORT.maxstring = 80
+BEHAVIOUR = "behaviour"
 LOCAL = ("dir", "file")  # schemes of sources that are paths
 COUNTABLE = 2**53  # whole numbers beyond are no floats
 NAME = r"^[a-z0-9][a-z0-9-]{0,55}$"
@@ -77,6 +78,9 @@ class Recipe(BaseModel):
     second_source: Source | None = Field(
         default=None, description="of text of another domain (task generate), which data.second_file is a file of"
     )
+    behaviour: Source | None = Field(
+        default=None, description="of checks that a model must pass, one .jsonl as file:PATH (tasks/behaviour.py)"
+    )
     data: AnyData
     floor: AnyFloor = FloorConfig()
     stages: tuple[ChainStage, ...] = Field(min_length=1, description="in the order they run")
@@ -97,9 +101,9 @@ class Recipe(BaseModel):
 
     @property
     def rows(self) -> DataConfig:
-        """The data of a recipe whose texts are rows; one of task generate has documents."""
+        """The data of a recipe whose texts are rows, with the columns to keep; one of task generate has documents."""
         assert isinstance(self.data, DataConfig)
-        return self.data
+        return self.data.model_copy(update={"kept": getattr(self.evaluate, "slices", ())})
 
     @property
     def origins(self) -> dict[str, Source]:
@@ -109,8 +113,9 @@ class Recipe(BaseModel):
 
     @property
     def more(self) -> dict[str, Source]:
-        """The origins beside the teacher's and the data's: further teachers by name, text of a second domain."""
-        return {name: source for name, source in self.origins.items() if name not in {MAIN, "data"}}
+        """What else is read: further teachers by name, text of a second domain, behaviour checks."""
+        others = {name: source for name, source in self.origins.items() if name not in {MAIN, "data"}}
+        return others if self.behaviour is None else {**others, BEHAVIOUR: self.behaviour}
 
     @property
     def digest(self) -> str:
@@ -120,7 +125,7 @@ class Recipe(BaseModel):
         content digest is known counts by that, whatever its version's number.
         """
         content = self.model_dump(mode="json")
-        second = [content["second_source"]] if content["second_source"] else []
+        second = [content[part] for part in ("second_source", BEHAVIOUR) if content[part]]
         for source in (content["teacher"], content["data_source"], *second, *content["teachers"].values()):
             scheme, _, rest = source["uri"].partition(":")
             if scheme in LOCAL:
@@ -137,6 +142,7 @@ class Recipe(BaseModel):
                 "teachers": {name: change(source) for name, source in self.teachers.items()},
                 "data_source": change(self.data_source),
                 "second_source": change(self.second_source) if self.second_source else None,
+                BEHAVIOUR: change(self.behaviour) if self.behaviour else None,
             },
         )
 

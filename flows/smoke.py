@@ -93,4 +93,5 @@ def layers_of(recipe: Recipe, teacher: Path, others: Mapping[str, Path]) -> int:
     """Layers of the smallest teacher; `others` are further ones by name (text of a second domain is none)."""
     if recipe.task == "generate":
         return header.look(teacher).layers
-    return min(layout.read(path).layers for path in (teacher, *others.values()))
+    models = [teacher, *(others[name] for name in recipe.teachers)]
+    return min(layout.read(path).layers for path in models)

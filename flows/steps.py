@@ -6,7 +6,7 @@
 from typing import NamedTuple
 
 from flows import roles
-from flows.recipe import Recipe
+from flows.recipe import BEHAVIOUR, Recipe
 from registry.records import Task
 from tasks.compare import CompareConfig
 from tasks.export.gguf import GgufConfig
@@ -82,7 +82,11 @@ def steps_of(recipe: Recipe) -> Steps:
         steps.append(Step(name_of(len(steps), config), config, role, inputs))
         return steps[-1].name
 
-    data = add(recipe.data, "data", {role: {"source": DATA}.get(role, source_of(role)) for role in recipe.data.reads})
+    data = add(
+        recipe.data if recipe.task == "generate" else recipe.rows,
+        "data",
+        {role: {"source": DATA}.get(role, source_of(role)) for role in recipe.data.reads},
+    )
     sources = {"data": data, "teacher": TEACHER}
     floor = add(recipe.floor, "floor", {role: sources[role] for role in recipe.floor.reads})
     others = {name: source_of(name) for name in recipe.teachers}
@@ -104,4 +108,5 @@ def steps_of(recipe: Recipe) -> Steps:
     for config in comparisons(export, quantized=False, recipe=recipe):
         add(config, "teacher", compared)
     judged = {"teacher": deployable, "student": held["student"], "floor": floor, "data": data}
+    judged |= {BEHAVIOUR: source_of(BEHAVIOUR)} if recipe.behaviour else {}
     return Steps(tuple(steps), judged)

@@ -52,6 +52,8 @@ def behaviour(groups: tuple[Behaviour, ...], least: float) -> Check:
         f"the worst of {len(groups)} groups is '{worst.group}': the student passes {worst.student} of {worst.checks} "
         f"checks, its teacher {worst.teacher}; {share:.1%} {'reaches' if passed else 'is below'} the least {least:.1%}"
     )
+    if worst.failed:
+        why += f"; it fails line {', '.join(map(str, worst.failed[:10]))}{' …' * (len(worst.failed) > 10)}"
     state = "passed" if passed else "failed"
     return Check(name="behaviour", value=share, limit=least, passed=passed, state=state, why=why)
 

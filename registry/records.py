@@ -199,6 +199,7 @@ class Behaviour(BaseModel):
     checks: int
     teacher: int
     student: int
+    failed: tuple[int, ...] = ()  # those that the student fails, by their lines in the file, never their text
 
 
 class Leakage(BaseModel):

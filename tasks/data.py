@@ -39,6 +39,9 @@ class DataConfig(BaseModel):
     )
     transfer: tuple[str, ...] = Field(default=(), description="Files of the same format whose texts go unlabelled.")
     max_length: int = Field(default=64, ge=4, le=512, description="Longest input of the models, in tokens.")
+    kept: tuple[str, ...] = Field(
+        default=(), description="Columns that held-out rows keep; filled in from evaluate.slices, not to be given."
+    )
     limit: int | None = Field(default=None, ge=1, description="Use about so many rows of every file (smoke runs).")
     split: tuple[int, int] = Field(
         default=(70, 85), description="Percent below which a cluster is train, then validation; the rest is test."
@@ -62,6 +65,7 @@ def run(inputs: dict[str, Path], config: DataConfig, out: Path, seed: int) -> di
     check_splits(splits, labels, config.limit)
     taken = {normalise(row["text"]) for row in rows}
     transfer = transfer_rows(inputs["source"], config, taken)
+    splits["train"] = [{key: value for key, value in row.items() if key != "columns"} for row in splits["train"]]
     for name, part in (*splits.items(), ("transfer", transfer)):
         write_rows(out / f"{name}.jsonl", part)
     counts = {name: len(part) for name, part in (*splits.items(), ("transfer", transfer))}
@@ -128,7 +132,7 @@ def transfer_rows(source: Path, config: DataConfig, taken: set[str]) -> list[Row
         if config.format == "rated":
             found = list(tables.rated(source, file))
         else:
-            found = list(tables.table(source, file, config, labelled=False))
+            found = list(tables.table(source, file, config.model_copy(update={"kept": ()}), labelled=False))
         for row in found[:: max(1, len(found) // config.limit) if config.limit else 1]:
             key = normalise(row["text"])
             if key not in seen:
@@ -146,8 +150,9 @@ def check_config(config: DataConfig) -> None:
                 what = {"label_column": "the labels", "pair_column": "the second texts"}[name]
                 raise ShrinkError(f"{name} is {getattr(config, name)!r} and so is {other}: name the one of {what}.")
     if config.format == "rated":
-        for name in ("pair_column", "multi_label", "label_separator"):
+        for name in ("pair_column", "multi_label", "label_separator", "kept"):
             if value := getattr(config, name):
+                name, value = ("evaluate.slices", list(config.kept)) if name == "kept" else (name, value)
                 raise ShrinkError(f"{name} is {value!r} but format is 'rated', which has none: give csv or jsonl.")
     if config.multi_label and config.label_column is None:
         raise ShrinkError("multi_label is true but label_column is null: name the column of the labels.")

@@ -8,8 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from registry.records import STRICT, Evaluation, Metric, ModelScore, ShrinkError, directory_bytes
-from tasks import bench, floor, metrics, multilabel, pairs, progress, runtime
+from registry.records import STRICT, Difference, Evaluation, Metric, ModelScore, ShrinkError, directory_bytes
+from tasks import (
+    behaviour,
+    bench,
+    champion,
+    floor,
+    leakage,
+    metrics,
+    multilabel,
+    paired,
+    pairs,
+    progress,
+    runtime,
+    slices,
+)
 
 SPEED = ("p50_ms", "p95_ms", "throughput", "peak_rss_mb", "speeds")
 ROLES = ("teacher", "student", "floor")
@@ -58,6 +71,11 @@ class EvaluateConfig(BaseModel):
         1, ge=1, le=65_536, description="Texts a batch when predicting; dynamic int8 answers depend on it a little."
     )
     rounds: int = Field(200, ge=1, le=1_000_000, description="Timed texts a model for the latency percentiles.")
+    slices: tuple[str, ...] = Field(
+        (),
+        max_length=8,
+        description="Columns of the data whose values part the rows that are judged apart, too.",
+    )
 
 
 def run(inputs: dict[str, Path], config: EvaluateConfig, out: Path, seed: int) -> dict[str, Any]:
@@ -73,20 +91,25 @@ def run(inputs: dict[str, Path], config: EvaluateConfig, out: Path, seed: int) -
     progress.report(2, 3, "timing")
     speed = bench.measure({role: inputs[role] for role in ROLES}, texts, config.rounds)
     result = evaluation(inputs, logits, labels, speed, config, seed)
+    guesses = {role: decide(logits[role], labels.ndim == 2) for role in logits}
+    result = result.model_copy(update=beside(inputs, guesses, rows, labels, config, seed))
     write_json(out / "evaluation.json", quality(result))
-    save_file({"labels": labels, **logits}, out / "predictions.safetensors")
+    save_file({"labels": labels, **{role: logits[role] for role in ROLES}}, out / "predictions.safetensors")
     write_golden(inputs["student"], out / "golden.json")
     progress.report(3, 3, f"retention {result.retention.point:.4f}")
     return result.model_dump(mode="json")
 
 
 def predictions(inputs: dict[str, Path], texts: list[pairs.Text], batch: int) -> dict[str, NDArray[Any]]:
-    """Logits of teacher and student and decision values of the floor."""
+    """Logits of teacher, student and, where there is one like them, the champion; decision values of the floor."""
     if runtime.settings(inputs["teacher"])["labels"] != runtime.settings(inputs["student"])["labels"]:
         raise ShrinkError("student: its labels differ from the teacher's; export both from the same data")
     answers: dict[str, NDArray[Any]] = {"floor": floor.scores(inputs["floor"], texts)}
-    for done, role in enumerate(("teacher", "student")):
-        progress.report(done, 3, f"predicting with the {role}")
+    asked = ["teacher", "student"]
+    if champion.comparable(inputs):
+        asked.append("champion")
+    for done, role in enumerate(asked):
+        progress.report(min(done, 2), 3, f"predicting with the {role}")
         answers[role] = runtime.predict(inputs[role], texts, batch)
         if not np.isfinite(answers[role]).all():
             raise RuntimeError(f"the {role} gave logits that are not finite")
@@ -103,7 +126,7 @@ def evaluation(
 ) -> Evaluation:
     """Put scores and paired comparisons together."""
     several = labels.ndim == 2
-    guesses = {role: (multilabel.decided if several else metrics.classes)(logits[role]) for role in ROLES}
+    guesses = {role: decide(logits[role], several) for role in ROLES}
     models = {
         role: ModelScore(
             accuracy=metrics.accuracy(guesses[role], labels),
@@ -118,6 +141,36 @@ def evaluation(
     three = (guesses["teacher"], guesses["student"], guesses["floor"])
     paired = metrics.comparison(*three, labels, config.bootstrap, seed, config.metric)
     return Evaluation(examples=len(labels), metric=config.metric, **models, **paired)
+
+
+def decide(logits: NDArray[Any], several: bool) -> NDArray[np.int64]:
+    """Each row's class, or its set of labels."""
+    return multilabel.decided(logits) if several else metrics.classes(logits)
+
+
+def beside(
+    inputs: dict[str, Path],
+    guesses: dict[str, NDArray[np.int64]],
+    rows: list[pairs.Row],
+    labels: NDArray[np.int64],
+    config: EvaluateConfig,
+    seed: int,
+) -> dict[str, Any]:
+    """What the gate asks beyond the whole: paired differences, slices, behaviour, leakage."""
+
+    def against(other: str) -> Difference:
+        return paired.of_guesses(config.metric, guesses[other], guesses["student"], labels, config.bootstrap, seed)
+
+    right = {role: metrics.equal(guesses[role], labels) for role in ("teacher", "student")}
+    parts = slices.parts_of(rows, runtime.settings(inputs["student"])["labels"], config.slices)
+    checks = behaviour.read(inputs["behaviour"]) if "behaviour" in inputs else {}
+    return {
+        "against_teacher": against("teacher"),
+        "champion": champion.rival(inputs, lambda: against("champion")),
+        "slices": slices.of_answers(parts, right["teacher"], right["student"]),
+        "behaviour": behaviour.of_classifiers(checks, inputs["teacher"], inputs["student"]) if checks else (),
+        "leakage": leakage.of_split(inputs["data"], [row["text"] for row in rows]),
+    }
 
 
 def model_bytes(directory: Path) -> int:

@@ -21,6 +21,7 @@ ONE_VALUE = {  # by field: the remedy where a list stands in the place of a text
     "label_column": "give one label, or set multi_label where rows have several",
 }
 
+NOTHING = "(none)"  # what an empty cell is called
 LONGEST = 2**31 - 1  # characters of a cell
 LABELS = {str: "text", int: "whole number", float: "decimal", bool: "true or false"}  # what JSON knows
 
@@ -48,11 +49,14 @@ def table(source: Path, file: str, config: "DataConfig", labelled: bool) -> Iter
     columns = {"text_column": config.text_column}
     columns |= {"pair_column": config.pair_column} if config.pair_column is not None else {}
     marked = labelled and config.label_column is not None
+    kept = {f"evaluate.slices[{place}]": name for place, name in enumerate(config.kept)}
     needed = columns | ({"label_column": str(config.label_column)} if marked else {})
     number, kinds = 0, dict[type, tuple[int, object]]()
-    for number, record in enumerate(records(_read_text(source, file), file, set(needed.values())), start=1):
+    for number, record in enumerate(
+        records(_read_text(source, file), file, {*needed.values(), *kept.values()}), start=1
+    ):
         if number == 1:
-            check_columns(record, needed, file)
+            check_columns(record, needed | kept, file)
         read = columns if config.multi_label else needed
         cells: Row = {
             field.removesuffix("_column"): cell(record, column, field, number, file) for field, column in read.items()
@@ -61,6 +65,8 @@ def table(source: Path, file: str, config: "DataConfig", labelled: bool) -> Iter
             cells["label"] = multilabel.names_in(record, str(config.label_column), config.label_separator, number, file)
         if marked:
             _check_kind(kinds, record.get(str(config.label_column)), number, file)
+        if kept:
+            cells["columns"] = {name: plain(record.get(name), name, number, file) for name in kept.values()}
         yield pairs.joined({"id": str(number), **cells})
     if number == 0:
         raise ShrinkError(f"file is {file!r:.80} but it has no rows: give labelled rows, or check the format.")
@@ -136,6 +142,16 @@ def cell(record: Row, column: str, field: str, number: int, file: str) -> str:
     if not has_text(text):
         raise ShrinkError(f"Row {number} of {file} has no {column!r} ({field}): fill it in or drop the row.")
     return text
+
+
+def plain(value: object, column: str, number: int, file: str) -> str:
+    """The text of a cell by which rows are told apart; an empty one has a name, too."""
+    if isinstance(value, list | dict):
+        raise ShrinkError(f"Row {number} of {file} has no single value under {column!r} (evaluate.slices): give one.")
+    text = "" if value is None or value != value else str(value).strip()
+    if not is_unicode(text):
+        raise ShrinkError(f"Row {number} of {file} has half a surrogate pair in {column!r}: mend that text.")
+    return text if has_text(text) else NOTHING
 
 
 def require_file(source: Path, file: str, field: str = "file") -> Path:

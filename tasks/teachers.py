@@ -5,7 +5,18 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 MAIN = "teacher"
-TAKEN = ("data", "floor", "labels", "model", "packed", "source", "start")  # roles that are something else
+# roles that are something else
+TAKEN = (
+    "behaviour",
+    "champion",
+    "data",
+    "floor",
+    "labels",
+    "model",
+    "packed",
+    "source",
+    "start",
+)  # roles that are something else
 
 
 def free(name: str) -> str:

@@ -13,11 +13,9 @@ from pydantic import BaseModel, Field
 
 from registry.records import STRICT, Evaluation, MeasureName, ModelScore, ShrinkError
 from tasks import bench, floor, metrics, progress, runtime
+from tasks.embed import beside, measures
 from tasks.embed import floor as embed_floor
-from tasks.embed import measures
 from tasks.evaluate import ROLES, model_bytes, quality, write_golden, write_json
-
-NEAREST = 10  # texts that a query's neighbourhood has
 
 
 class EmbedEvaluateConfig(BaseModel):
@@ -40,6 +38,9 @@ class EmbedEvaluateConfig(BaseModel):
         description="Held-out texts a batch; dynamic int8 vectors depend on it a little. Others go by 32.",
     )
     rounds: int = Field(200, ge=1, le=1_000_000, description="Timed texts a model for the latency percentiles.")
+    slices: tuple[str, ...] = Field(
+        (), max_length=8, description="Columns of the data whose values part the rows that are judged apart, too."
+    )
 
 
 def run(inputs: dict[str, Path], config: EmbedEvaluateConfig, out: Path, seed: int) -> dict[str, Any]:
@@ -51,11 +52,13 @@ def run(inputs: dict[str, Path], config: EmbedEvaluateConfig, out: Path, seed: i
 
     rows = floor.read_rows(inputs["data"] / f"{config.split}.jsonl")
     rows = rows[:: max(1, -(-len(rows) // config.texts))]
-    if len(rows) <= NEAREST:
-        raise ShrinkError(f"split: the data has {len(rows)} {config.split} rows; more than {NEAREST} are compared")
+    if len(rows) <= measures.NEAREST:
+        raise ShrinkError(
+            f"split: the data has {len(rows)} {config.split} rows; more than {measures.NEAREST} are compared"
+        )
     texts = [str(row["text"]) for row in rows]
     held = vectors(inputs, texts, config.batch, "held-out texts")
-    values: dict[MeasureName, dict[str, NDArray[np.float64]]] = alike(held)
+    values: dict[MeasureName, dict[str, NDArray[np.float64]]] = measures.alike(held)
     labels = np.array([int(row["label"]) for row in rows], dtype=np.int64)
     guesses = probed(inputs, held)
     if guesses:
@@ -63,6 +66,7 @@ def run(inputs: dict[str, Path], config: EmbedEvaluateConfig, out: Path, seed: i
     progress.report(4, 5, "timing")
     speed = bench.measure({role: inputs[role] for role in ROLES}, texts, config.rounds)
     result = evaluation(inputs, values, guesses, speed, config, seed)
+    result = result.model_copy(update=beside.found(inputs, rows, held, values, result, config, seed))
     write_json(out / "evaluation.json", quality(result))
     save_file(
         {f"{name}.{role}": one for name, by in values.items() for role, one in by.items()}, out / "values.safetensors"
@@ -81,18 +85,6 @@ def vectors(inputs: dict[str, Path], texts: list[str], batch: int, what: str) ->
         if not np.isfinite(found[role]).all():
             raise RuntimeError(f"the {role} gave embeddings that are not finite")
     return found
-
-
-def alike(held: dict[str, Any]) -> "dict[MeasureName, dict[str, NDArray[np.float64]]]":
-    """{measure: {role: a value for each text}} of every role's similarities beside the teacher's."""
-    from scipy.sparse import issparse
-
-    seen = {role: one @ one.T for role, one in held.items()}
-    seen = {role: one.toarray() if issparse(one) else one for role, one in seen.items()}
-    return {
-        "overlap_at_10": {role: measures.overlap(seen["teacher"], seen[role], NEAREST) for role in ROLES},
-        "spearman": {role: measures.rank_correlation(seen["teacher"], seen[role]) for role in ROLES},
-    }
 
 
 def probed(inputs: dict[str, Path], held: dict[str, Any]) -> dict[str, NDArray[np.int64]]:

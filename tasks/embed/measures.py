@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from registry.records import Measure
+from registry.records import Measure, MeasureName
 from tasks import metrics
 
 Floats = NDArray[np.float64]
 STRENGTHS = (0.25, 1.0, 4.0, 16.0, 64.0, 256.0)  # of the probe: inverse penalties that cross-validation chooses from
 FOLDS = 3  # of that choice
+NEAREST = 10  # texts that a query's neighbourhood has
 
 
 def neighbours(similarity: NDArray[Any], count: int) -> NDArray[np.int64]:
@@ -48,6 +49,18 @@ def centred_ranks(similarity: NDArray[Any]) -> Floats:
     count = len(similarity)
     others = np.asarray(similarity)[~np.eye(count, dtype=bool)].reshape(count, count - 1)
     return np.asarray(rankdata(others, axis=1) - count / 2, dtype=np.float64)
+
+
+def alike(held: dict[str, Any]) -> dict[MeasureName, dict[str, Floats]]:
+    """{measure: {role: a value for each text}} of every role's vectors, by their similarities beside the teacher's."""
+    from scipy.sparse import issparse
+
+    seen = {role: one @ one.T for role, one in held.items()}
+    seen = {role: one.toarray() if issparse(one) else one for role, one in seen.items()}
+    return {
+        "overlap_at_10": {role: overlap(seen["teacher"], seen[role], NEAREST) for role in seen},
+        "spearman": {role: rank_correlation(seen["teacher"], seen[role]) for role in seen},
+    }
 
 
 def probe(train: Any, labels: NDArray[np.int64], held: Any) -> NDArray[np.int64]:

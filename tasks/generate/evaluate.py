@@ -12,8 +12,9 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from registry.records import STRICT, WRITING, Evaluation, ModelScore, Speed, Task
-from tasks import layout, progress
+from tasks import champion, layout, progress
 from tasks.evaluate import ROLES, model_bytes, quality, write_json
+from tasks.generate import beside
 from tasks.generate.evaluation import Questions
 from tasks.generate.judging import STEPS, Seen, documents, judged
 from tasks.generate.runtime import Opened, Runtime
@@ -77,15 +78,18 @@ def run(inputs: dict[str, Path], config: GenerateEvaluateConfig, out: Path, seed
     from tasks.generate import chatting, reading, runtime
 
     threads = torch.get_num_threads()
-    opened = {role: runtime.open_model(inputs[role], config.runtime, threads) for role in ROLES}
+    asked = [*ROLES, *(["champion"] if champion.comparable(inputs) else [])]
+    opened = {role: runtime.open_model(inputs[role], config.runtime, threads) for role in asked}
     models = {role: reading.Model(one, reading.first_token(inputs[role])) for role, one in opened.items()}
     seen = judged(models, inputs["data"], config, seed)
     sample = chatting.sample(opened["teacher"], opened["student"])
     write_golden(opened["student"], config.runtime, out / "golden.json")
+    behaved = beside.behaved(inputs, opened["teacher"], opened["student"])
     del models, opened
-    result = evaluation(inputs, seen, config).model_copy(update={"sample": sample})
+    result = evaluation(inputs, seen, config).model_copy(update={"sample": sample, "behaviour": behaved})
+    result = result.model_copy(update=beside.found(inputs, seen, config, seed))
     write_json(out / "evaluation.json", quality(result))
-    save_file(seen.values, out / "values.safetensors")
+    save_file({name: one for name, one in seen.values.items() if name != "nats.champion"}, out / "values.safetensors")
     progress.report(STEPS, STEPS, f"retention {result.retention.point:.4f}")
     return result.model_dump(mode="json")
 

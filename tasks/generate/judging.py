@@ -73,6 +73,7 @@ def read_texts(
     from tasks.generate import measures
 
     step, what = (1, "second domain") if domain else (0, "held-out documents")
+    models = models if not domain else {role: models[role] for role in ROLES}
     read = reading.read(models, texts, length, lambda at: progress.report(step, STEPS, f"{what}: {at}/{len(texts)}"))
     drawn = resamples(len(texts), config.bootstrap, seed)
     token: MeasureName = "perplexity_second" if domain else "perplexity"
@@ -82,14 +83,16 @@ def read_texts(
     for role in ROLES[1:]:
         if read.alike[role]:
             found.kl[role][f"kl{domain}"] = measures.mean(read.kl[role], read.tokens, drawn)
-    if not domain and all(read.alike.values()):
+    alike = {role: read.alike[role] for role in ROLES}
+    if not domain and all(alike.values()):
         found.measures["top1_agreement"] = measures.compared("top1_agreement", read.same, read.tokens, drawn)
     elif not domain:
-        other = ", ".join(role for role, alike in read.alike.items() if not alike)
+        other = ", ".join(role for role, same in alike.items() if not same)
         found.left_out["top1_agreement"] = f"{other} cuts text into other tokens than the teacher"
     for role in ROLES:
         found.values.update({f"nats{domain}.{role}": read.nats[role], f"kl{domain}.{role}": read.kl[role]})
         found.values[f"same{domain}.{role}"] = read.same[role]
+    found.values.update({f"nats.{role}": read.nats[role] for role in models if role not in ROLES})
     found.values.update({f"tokens{domain}": read.tokens, f"bytes{domain}": read.sizes})
 
 

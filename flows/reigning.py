@@ -1,0 +1,44 @@
+"""The champion that a student would replace, fetched and verified, for the evaluation to compare with.
+
+A student that reigns already is compared with the champion before it, as it was when it was judged: so a recipe that
+is run again finds its evaluation again.
+"""
+
+from pathlib import Path
+
+from flows import outcome
+from flows.obtain import Workshop, digest_of
+from flows.recipe import Recipe
+from flows.servers import client
+from registry import promotion
+
+CHAMPION = "champion"
+
+
+def inputs(shop: Workshop, recipe: Recipe, student: Path) -> dict[str, Path]:
+    """{champion: its model's directory}; nothing where the gate does not ask for it or none reigns but the student.
+
+    Raises CorruptVersion where the registry does not hold what the ledger names.
+    """
+    if recipe.gate.champion_margin is None:
+        return {}
+    version = before(shop, recipe.name, digest_of(shop, student))
+    if version is None:
+        return {}
+    where = shop.settings.home / "models" / recipe.name / version
+    return {CHAMPION: outcome.by_ledger(client(), recipe.name, version, where) / "model"}
+
+
+def before(shop: Workshop, name: str, digest: str) -> str | None:
+    """The newest champion by the ledger that is another model than this one."""
+    reigned = [
+        entry
+        for entry in promotion.history(shop.s3, shop.bucket, name)
+        if entry.event == "done" and entry.action in {"promote", "rollback"} and entry.digest != digest
+    ]
+    return reigned[-1].target if reigned else None
+
+
+def digest(shop: Workshop, found: dict[str, Path]) -> str | None:
+    """The digest of the champion among the inputs, if there is one."""
+    return digest_of(shop, found[CHAMPION]) if CHAMPION in found else None
