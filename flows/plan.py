@@ -16,7 +16,7 @@ from flows.amounts import Forecast, Made
 from flows.counted import Counted
 from flows.pace import Pace, pace
 from flows.planned import Plan, StagePlan
-from flows.recipe import Recipe, Source
+from flows.recipe import BEHAVIOUR, Recipe, Source
 from flows.rules import foretell
 from flows.rules_decoder import CountedDocuments
 from flows.settings import Settings
@@ -92,7 +92,7 @@ def counts(
     source = Made(format="source", bytes=0, shape=shape.of_files(folder), tokenizer=counted.tokenizer_bytes)
     made = {TEACHER: source, DATA: rows}
     for name, directory in others.items():
-        if name not in recipe.teachers:
+        if name == BEHAVIOUR:
             made[source_of(name)] = rows
             continue
         found = layout.find_model(directory)

@@ -33,7 +33,7 @@ def preflight(
         preflight_decoder.preflight(recipe, teacher_directory, data_directory, others or {})
         return
     model = layout.read(teacher_directory)
-    more = {name: layout.read((others or {})[name]) for name in recipe.teachers}
+    more = {name: layout.read(path) for name, path in (others or {}).items() if name != BEHAVIOUR}
     rows, labels = data.labelled_rows(data_directory, recipe.rows)
     parts = splits.split_rows(rows, recipe.rows.split)
     splits.check_splits(parts, labels, recipe.rows.limit)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flows import smoke_decoder
-from flows.recipe import Recipe
+from flows.recipe import BEHAVIOUR, Recipe
 from registry.gate import OPEN, SMOKE
 from tasks import layout
 from tasks.distill.embeddings import DistillEmbeddingsConfig
@@ -93,5 +93,5 @@ def layers_of(recipe: Recipe, teacher: Path, others: Mapping[str, Path]) -> int:
     """Layers of the smallest teacher; `others` are further ones by name (text of a second domain is none)."""
     if recipe.task == "generate":
         return header.look(teacher).layers
-    models = [teacher, *(others[name] for name in recipe.teachers)]
+    models = [teacher, *(path for name, path in others.items() if name != BEHAVIOUR)]
     return min(layout.read(path).layers for path in models)

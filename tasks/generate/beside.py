@@ -35,9 +35,7 @@ def found(inputs: dict[str, Path], seen: Seen, config: "GenerateEvaluateConfig",
         "against_teacher": against("teacher"),
         "champion": champion.rival(inputs, lambda: against("champion")),
         "slices": tuple(map(as_perplexity, cut)),
-        "leakage": leakage.of_split(
-            inputs["data"], [row["text"] for row in data.read_rows(inputs["data"], config.split)]
-        ),
+        "leakage": leakage.of_split(inputs["data"], whole),
     }
 
 

@@ -328,3 +328,40 @@ def test_reload_accepts_the_model_and_refuses_another(artifacts: dict[str, Path]
     assert (made(reload, reload.ReloadConfig(), inputs, tmp_path / "a") / "result.json").is_file()
     with pytest.raises(RuntimeError, match="differs"):
         made(reload, reload.ReloadConfig(), {**inputs, "model": artifacts["int4"]}, tmp_path / "b")
+
+
+def test_an_evaluation_tells_what_the_gate_asks_beyond_the_whole(artifacts: dict[str, Path], tmp_path: Path) -> None:
+    roles = {"teacher": artifacts["onnx"], "student": artifacts["int8"], "floor": artifacts["floor"]}
+    roles |= {"data": artifacts["data"], "champion": artifacts["int4"], "behaviour": tmp_path / "behaviour"}
+    roles["behaviour"].mkdir()
+    lines = [
+        {"group": "plain", "kind": "minimum", "text": "good", "label": label} for label in ("negative", "positive")
+    ]
+    (roles["behaviour"] / "checks.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "out").mkdir()
+    config = evaluate.EvaluateConfig(rounds=1, bootstrap=100)
+    found = Evaluation.model_validate(evaluate.run(roles, config, tmp_path / "out", 0))
+    against, rival = found.against_teacher, found.champion
+    assert against and (against.lost, against.won) == (found.flips_to_wrong, found.flips_to_right)
+    assert rival and rival.digest == digest_directory(artifacts["int4"]) and rival.against
+    assert rival.against.interval.low < rival.against.interval.point < rival.against.interval.high
+    assert {one.by for one in found.slices} == {"length", "label"}
+    assert sum(one.against.examples for one in found.slices if one.by == "label") == found.examples
+    (group,) = found.behaviour
+    assert (group.checks, group.teacher, group.student, len(group.failed)) == (2, 1, 1, 1), "one of two labels is right"
+    assert found.leakage and found.leakage.texts == found.examples
+
+
+def test_a_champion_that_answers_something_else_is_left_out(artifacts: dict[str, Path], tmp_path: Path) -> None:
+    import shutil
+
+    other = tmp_path / "other"
+    shutil.copytree(artifacts["int4"], other)
+    about = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**about, "labels": ["bad", "good"]}))
+    roles = {"teacher": artifacts["onnx"], "student": artifacts["int8"], "floor": artifacts["floor"]}
+    roles |= {"data": artifacts["data"], "champion": other}
+    (tmp_path / "out").mkdir()
+    config = evaluate.EvaluateConfig(rounds=1, bootstrap=100)
+    rival = Evaluation.model_validate(evaluate.run(roles, config, tmp_path / "out", 0)).champion
+    assert rival and rival.against is None and rival.left_out == "its labels are not those of the student"
