@@ -153,10 +153,10 @@ def at_hand(place: Path) -> dict[str, Path]:
     from registry import attested
 
     stages = admission.byproducts(attested.provenance(place))
-    judged = next((one for one in stages if str(one["name"]).startswith("evaluate")), {"annotations": {"inputs": {}}})
+    judged = next((one for one in stages if str(one.get("name")).startswith("evaluate")), None)
     found = {}
     for role in ("data", "teacher"):
-        digest = str(judged["annotations"]["inputs"].get(role, ""))
+        digest = str(judged["annotations"]["inputs"].get(role, "")) if judged else ""
         path = cache.path_of(settings().home, digest)
         if digest and path.is_dir() and digest_directory(path) == digest:
             found[role] = path
