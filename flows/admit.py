@@ -93,15 +93,24 @@ def checks(name: str, version: str, place: Path, shop: Workshop | None, forced: 
     for what in ("digest", "signature"):
         yield admission.check(what, True, {"digest": "files are those it names"}.get(what, f"by {seal.key[:12]}"))
     recipe = recipe_of(place)
-    asked = admission.Asked(
-        model=name, digest=digest_directory(place / "model"), key=seal.key, now=datetime.now(UTC), forced=forced
-    )
+    digest = digest_directory(place / "model")
+    reigning, now = champion(name, digest), datetime.now(UTC)
+    asked = admission.Asked(model=name, digest=digest, key=seal.key, now=now, reigning=reigning, forced=forced)
     sound = True
     for one in admission.checks(place, asked, (recipe.digest, recipe.gate) if recipe else None):
         sound = sound and one.passed
         yield one
     if sound and recipe is not None:  # nothing is opened of a version that does not hold together
         yield from reloaded(place, recipe, shop)
+
+
+def champion(name: str, digest: str) -> str | None:
+    """The digest of the champion that a model would replace, by the ledger; None where that is the same, or none."""
+    found = services(settings().home)
+    s3 = store.connect(s3_config(found))
+    version = promotion.champion(s3, found.bucket, name)
+    reigns = None if version is None else promotion.digest_of(s3, found.bucket, name, version)
+    return None if reigns == digest else reigns
 
 
 def known_digest(name: str, version: str, shop: Workshop | None) -> str | None:

@@ -1,4 +1,4 @@
-"""THE flow: source → data → the recipe's stages → evaluate → gate → register → reload → promote.
+"""THE flow: source → data → the recipe's stages → evaluate → gate → register → admit → promote.
 
 Run it with `shrink run RECIPE`, or as the deployment in infra/prefect.yaml. Finished stages come from the index;
 a failed gate is a result (the version is registered as rejected), a broken run raises and can be resumed.
@@ -16,8 +16,8 @@ from prefect import flow, tags
 from prefect.context import TagsContext
 from prefect.exceptions import TerminationSignal
 
+from flows import admit, keys, outcome, pictures, plan, planned, reconcile, registered, reigning, servers, sources
 from flows import journal as journals
-from flows import keys, outcome, pictures, plan, planned, reconcile, registered, reigning, servers, sources
 from flows.obtain import Workshop, obtain
 from flows.preflight import preflight
 from flows.recipe import Recipe, load
@@ -31,7 +31,6 @@ from registry.patience import patiently
 from registry.records import Evaluation, ShrinkError
 from tasks import carbon
 from tasks.discreet import hushing, told
-from tasks.reload import ReloadConfig
 from tasks.teachers import MAIN
 
 log = logging.getLogger("flows.compress")
@@ -76,12 +75,12 @@ def walked(chosen: Recipe, origins: dict[str, Path], smoke: bool) -> dict[str, A
         judged = (evaluation, verdict, found["student"], evaluated)
         version = patiently(outcome.register, shop, chosen, journal, *judged)
         if verdict.passed:
-            fetched = patiently(outcome.fetch, shop, chosen.name, version)
-            read = {"model": fetched / "model", "golden": fetched / "evidence"}
-            patiently(obtain, shop, ReloadConfig(), "reload", read)
-            patiently(outcome.promote, shop, chosen.name, version, journal)
+            admission = patiently(admit.admitted, chosen.name, version, shop)
+            journal["refused"] = admission.why
+            if admission.passed:
+                patiently(outcome.promote, shop, chosen.name, version, journal)
         patiently(pictures.publish, shop, chosen.name, evaluation, verdict)
-        journal["status"] = "passed" if verdict.passed else "rejected"
+        journal["status"] = "passed" if verdict.passed and not journal["refused"] else "rejected"
     return journal
 
 

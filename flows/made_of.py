@@ -30,7 +30,7 @@ def statement(
     made = provenance.Made(
         model=recipe.name,
         digest=digest,
-        recipe=recipe.model_dump(mode="json", exclude_none=True),
+        recipe=recipe.model_dump(mode="json"),
         recipe_digest=recipe.digest,
         origins=origins(recipe, records),
         code=code(),

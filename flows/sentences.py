@@ -25,7 +25,8 @@ def stage_line(stage: dict[str, Any]) -> str:
     how = "re-used, verified" if stage["cached"] else f"{stage['footprint']['seconds']:.1f} s, {energy}"
     size, found = f"{digits(stage['bytes'] / 1e6):>7} MB", score(stage["measured"])
     if stage["kind"] in {"reload", "compare"}:  # they leave a proof, no model
-        size, found = " " * len(size), found or "same outputs"
+        refused = any(not one["passed"] for one in stage["measured"].get("checks", ()))
+        size, found = " " * len(size), found or ("REFUSED" if refused else "same outputs")
     return f"  {name:25} {size}   {found:17}  {how}"
 
 

@@ -88,7 +88,10 @@ def summary(
     say += written.sample(facts) if facts.get("writing") else []
     say.append(lift(facts))
     say += verdict_lines(journal["verdict"], name)
-    moved = f"; {name}@champion is this version" if journal["verdict"]["passed"] else "; no alias moved"
+    refused = journal.get("refused", "")
+    passed, task = journal["verdict"]["passed"] and not refused, journal["evaluation"]["task"]
+    say += [f"REFUSED before its promotion: {refused}"] if refused else []
+    moved = f"; {name}@champion is this version" if passed else "; no alias moved"
     how = (
         f"the same as {name} version {version}, registered before"
         if again
@@ -99,7 +102,6 @@ def summary(
     screen.tell("\n".join(say))
     screen.console.print(comparison(journal["evaluation"]))
     screen.console.print("\n".join(links(name, str(version), directory, services)), markup=False, soft_wrap=True)
-    passed, task = journal["verdict"]["passed"], journal["evaluation"]["task"]
     steps = next_steps(name, str(version), passed, task, pairs=bool(facts.get("pairs")))
     screen.console.print("\n".join(steps), markup=False, soft_wrap=True)
 

@@ -34,6 +34,7 @@ class Asked(BaseModel):
     digest: str  # of model/, as the registry or the ledger has it
     key: str  # that signed it
     now: datetime
+    reigning: str | None = None  # digest of the champion that it would replace
     forced: bool = False  # a person answers for a failed gate; a false verdict stays false
 
 
@@ -81,6 +82,7 @@ def checks(version: Path, asked: Asked, recipe: tuple[str, Gate] | None) -> Iter
     yield finite(said.evaluation)
     yield gate(said, recipe)
     yield verdict(said, asked)
+    yield champion(said, asked)
     yield provenant(said, asked, recipe)
     yield licence(said.statement)
     yield size(version, said.evaluation)
@@ -164,6 +166,16 @@ def verdict(said: Told, asked: Asked) -> Check:
     return check("verdict", True, "judged again, it is the same" + ("" if again.passed else ": rejected, and forced"))
 
 
+def champion(said: Told, asked: Asked) -> Check:
+    """Where the gate compares with a champion, it is the one that would be replaced now."""
+    rival = said.evaluation.champion
+    if said.gate.champion_margin is None or asked.reigning in {None, None if rival is None else rival.digest}:
+        return check("champion", True, "no other champion reigns than the one it was compared with, if any")
+    than = "none" if rival is None else rival.digest[:12]
+    why = f"it was compared with {than} and {str(asked.reigning)[:12]} is champion now: evaluate it again"
+    return check("champion", asked.forced, why)
+
+
 def failures(found: Verdict) -> str:
     """The failed checks of a verdict, behind a colon."""
     failed = [f"{one.name} ({one.why})" for one in found.checks if not one.passed]
@@ -205,7 +217,9 @@ def astray(said: Told, asked: Asked, recipe: tuple[str, Gate] | None) -> str | N
     for name, one in (("evaluation", said.evaluation), ("gate", said.gate), ("verdict", said.verdict)):
         if stages.get(name, {}).get("digest", {}).get("sha256") != sha256_json(one.model_dump(mode="json")):
             return f"it is of another {name} than {name}.json"
-    inputs = next((one["annotations"]["inputs"] for name, one in stages.items() if name.startswith("evaluate")), {})
+    inputs: dict[str, Any] = next(
+        (one["annotations"]["inputs"] for name, one in stages.items() if name.startswith("evaluate")), {}
+    )
     if inputs.get("student") != asked.digest:
         return f"its evaluation read the student {str(inputs.get('student'))[:12]}"
     return None

@@ -117,7 +117,7 @@ def _stage(stage: StageRecord) -> dict[str, Any]:
     return {
         "name": name,
         "digest": {"sha256": stage.digest},
-        "annotations": {"key": stage.key, "inputs": dict(sorted(stage.inputs.items()))},
+        "annotations": {"key": stage.key, "started": stage.started, "inputs": dict(sorted(stage.inputs.items()))},
     }
 
 
