@@ -20,7 +20,7 @@ from registry.records import STRICT, Check, Evaluation, Verdict, directory_bytes
 
 FRESH_DAYS = 90  # of an evaluation: libraries and data have gone on by then
 AHEAD = timedelta(days=1)  # by which another machine's clock may be wrong
-OWN = ("dir:", "file:")  # sources that are the user's own: their licence is nobody else's business
+OWN = ("dir:", "file:", "models:")  # what is here already: its licence is nobody else's business
 UNNAMED = {"", "unknown", "none", "null"}
 MATERIALS = ("teacher", "data", "recipe", "code", "constraints")
 SHA = re.compile(r"[0-9a-f]{64}")

@@ -7,7 +7,7 @@ import numpy as np
 
 from registry.records import PERPLEXITIES, Check, Evaluation
 from tasks import floor, metrics, multilabel, runtime, sound
-from tasks.embed.evaluate import NEAREST, EmbedEvaluateConfig
+from tasks.embed.evaluate import EmbedEvaluateConfig
 from tasks.evaluate import EvaluateConfig
 from tasks.generate.evaluate import GenerateEvaluateConfig
 
@@ -76,7 +76,7 @@ def of_vectors(inputs: dict[str, Path], config: EmbedEvaluateConfig) -> dict[str
     vectors = [runtime.predict(inputs[role], texts, config.batch) for role in ("teacher", "model")]
     teacher, student = (one @ one.T for one in vectors)
     return {
-        "overlap_at_10": float(measures.overlap(teacher, student, NEAREST).mean()),
+        "overlap_at_10": float(measures.overlap(teacher, student, measures.NEAREST).mean()),
         "spearman": float(measures.rank_correlation(teacher, student).mean()),
     }
 
