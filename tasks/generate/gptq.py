@@ -65,22 +65,24 @@ def rounded(weight: Tensor, upper: Tensor, importance: Tensor, grid: Grid) -> Ro
     """Some rows on their grid, by the factor of H; scales are fitted to each group as it is reached."""
     work = weight.float().clone()
     size = grid.group * max(1, BLOCK // grid.group)  # whole groups, so that none waits for a block's errors
-    found, scales, shifts = torch.empty_like(work), list[Tensor](), list[Tensor]()
+    found, scales, shifts = torch.empty(work.shape, dtype=torch.int8), list[Tensor](), list[Tensor]()
     for start in range(0, work.shape[1], size):
         end = min(start + size, work.shape[1])
-        errors = torch.zeros(work.shape[0], end - start)
-        for at in range(start, end):
+        block = work[:, start:end].T.contiguous()  # a column is gone through at once: it lies together so
+        errors, codes = torch.empty_like(block), torch.empty_like(block)
+        for at, column in enumerate(block):
             if at % grid.group == 0:
                 group = slice(at, at + grid.group)
-                scale, shift = (one[:, 0] for one in grids.fit(work[:, group], grid, importance[group]))
-                scales.append(scale)
-                shifts.append(shift)
-            found[:, at] = grids.codes(work[:, at], scales[-1], shifts[-1], grid)
-            value = grids.valued(found[:, at], scales[-1], shifts[-1])
-            errors[:, at - start] = (work[:, at] - value) / upper[at, at]
-            work[:, at + 1 : end] -= errors[:, at - start, None] * upper[at, at + 1 : end]
-        work[:, end:] -= errors @ upper[start:end, end:]
-    return Rounded(found.to(torch.int8), torch.stack(scales, 1), torch.stack(shifts, 1))
+                fitted = grids.fit(block[group].T.contiguous(), grid, importance[start:end][group])
+                scales.append(fitted[0][:, 0])
+                shifts.append(fitted[1][:, 0])
+            row = upper[start + at, start + at : end]
+            codes[at] = grids.codes(column, scales[-1], shifts[-1], grid)
+            errors[at] = (column - grids.valued(codes[at], scales[-1], shifts[-1])) / row[0]
+            block[at + 1 :] -= row[1:, None] * errors[at]
+        found[:, start:end] = codes.T
+        work[:, end:] -= errors.T.contiguous() @ upper[start:end, end:]
+    return Rounded(found, torch.stack(scales, 1), torch.stack(shifts, 1))
 
 
 def sparsify(weight: Tensor, hessian: Tensor, sparsity: float, pattern: tuple[int, int] | None = None) -> Tensor:
