@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from flows import api, bodies, deploy, deployed, guarding, lanes, opening, outcome, serving
-from flows.rollout import Options
+from flows import api, bodies, deploy, deployed, lanes, opening, outcome, serving
 from flows.servers import s3_config
 from flows.settings import settings
 from infra import addresses, services
@@ -29,23 +28,28 @@ WORDS = ["[UNK]", "bad", "fine", "good", "film"]
 TEXTS = ["good film", "bad film", "fine"]
 
 
-def make_model(folder: Path, strength: float) -> Path:
-    """Summed word weights as an ONNX artifact."""
+def make_model(folder: Path, strength: float, unknown: float = 0.0, heavy: int = 0) -> Path:
+    """Summed word weights as an ONNX artifact; `unknown` weighs other words, `heavy` floats a token costs."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     folder.mkdir(parents=True)
     table = np.zeros((len(WORDS), 2), dtype=np.float32)
-    table[1], table[3] = (strength, -strength), (-strength, strength)
+    table[1], table[3], table[0] = (strength, -strength), (-strength, strength), (-unknown, unknown)
     nodes = [
         helper.make_node("Gather", ["table", "input_ids"], ["vectors"]),
         helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
         helper.make_node("Unsqueeze", ["mask", "last"], ["column"]),
         helper.make_node("Mul", ["vectors", "column"], ["kept"]),
-        helper.make_node("ReduceSum", ["kept", "middle"], ["logits"], keepdims=0),
+        helper.make_node("ReduceSum", ["kept", "middle"], ["light"], keepdims=0),
+        helper.make_node("Shape", ["input_ids"], ["size"]),
+        helper.make_node("Concat", ["size", "heavy"], ["sizes"], axis=0),
+        helper.make_node("ConstantOfShape", ["sizes"], ["zeros"]),
+        helper.make_node("ReduceMax", ["zeros"], ["zero"], keepdims=0),
+        helper.make_node("Add", ["light", "zero"], ["logits"]),
     ]
-    constants = {"table": table, "last": np.array([2]), "middle": np.array([1])}
+    constants = {"table": table, "last": np.array([2]), "middle": np.array([1]), "heavy": np.array([max(1, heavy)])}
     graph = helper.make_graph(
         nodes,
         "tiny",
@@ -73,8 +77,10 @@ def make_golden(folder: Path, model: Path, shift: float = 0.0) -> Path:
     return folder
 
 
-def put(client: Any, name: str, folder: Path, strength: float, shift: float = 0.0, evidence: bool = True) -> str:
-    model = make_model(folder / "model", strength)
+def put(
+    client: Any, name: str, folder: Path, strength: float, shift: float = 0.0, evidence: bool = True, **kind: Any
+) -> str:
+    model = make_model(folder / "model", strength, **kind)
     golden = make_golden(folder / "evidence", model, shift) if evidence else None
     run, home = client.create_run("0").info.run_id, settings().home
     signature, trust = signatures.sealed(name, model, golden, home), signatures.trust(home)
@@ -82,55 +88,20 @@ def put(client: Any, name: str, folder: Path, strength: float, shift: float = 0.
     return versions.register(client, name, model, golden, digest, {}, "a test", run, trust, signature)
 
 
-@pytest.fixture
-def client(servers: services.Services, servers_home: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("SHRINK_HOME", str(servers_home))  # the ledger is found from there
-    store.ensure_bucket(store.connect(s3_config(servers)), servers.bucket)
-    return runs.connect(servers.mlflow_uri)
-
-
-AT_ONCE = Options(shadow=0, canary=0)  # a new version takes over when its golden texts are right, and is watched
-Slots = Callable[..., lanes.Slot]
-
-
-@pytest.fixture
-def slots() -> Iterator[Slots]:
-    """Slots whose processes are ended when the test is over."""
-    made: list[lanes.Slot] = []
-
-    def slot(name: str, alias: str = "live", options: Options = AT_ONCE, **others: Any) -> lanes.Slot:
-        made.append(lanes.Slot(name=name, alias=alias, options=options, **others))
-        return made[-1]
-
-    yield slot
-    for one in made:
-        guarding.end(one)
-
-
 def version_of(slot: lanes.Slot) -> str | None:
     return None if slot.serving is None else slot.serving.served.version
 
 
 @pytest.fixture
-def crown(client: Any, servers: services.Services, tmp_path: Path) -> Callable[..., None]:
-    """Makes a version the champion in the ledger."""
-    s3 = store.connect(s3_config(servers))
-
-    def promoted(name: str, version: str) -> None:
-        client.set_model_version_tag(name, version, versions.VERDICT_TAG, versions.PASSED)
-        promotion.promote(client, s3, servers.bucket, tmp_path / "lock", name, version, "me", "a test")
-
-    return promoted
-
-
-@pytest.fixture
-def ready(tmp_path: Path, slots: Slots) -> TestClient:
+def ready(tmp_path: Path, slots: Callable[..., lanes.Slot]) -> TestClient:
     model = make_model(tmp_path / "model", 1.0)
     golden = make_golden(tmp_path / "evidence", model) / "golden.json"
     return TestClient(api.application(slots("tiny", serving=opening.opened(model, golden, "1"))))
 
 
-def test_the_alias_is_followed_and_a_rollback_is_too(client: Any, slots: Slots, tmp_path: Path) -> None:
+def test_the_alias_is_followed_and_a_rollback_is_too(
+    client: Any, slots: Callable[..., lanes.Slot], tmp_path: Path
+) -> None:
     slot = slots("followed")
     http = TestClient(api.application(slot))
     serving.reconcile(client, slot, tmp_path / "cache")
@@ -148,7 +119,7 @@ def test_the_alias_is_followed_and_a_rollback_is_too(client: Any, slots: Slots, 
 
 
 def test_a_version_that_fails_its_golden_check_is_refused_and_the_old_one_stays(
-    client: Any, slots: Slots, tmp_path: Path
+    client: Any, slots: Callable[..., lanes.Slot], tmp_path: Path
 ) -> None:
     name, cache = "guarded", tmp_path / "cache"
     good = put(client, name, tmp_path / "1", 1.0)
@@ -171,7 +142,7 @@ def test_a_version_that_fails_its_golden_check_is_refused_and_the_old_one_stays(
 
 
 def test_after_a_start_with_a_bad_champion_the_previous_one_is_served(
-    client: Any, crown: Callable[..., None], slots: Slots, tmp_path: Path
+    client: Any, crown: Callable[..., None], slots: Callable[..., lanes.Slot], tmp_path: Path
 ) -> None:
     name, cache = "restarted", tmp_path / "cache"
     wrong = put(client, name, tmp_path / "2", 2.0, shift=0.5)
@@ -213,7 +184,9 @@ def test_a_port_that_is_taken_is_one_sentence() -> None:
         deploy.listening("127.0.0.1", 99999)
 
 
-def test_the_code_on_the_card_runs_and_agrees_with_ours(client: Any, slots: Slots, tmp_path: Path) -> None:
+def test_the_code_on_the_card_runs_and_agrees_with_ours(
+    client: Any, slots: Callable[..., lanes.Slot], tmp_path: Path
+) -> None:
     from registry.card_code import code
 
     client.set_registered_model_alias("documented", "champion", put(client, "documented", tmp_path, 1.0))
@@ -224,7 +197,9 @@ def test_the_code_on_the_card_runs_and_agrees_with_ours(client: Any, slots: Slot
         assert seen["label"] == label and np.allclose(seen["logits"], ours)
 
 
-def test_changed_bytes_are_never_loaded(client: Any, servers_home: Path, slots: Slots, tmp_path: Path) -> None:
+def test_changed_bytes_are_never_loaded(
+    client: Any, servers_home: Path, slots: Callable[..., lanes.Slot], tmp_path: Path
+) -> None:
     name, cache = "tampered", tmp_path / "cache"
     version = put(client, name, tmp_path / "1", 1.0)
     client.set_registered_model_alias(name, "live", version)
@@ -250,7 +225,7 @@ def test_changed_bytes_are_never_loaded(client: Any, servers_home: Path, slots: 
 
 
 def test_artifacts_and_tag_that_were_changed_together_do_not_outvote_the_ledger(
-    client: Any, servers: services.Services, servers_home: Path, slots: Slots, tmp_path: Path
+    client: Any, servers: services.Services, servers_home: Path, slots: Callable[..., lanes.Slot], tmp_path: Path
 ) -> None:
     name, s3 = "outvoted", store.connect(s3_config(servers))
     where = (client, s3, servers.bucket, tmp_path / "lock", name)
@@ -280,7 +255,7 @@ def test_artifacts_and_tag_that_were_changed_together_do_not_outvote_the_ledger(
         outcome.predictions(name, ["good film"], tmp_path)
 
 
-def test_a_registry_that_is_away_does_not_stop_serving(slots: Slots, tmp_path: Path) -> None:
+def test_a_registry_that_is_away_does_not_stop_serving(slots: Callable[..., lanes.Slot], tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         away = runs.connect("http://127.0.0.1:9")  # both addresses, whatever the environment says
