@@ -15,7 +15,7 @@ from typing import Any, Literal
 import psutil
 from pydantic import BaseModel
 
-from registry.records import STRICT, directory_bytes
+from registry.records import STRICT, ShrinkError, directory_bytes
 
 DISTRIBUTION = "shrinking-frontier"
 LEAST_DISK, LEAST_MEMORY = 2e9, 2e9  # bytes: state of a run of the shipped recipe; the largest stage
@@ -43,6 +43,7 @@ def examine(home: Path) -> list[Finding]:
         torch_build(),
         *libraries(),
         *servers(home),
+        signatures(home),
         state(home),
         runs(home),
     ]
@@ -164,6 +165,28 @@ def remedy_for(name: str, seen: str, home: Path) -> str | None:
     if seen == "stopped":
         return "`shrink up` starts it, `shrink run` too"
     return f"`shrink down && shrink up` starts it anew; its log is {home / 'logs' / f'{name}.log'}"
+
+
+def signatures(home: Path) -> Finding:
+    """The key that signs what is registered, and those that are trusted; never more of a key than its id."""
+    from flows import keys
+    from flows.settings import settings
+    from infra.keys import folder
+
+    here = settings().model_copy(update={"home": home})
+    if here.signing_key is None and here.trusted_keys is None and not folder(home).exists():
+        return Finding(name="keys", state="warn", what="none yet", remedy="`shrink up` makes one, `shrink run` too")
+    try:
+        trusted = [one.id[:12] for one in keys.trust(here).keys]
+    except ShrinkError as error:
+        return Finding(name="keys", state="broken", what=str(error), remedy="nothing registered is used until then")
+    told = f"trusts {', '.join(trusted)}"
+    try:
+        return Finding(name="keys", state="ok", what=f"signs with {keys.ready(here).public.id[:12]}, {told}")
+    except ShrinkError as error:
+        return Finding(
+            name="keys", state="warn", what=f"{told}; {error}", remedy="until then only what is there is used"
+        )
 
 
 def state(home: Path) -> Finding:
