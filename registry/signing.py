@@ -141,9 +141,7 @@ def _verified(name: str, folder: Path, path: Path, key: Key) -> Seal:
             if "Signature mismatch" not in str(error):
                 raise Unverified("has a damaged signature") from error  # the lists are compared below, with names
     subject, files = _signed(path)
-    held = {
-        f"{part}/{file}": str(about["sha256"]) for part in PARTS for file, about in manifest_of(folder / part).items()
-    }
+    held = {file: str(about["sha256"]) for file, about in manifest_of(folder).items() if file != SIGNATURE}
     if wrong := sorted({*files, *held} - {file for file in files if files[file] == held.get(file)}):
         raise Unverified(f"does not hold what was signed: {_differences(wrong, files, held)}")
     if subject != name:

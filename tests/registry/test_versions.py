@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from mlflow.exceptions import MlflowException
 
-from registry import download, promotion, runs, store, versions
+from infra.addresses import Services
+from registry import attested, download, promotion, runs, store, versions
 from registry.gate import Gate, judge
-from registry.records import ShrinkError, digest_directory
+from registry.records import ShrinkError, digest_directory, directory_bytes
 from registry.signing import Trust
 from tests import signatures
 from tests.registry.samples import evaluation, record
@@ -179,6 +180,122 @@ def test_bytes_that_do_not_fit_the_digest_are_not_loaded(client: Any, run_id: st
     assert not (tmp_path / "got").exists()
     with pytest.raises(versions.CorruptVersion, match="changed after"):
         versions.register(client, name, tmp_path / "one-model", None, "0" * 64, {}, "", run_id, _trust(tmp_path), None)
+
+
+def _stored(client: Any, servers_home: Path, name: str, version: str) -> Path:
+    """The folder in the S3 that holds a version's files."""
+    source = client.get_model_version(name, version).source.removeprefix("models:/")
+    (found,) = [path for path in (servers_home / "s3").rglob("artifacts") if source in path.parts]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("model/file.txt", "two", "does not hold the model with digest"),
+        ("model/more.json", "{}", r"lists \d+ bytes, and it is registered with \d+"),
+        ("model/weights.pkl", "x", "'model/weights.pkl', a kind of file that no version has"),
+        ("code/run.json", "{}", "'code/run.json', which is in none of model, evidence, signature"),
+        ("model/.gitattributes", "x", "'model/.gitattributes', which none may have"),
+        ("signature/model.sig", None, "is not signed"),
+    ],
+)
+def test_what_was_put_into_the_store_is_refused(
+    client: Any,
+    s3: Any,
+    servers: Services,
+    servers_home: Path,
+    run_id: str,
+    name: str,
+    tmp_path: Path,
+    file: str,
+    content: str | None,
+    said: str,
+) -> None:
+    version = _register(client, tmp_path, name, run_id, "one")
+    folder = _stored(client, servers_home, name, version).relative_to(servers_home / "s3" / servers.bucket)
+    where = {"Bucket": servers.bucket, "Key": (folder / file).as_posix()}
+    if content is None:
+        s3.delete_object(**where)
+        client.delete_model_version_tag(name, version, versions.BYTES_TAG)  # who may write may remove it too
+    else:
+        s3.put_object(**where, Body=content.encode())
+    with pytest.raises(versions.CorruptVersion, match=said):
+        _fetch(client, name, version, tmp_path / "got")
+    assert not (tmp_path / "got").exists() and not list(tmp_path.glob(".got*"))
+
+
+def test_artifacts_and_tags_changed_together_do_not_outvote_the_signature(
+    client: Any, servers_home: Path, run_id: str, name: str, tmp_path: Path
+) -> None:
+    version = _register(client, tmp_path, name, run_id, "one", versions.REJECTED)
+    stored = _stored(client, servers_home, name, version)
+    (stored / "evidence" / "file.txt").write_text("two")
+    client.set_model_version_tag(name, version, versions.EVIDENCE_TAG, digest_directory(stored / "evidence"))
+    with pytest.raises(versions.CorruptVersion, match=r"what was signed: evidence/file\.txt was changed"):
+        _fetch(client, name, version, tmp_path / "got")
+    other = _register(client, tmp_path, f"{name}-other", run_id, "one")
+    signature = _stored(client, servers_home, f"{name}-other", other) / "signature" / "model.sig"
+    (stored / "evidence" / "file.txt").write_text("one")
+    client.set_model_version_tag(name, version, versions.EVIDENCE_TAG, digest_directory(stored / "evidence"))
+    assert _fetch(client, name, version, tmp_path / "got").is_dir()
+    (stored / "signature" / "model.sig").write_bytes(signature.read_bytes())
+    client.set_model_version_tag(name, version, versions.BYTES_TAG, str(directory_bytes(stored)))
+    with pytest.raises(versions.CorruptVersion, match=f"signed as a version of '{name}-other'"):
+        _fetch(client, name, version, tmp_path / "again")
+
+
+def test_another_key_is_not_believed_and_a_new_one_signs_anew(
+    client: Any, run_id: str, name: str, tmp_path: Path
+) -> None:
+    version = _register(client, tmp_path, name, run_id, "one")
+    got, fresh = _fetch(client, name, version, tmp_path / "got"), signatures.trust(tmp_path / "new")
+    for dest in (tmp_path / "elsewhere", got):  # what lies there already is believed no more than what is fetched
+        with pytest.raises(versions.CorruptVersion, match="which is not trusted"):
+            versions.fetch(client, name, version, dest, fresh)
+    (tmp_path / "home").rename(tmp_path / "old")
+    second = _register(client, tmp_path, name, run_id, "one")
+    assert (version, second) == ("1", "2"), "what the old key signed is not taken up once it is not trusted"
+    both = signatures.trust(tmp_path / "home", tmp_path / "old")
+    assert all(versions.fetch(client, name, one, tmp_path / one, both).is_dir() for one in (version, second))
+
+
+def test_a_rejected_version_whose_tag_says_passed_is_not_taken_up(
+    client: Any, run_id: str, name: str, tmp_path: Path
+) -> None:
+    gate, lax = Gate(retention_min=0.99), Gate()
+    made = []
+    for word, one in ((versions.REJECTED, gate), (versions.PASSED, lax)):
+        model, evidence = tmp_path / "model", tmp_path / word
+        for folder in (model, evidence):
+            folder.mkdir(exist_ok=True)
+        (model / "file.txt").write_text("one")
+        digest, verdict = digest_directory(model), judge(one, evaluation())
+        assert verdict.passed == (word == versions.PASSED)
+        attested.write(evidence, digest, evaluation(), one, verdict, {})
+        signature = signatures.sealed(name, model, evidence, tmp_path / "home")
+        tags = {versions.RECIPE_TAG: "r", versions.VERDICT_TAG: word}
+        trust = _trust(tmp_path)
+        made.append(versions.register(client, name, model, evidence, digest, tags, "", run_id, trust, signature))
+        client.set_model_version_tag(name, "1", versions.VERDICT_TAG, versions.PASSED)
+    assert made == ["1", "2"]
+    got = _fetch(client, name, "1", tmp_path / "got")
+    assert versions.describe(client, name, "1")["verdict"] == versions.PASSED, "which MLflow says"
+    assert not attested.verdict(got).passed and attested.gate(got) == gate
+    assert attested.evaluation(got) == (digest_directory(got / "model"), evaluation())
+
+
+def test_evidence_that_says_nothing_is_told(tmp_path: Path) -> None:
+    (tmp_path / "evidence").mkdir()
+    with pytest.raises(attested.Incomplete, match=r"has no verdict\.json"):
+        attested.verdict(tmp_path)
+    for content in ("[", "[]", '{"passed": 1, "checks": "none"}', '{"passed": true}'):
+        for name in (attested.VERDICT, attested.EVALUATION):
+            (tmp_path / "evidence" / name).write_text(content)
+        with pytest.raises(attested.Incomplete, match=r"a verdict\.json that cannot be read"):
+            attested.verdict(tmp_path)
+        with pytest.raises(attested.Incomplete, match=r"an? evaluation\.json that cannot be read"):
+            attested.evaluation(tmp_path)
 
 
 def test_names_resolve_to_versions_or_say_what_is_missing(client: Any, run_id: str, name: str, tmp_path: Path) -> None:
