@@ -18,9 +18,9 @@ from typing import Any
 import psutil
 
 from flows import journal as journals
-from infra import services
+from infra import keys, services
 from infra.addresses import Services
-from registry import runs
+from registry import attested, provenance, runs, signing
 
 ROOT = Path(__file__).parents[2]
 MODELS = {"data", "floor", "finetune", "label", "prune", "distill", "export", "quantize"}  # not what measures time
@@ -42,6 +42,15 @@ def test_the_whole_loop(servers: Services, servers_home: Path, tiny: Path) -> No
     assert shown["digest"] == first["digest"] and shown["verdict"]["passed"]
     compared = {one["export"]: one for one in shown["exports"]}
     assert list(compared) == ["onnx", "int8_dynamic", "onnx (teacher)"]
+    version, home = servers_home / "models" / "tiny" / "1", keys.folder(servers_home)
+    assert shown["signed"]["key"] == signing.public(home / keys.PUBLIC, "key").id
+    said = attested.provenance(version)
+    assert provenance.subject(said) == ("tiny", shown["digest"])
+    assert all(provenance.material(said, name) for name in ("teacher", "data", "recipe", "code", "constraints"))
+    assert attested.evaluation(version)[0] == shown["digest"] and attested.verdict(version).passed
+    words = ["verify", "key", str(version), "--signature", str(version / signing.SIGNATURE)]
+    command = [sys.executable, "-m", "model_signing", *words, "--public_key", str(home / keys.PUBLIC)]
+    assert subprocess.run(command, capture_output=True).returncode == 0, "the library's own command says so too"
     assert all(one["texts"] > 20 and "onnxruntime" in one["runtime"] for one in compared.values())
     assert compared["onnx"]["largest"] < 1e-4 < compared["int8_dynamic"]["largest"], "what was quantised is apart"
     assert compared["int8_dynamic"]["digest"] == shown["digest"]
