@@ -1,4 +1,4 @@
-"""Which key signs and which are trusted, by the environment and by what `shrink up` made; what the doctor says of them."""
+"""Which key signs and which are trusted, by the environment and by `shrink up`; what the doctor says of them."""
 
 import json
 import os
