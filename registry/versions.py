@@ -16,8 +16,10 @@ from typing import Any
 
 from registry import attested, contents, signing
 from registry.download import TRIES, download, place, verify, whole
+from registry.patience import away
 from registry.records import ShrinkError, digest_directory, directory_bytes
 from registry.signing import Trust
+from registry.upload import left, upload
 
 log = logging.getLogger("registry.versions")
 
@@ -53,8 +55,8 @@ def register(
 
     `signature` is the folder with the signature over model and evidence; without one the version is stored and nobody
     loads it. A version whose stored files are damaged, or whose signature `trust` does not hold, is not taken up: a new
-    one is made. `about` describes the model as a whole. To be called by one process at a time for a model: what a
-    killed one left is taken up or removed.
+    one is made. `about` describes the model as a whole. To be called by one process at a time for a model on one host:
+    what a killed one left is taken up or removed. Of two hosts that register the same at once the older version stays.
     """
     contents.checked_name(name)
     if digest_directory(directory) != digest:
@@ -68,12 +70,18 @@ def register(
     marks: Mapping[str, str] = {**tags, DIGEST_TAG: digest, BYTES_TAG: str(sum(map(directory_bytes, parts.values())))}
     if evidence is not None:
         marks = {**marks, EVIDENCE_TAG: digest_directory(evidence)}
-    model_id, marks = _left(client, name, marks, run_id) or _upload(client, name, parts, marks, run_id)
+    taken = _left(client, name, marks, run_id)
+    model_id, marks = taken or (upload(client, name, parts, marks, run_id), marks)
     made = client.create_model_version(
         name, source=f"models:/{model_id}", run_id=run_id, tags=marks, description=description, model_id=model_id
     )
     _name_output(client, run_id, model_id)
-    return str(made.version)
+    older = _find(client, name, digest, tags, trust, below=int(made.version))  # of another host, made meanwhile
+    if older is None:
+        return str(made.version)
+    client.delete_model_version(name, made.version)  # nobody was told of it yet
+    client.delete_logged_model(model_id)
+    return older
 
 
 def _name_output(client: Any, run_id: str, model_id: str) -> None:
@@ -169,20 +177,38 @@ def _ensure_model(client: Any, name: str, about: str) -> None:
             client.update_registered_model(name, description=about)
 
 
-def _find(client: Any, name: str, digest: str, tags: Mapping[str, str], trust: Trust) -> str | None:
-    """The oldest version of this digest, recipe and verdict whose stored files are whole and signed."""
+def _find(
+    client: Any, name: str, digest: str, tags: Mapping[str, str], trust: Trust, below: int | None = None
+) -> str | None:
+    """The oldest version (of those `below` a number) of this digest, recipe and verdict that is whole and signed."""
+    found = client.search_model_versions(f"name = '{name}' and tags.`{DIGEST_TAG}` = '{digest}'")
+    alike = {int(one.version): one for one in found if _alike(one.tags, tags) and one.status == "READY"}
+    for number in sorted(one for one in alike if below is None or one < below):
+        if _reads(client, name, alike[number], digest, tags.get(VERDICT_TAG), trust):
+            return str(number)
+    return None
+
+
+def _reads(client: Any, name: str, one: Any, digest: str, word: str | None, trust: Trust) -> bool:
+    """Whether a version is whole and signed; raises when a server is away, which says nothing of the version.
+
+    Files that are gone look like a server that fails: it is one only if it cannot list them either.
+    """
     from mlflow.exceptions import MlflowException
 
-    found = client.search_model_versions(f"name = '{name}' and tags.`{DIGEST_TAG}` = '{digest}'")
-    for number in sorted(int(one.version) for one in found if _alike(one.tags, tags) and one.status == "READY"):
+    for again in (True, False):
         with tempfile.TemporaryDirectory() as work:
             try:
-                got = fetch(client, name, str(number), Path(work) / "got", trust, digest, tries=1)  # MLflow's suffice
-                _says(got, tags.get(VERDICT_TAG))
-                return str(number)
-            except (CorruptVersion, attested.Incomplete, MlflowException, OSError) as error:  # S3 away: the upload says
-                log.warning("version %d of %s is damaged and not taken up again: %s", number, name, error)
-    return None
+                got = fetch(client, name, str(one.version), Path(work) / "got", trust, digest, tries=1)  # MLflow's do
+                _says(got, word)
+                return True
+            except (CorruptVersion, attested.Incomplete, MlflowException, OSError) as error:
+                if again and away(error):
+                    client.list_logged_model_artifacts(one.source.removeprefix("models:/"), "model")
+                    continue
+                log.warning("version %s of %s is damaged and not taken up again: %s", one.version, name, error)
+                return False
+    return False
 
 
 def _says(version: Path, word: str | None) -> None:
@@ -198,37 +224,18 @@ def _alike(tags: Mapping[str, str], others: Mapping[str, str]) -> bool:
 
 
 def _left(client: Any, name: str, marks: Mapping[str, str], run_id: str) -> tuple[str, Mapping[str, str]] | None:
-    """What a killed registration of this digest left: a whole upload is taken up, halves are removed."""
-    experiment = client.get_run(run_id).info.experiment_id
+    """What a killed registration of this run left of this very digest, recipe and verdict, with its own evidence."""
+
+    def same(tags: Mapping[str, str]) -> bool:
+        evidence = (EVIDENCE_TAG in marks) == (EVIDENCE_TAG in tags)
+        return evidence and _alike(tags, marks) and marks.get(KEY_TAG) == tags.get(KEY_TAG)
+
     used = {SOURCE.sub(r"\1", one.source or "") for one in client.search_model_versions(f"name = '{name}'")}
     where = f"name = '{name}' AND tags.`{DIGEST_TAG}` = '{marks[DIGEST_TAG]}'"
-    whole: tuple[str, Mapping[str, str]] | None = None
-    for model in client.search_logged_models([experiment], where):
-        if model.model_id in used or not _alike(model.tags, marks):
-            continue
-        same = (EVIDENCE_TAG in marks) == (EVIDENCE_TAG in model.tags) and marks.get(KEY_TAG) == model.tags.get(KEY_TAG)
-        if str(model.status) == "READY" and same:
-            ours = {key: value for key, value in model.tags.items() if key in marks}
-            whole = (str(model.model_id), {**marks, **ours})
-        else:
-            client.delete_logged_model(model.model_id)
-    return whole
-
-
-def _upload(
-    client: Any, name: str, parts: Mapping[str, Path], marks: Mapping[str, str], run_id: str
-) -> tuple[str, Mapping[str, str]]:
-    """Initialise, fill and finalise a logged model; `_left` clears away one that a kill left pending."""
-    experiment = client.get_run(run_id).info.experiment_id
-    made = client.create_logged_model(experiment, name=name, source_run_id=run_id, tags=dict(marks))
-    try:
-        for part, folder in parts.items():
-            client.log_model_artifacts(made.model_id, str(folder), part)
-    except Exception:
-        client.finalize_logged_model(made.model_id, "FAILED")
-        raise
-    client.finalize_logged_model(made.model_id, "READY")
-    return str(made.model_id), marks
+    model = left(client, run_id, where, used, same)
+    if model is None:
+        return None
+    return str(model.model_id), {**marks, **{key: value for key, value in model.tags.items() if key in marks}}
 
 
 def _version(client: Any, name: str, version: str) -> Any:
