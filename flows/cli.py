@@ -105,7 +105,7 @@ def check(recipe: str) -> None:
     """Refuse a wrong recipe, model or data before any server starts."""
     from flows import plan, registered, sources
     from flows.preflight import preflight
-    from flows.recipe import load
+    from flows.recipe import BEHAVIOUR, load
     from infra.services import status
     from registry.footprint import grid_of
 
@@ -114,7 +114,7 @@ def check(recipe: str) -> None:
     if registered.used(chosen):  # whose teacher MLflow knows
         connected(start=True)
     teacher, data = sources.peek(chosen.teacher, here.home), sources.peek(chosen.data_source, here.home)
-    others = {name: sources.peek(source, here.home) for name, source in chosen.more.items()}
+    others = {name: sources.peek(source, here.home, name == BEHAVIOUR) for name, source in chosen.more.items()}
     preflight(chosen, teacher, data, others)
     plan.refuse(plan.make(chosen, teacher, data, here, others), here)
     if set(status(here.home).values()) != {"healthy"}:

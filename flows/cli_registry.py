@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from flows import beyond, sentences, units
 from flows import console as screen
-from flows import sentences, units
 from flows.cli_common import Json, connected, require, say
 from flows.settings import settings
 from registry.records import ShrinkError, has_text, is_unicode
@@ -34,22 +34,26 @@ def why(
     model: Annotated[str, typer.Argument(help="MODEL (its newest verdict here), MODEL@ALIAS or MODEL@VERSION")],
     as_json: Json = False,
 ) -> None:
-    """The verdict on a model, each check with its numbers."""
+    """The verdict on a model, each check with its numbers, then champion, slices, behaviour and leakage."""
     from flows.journal import read_all
 
     here = [run for run in read_all(settings().home) if run["recipe"] == model]
     judged = [run for run in here if run["verdict"]]
     if judged:
         verdict, of = judged[-1]["verdict"], f"version {judged[-1]['version']}, run {judged[-1]['run_id']}"
+        seen = judged[-1]["evaluation"]
     elif here:
         raise ShrinkError(unjudged(here[-1]))
     else:
-        verdict, of = registered(model)
+        seen, of = registered(model)
+        verdict = seen["verdict"]
     name = model.partition("@")[0]
     lines = [f"{name} {of}", *sentences.verdict_lines(verdict, name)]
+    told = beyond.facts(seen)
+    lines += beyond.lines(told, seen.get("metric", "accuracy"))
     if judged and judged[-1] is not here[-1]:
         lines.append(f"newer, and not judged: run {here[-1]['run_id']} is {here[-1]['status']}")
-    say({"model": name, "of": of} | verdict, as_json, screen.fitted("\n".join(lines)))
+    say({"model": name, "of": of} | verdict | told, as_json, screen.fitted("\n".join(lines)))
 
 
 def unjudged(run: dict[str, Any]) -> str:
@@ -61,7 +65,7 @@ def unjudged(run: dict[str, Any]) -> str:
 
 
 def registered(model: str) -> tuple[dict[str, Any], str]:
-    """The verdict on a registered version, and which one it is."""
+    """The facts of a registered version, its verdict among them, and which one it is."""
     from infra.services import current
 
     if current(settings().home) is None:
@@ -71,7 +75,7 @@ def registered(model: str) -> tuple[dict[str, Any], str]:
     from flows.outcome import describe
 
     facts = describe(model)
-    return facts["verdict"], f"version {facts['version']}"
+    return facts, f"version {facts['version']}"
 
 
 def predict(

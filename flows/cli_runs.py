@@ -35,13 +35,13 @@ def plan(
     from flows import plan as plans
     from flows import registered, sources
     from flows.preflight import preflight
-    from flows.recipe import load
+    from flows.recipe import BEHAVIOUR, load
 
     recipe, here = load(what or "sentiment"), settings()
     if registered.used(recipe):
         connected()
     teacher, data = sources.peek(recipe.teacher, here.home), sources.peek(recipe.data_source, here.home)
-    others = {name: sources.peek(source, here.home) for name, source in recipe.more.items()}
+    others = {name: sources.peek(source, here.home, name == BEHAVIOUR) for name, source in recipe.more.items()}
     preflight(recipe, teacher, data, others)
     foretold = plans.make(recipe, teacher, data, here, others)
     facts = plans.facts(foretold, here)

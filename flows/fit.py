@@ -23,7 +23,8 @@ def check(recipe: "Recipe") -> None:
             check_embed(recipe.rows)
         data.check_config(recipe.rows)
     except ShrinkError as error:
-        raise ShrinkError(f"{where}: data.{error}") from None
+        what = f"{error}"
+        raise ShrinkError(f"{where}: {what if what.startswith('evaluate.') else f'data.{what}'}") from None
     if recipe.data.kept and recipe.data.kept != recipe.rows.kept:
         raise ShrinkError(f"{where}: data.kept is {list(recipe.data.kept)} but is filled in: use evaluate.slices.")
     several = recipe.rows.multi_label

@@ -74,6 +74,7 @@ def write(
         **kinds_of(config),
         **shape(found, len(parts["train"]), len(labels) if not config.multi_label else 0),
         **balance([row["label"] for row in rows]),
+        paired=init_classify.paired(len(parts["test"])),
         name=name,
         max_length=length,
     )

@@ -1,5 +1,22 @@
 """What `shrink init` writes for one's own encoder and labelled rows, after the shipped `sentiment`."""
 
+PAIRED = (
+    ("noninferiority_margin: 0.03", "points of its score below the teacher's, the whole interval counted"),
+    ("champion_margin: 0.03", "the same below the champion that it would replace"),
+    ("flips_max: 0.1", "most share of answers that turn from right to wrong"),
+    ("slice_drop_max: 0.1", "points on the worst slice: thirds by length, labels, columns of evaluate.slices"),
+)
+ENOUGH = 900  # test rows that prove 3 points in four of five samples, where 10 % of the answers differ
+FEW = "  # {rows} test rows would leave these not proven; take them in with {enough} or more:\n"
+
+
+def paired(rows: int) -> str:
+    """The gate's lines about paired differences; as comments where there are too few test rows to prove them."""
+    off = "" if rows >= ENOUGH else "# "
+    head = "" if rows >= ENOUGH else FEW.format(rows=rows, enough=ENOUGH)
+    return head + "".join(f"  {off}{line:30}# {meaning}\n" for line, meaning in PAIRED)
+
+
 TEMPLATE = """# {name}: written by `shrink init`. Run: shrink run {file} (first with --smoke: it takes minutes)
 name: {name}
 task: classify
@@ -26,6 +43,7 @@ gate:   # what the student must reach to become @champion
   retention_min: 0.97
   retention_low_min: 0.95
   beat_floor: true
-  bytes_ratio_min: {bytes_ratio}
+{paired}  bytes_ratio_min: {bytes_ratio}
   speed_ratio_min: {speed_ratio}
+  leakage_max: 0.01   # most share of test texts that were learnt from, word for word or nearly
 """

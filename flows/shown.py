@@ -6,7 +6,7 @@ Registered as show.json in the version's evidence; version number, aliases and C
 from collections import Counter
 from typing import Any
 
-from flows import sentences, units, written
+from flows import beyond, sentences, units, written
 from registry import footprint as fp
 from registry.records import METRICS, Band, Discrepancy, Evaluation, Footprint, StageRecord, Verdict
 
@@ -49,6 +49,7 @@ def shown(
         },
         "parameters": {"teacher": teacher.parameters, "student": student.parameters},
         **written.facts(evaluation),
+        **beyond.facts(evaluation),
         "footprint": emitted(energy(fp.whole(fp.spent(records))), country),
         "payback": {"requests": facts["payback"]["requests"], "sentence": facts["payback_sentence"]},
         "stages": [

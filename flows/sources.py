@@ -57,13 +57,16 @@ def resolve(source: Source, home: Path) -> Path:
     return target
 
 
-def peek(source: Source, home: Path) -> Path:
-    """A directory to look at before a run: like `resolve`, but one file is looked at where it lies, not copied."""
+def peek(source: Source, home: Path, apart: bool = False) -> Path:
+    """A directory to look at before a run: like `resolve`, but one file is looked at where it lies, not copied.
+
+    `apart`: without its neighbours, for whoever reads all that a directory holds.
+    """
     scheme, _, rest = source.uri.partition(":")
     file = Path(rest)
     if scheme != "file" or not file.is_file():
         return resolve(source, home)
-    return linked(file) if file.suffix == MODEL else file.parent
+    return linked(file) if apart or file.suffix == MODEL else file.parent
 
 
 @cache
