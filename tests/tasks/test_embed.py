@@ -212,7 +212,7 @@ def check_deployable(rows: Path, teacher: Path, taught: Path, folder: Folder) ->
     answers = runtime.predict(small, ["good film", "a bad joke"])
     assert answers.shape == (2, 32) and np.allclose((answers**2).sum(1), 1, atol=1e-4)
     out, config = folder("evaluation"), evaluate.EmbedEvaluateConfig(rounds=3, bootstrap=200)
-    inputs = {"teacher": full, "student": small, "floor": base, "data": rows}
+    inputs = {"teacher": full, "student": small, "floor": base, "data": rows, "champion": exported}
     found = Evaluation.model_validate(evaluate.run(inputs, config, out, 0))
     assert set(found.measures) == {"overlap_at_10", "spearman", "probe_accuracy"}
     assert found.measures["spearman"].teacher == pytest.approx(1) and found.measures["overlap_at_10"].teacher == 1
@@ -221,16 +221,31 @@ def check_deployable(rows: Path, teacher: Path, taught: Path, folder: Folder) ->
     assert found.retention.point == min(one.retention.point for one in found.measures.values())
     assert found.agreement is not None and found.flips_to_wrong is not None
     assert found.student.bytes < found.teacher.bytes and found.student.accuracy is None
+    check_beside(found)
     for name in splits.SPLITS:
         unlabelled = [{**row, "label": -1} for row in data.read_rows(rows, name)]
         data.write_rows(rows / f"{name}.jsonl", unlabelled)
     bare = Evaluation.model_validate(evaluate.run(inputs, config, folder("bare"), 0))
+    check_beside(bare)
     assert set(bare.measures) == {"overlap_at_10", "spearman"} and bare.agreement is bare.flips_to_wrong is None
     held = folder("reloaded")
     assert reload.run({"model": small, "golden": out}, reload.ReloadConfig(), held, 0)["max_difference"] < 1e-4
     other = reload.run({"model": full, "golden": out}, reload.ReloadConfig(), held, 0)
     wrong = [one for one in other["checks"] if not one["passed"]]
     assert [one["name"] for one in wrong] == ["golden"] and "golden sentence_embedding" in wrong[0]["why"]
+
+
+def check_beside(found: Evaluation) -> None:
+    """What the gate asks beyond the whole goes by the measure that kept least, and nothing else."""
+    scores = found.scores()
+    assert found.against_teacher and found.against_teacher.interval.point == pytest.approx(
+        scores["student"] - scores["teacher"]
+    )
+    assert found.champion and found.champion.against and found.champion.against.examples == found.examples
+    assert {one.by for one in found.slices} == {"length"} and found.leakage and found.leakage.texts == found.examples
+    weights = [one.against.examples / found.examples for one in found.slices]
+    whole = sum(part * one.student for part, one in zip(weights, found.slices, strict=True))
+    assert whole == pytest.approx(scores["student"])
 
 
 def test_importance_without_labels_is_the_squared_change_of_the_embedding(source: Path, rows: Path) -> None:

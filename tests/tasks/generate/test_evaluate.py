@@ -44,6 +44,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         texts = [" ".join(rng.choice(WORDS, rng.integers(3, 40))) for _ in range(count)]
         data.write_rows(found["data"] / f"{name}.jsonl", [{"id": str(n), "text": one} for n, one in enumerate(texts)])
     (found["data"] / "data.json").write_text(json.dumps({"task": "generate", "max_length": 32}))
+    found |= {"champion": found["floor"], "behaviour": at / "behaviour"}
+    found["behaviour"].mkdir()
+    asked = [
+        {"group": "any", "kind": "minimum", "prompt": "the cat sat", key: ["\x00never"]}
+        for key in ("lacks", "contains")
+    ]
+    (found["behaviour"] / "checks.jsonl").write_text("\n".join(map(json.dumps, asked)))
     return found
 
 
@@ -92,6 +99,23 @@ def test_an_evaluation_holds_all_measures_and_no_text(made: dict[str, Path], jud
     assert "cake" not in text and "p50_ms" not in text and "speeds" not in text and "reference" not in text
     values = load_file(out / "values.safetensors")
     assert values["nats.student"].shape == (9,) and values["kl_second.floor"].shape == (5,)
+
+
+def test_the_gate_is_told_what_it_asks_beyond_the_whole(judged: tuple[Evaluation, Path]) -> None:
+    seen, out = judged
+    told = seen.measures["perplexity"]
+    assert seen.against_teacher and seen.champion and seen.champion.against, "the floor stands in for a champion"
+    assert seen.against_teacher.interval.point == pytest.approx(math.log(told.teacher / told.student))
+    low, high = (math.log(one) for one in (told.retention.low, told.retention.high))
+    assert seen.against_teacher.interval.low == pytest.approx(low, rel=1e-6)
+    assert seen.against_teacher.interval.high == pytest.approx(high, rel=1e-6)
+    assert seen.champion.against.interval.point == pytest.approx(math.log(told.floor / told.student))
+    assert sum(one.against.examples for one in seen.slices) == 9 and seen.slices[0].by == "length"
+    assert all(one.teacher > 1 and one.student > 1 for one in seen.slices), "told as perplexities"
+    (group,) = seen.behaviour
+    assert (group.checks, group.teacher, group.student, group.failed) == (2, 1, 1, (2,))
+    assert seen.leakage and (seen.leakage.texts, seen.leakage.learnt) == (9, 2)
+    assert not [name for name in load_file(out / "values.safetensors") if "champion" in name]
 
 
 def test_both_write_on_one_prompt_and_nothing_where_they_cannot_chat(made: dict[str, Path]) -> None:
