@@ -115,15 +115,19 @@ async def text_of(slot: Slot, lane: Lane, question: Writing) -> dict[str, Any]:
         raise HTTPException(422, [{"field": question.field(), "problem": mended(error)}]) from None
     text = "".join(said)
     if copied is not None:
-        compare(slot, *copied, lane, {"text": text})
+        compare(slot, copied, lane, {"text": text})
     return {"model": slot.name, "version": lane.served.version, "text": text, **found}
 
 
 async def events(slot: Slot, lane: Lane, question: Writing) -> AsyncIterator[str]:
     """An answer as server-sent events: parts {"text"}, then {"done"} with how many tokens, or {"error"}."""
+    said, copied = list[str](), copy(slot, question.asked())
     try:
         async for one in streamed(slot, lane, question.asked()):
+            said.append(one.get("text", ""))
             yield f"data: {json.dumps(one, ensure_ascii=False)}\n\n"
+            if "done" in one and copied is not None:
+                compare(slot, copied, lane, {"text": "".join(said)})
     except ShrinkError as error:
         yield f"data: {json.dumps({'error': mended(error), 'field': question.field()}, ensure_ascii=False)}\n\n"
     except HTTPException as error:

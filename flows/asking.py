@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from fastapi import HTTPException
@@ -27,6 +27,14 @@ BUSY = {"Retry-After": "1"}
 
 Question = dict[str, Any]
 Answer = dict[str, Any]
+
+
+class Copy(NamedTuple):
+    """A question that a shadow was asked, too, and what it writes."""
+
+    shadow: Lane
+    future: "Future[Answer]"
+    said: list[str]
 
 
 def chosen(slot: Slot) -> Lane | None:
@@ -60,7 +68,7 @@ async def answered(slot: Slot, lane: Lane, question: Question) -> tuple[Lane, An
     copied = copy(slot, question)
     lane, answer = await waiting
     if copied is not None:
-        compare(slot, *copied, lane, answer)
+        compare(slot, copied, lane, answer)
     return lane, answer
 
 
@@ -88,14 +96,15 @@ async def tried(slot: Slot, lane: Lane, question: Question, part: Part | None = 
     raise AssertionError
 
 
-def copy(slot: Slot, question: Question) -> "tuple[Lane, Future[Answer]] | None":
+def copy(slot: Slot, question: Question) -> Copy | None:
     """Ask the shadow the same, unless it has not answered enough of the others yet."""
     with slot.lock:
         shadow = slot.candidate if slot.phase == "shadow" else None
         if shadow is None or slot.copies >= (COPIES if "texts" in question else 1):
             return None
         try:
-            _, future = shadow.ask(question)
+            said = list[str]()
+            _, future = shadow.ask(question, said.append)
         except Gone:
             return None
         slot.copies += 1
@@ -105,23 +114,24 @@ def copy(slot: Slot, question: Question) -> "tuple[Lane, Future[Answer]] | None"
             slot.copies -= 1
 
     future.add_done_callback(over)
-    return shadow, future
+    return Copy(shadow, future, said)
 
 
-def compare(slot: Slot, shadow: Lane, future: "Future[Answer]", lane: Lane, answer: Answer) -> None:
+def compare(slot: Slot, copied: Copy, lane: Lane, answer: Answer) -> None:
     """Count whether the shadow agrees, as soon as it has answered."""
+    shadow = copied.shadow
 
     def count(done: "Future[Answer]") -> None:
         error = done.exception()
         if isinstance(error, Gone | ShrinkError):
             return
-        same = error is None and agrees(lane, answer, shadow, done.result())
+        same = error is None and agrees(lane, answer, shadow, {**done.result(), "text": "".join(copied.said)})
         with slot.lock:
             if slot.candidate is shadow and slot.phase == "shadow":
                 slot.compared += 1
                 slot.agreed += same
 
-    future.add_done_callback(count)
+    copied.future.add_done_callback(count)
 
 
 def agrees(lane: Lane, answer: Answer, shadow: Lane, other: Answer) -> bool:
@@ -129,7 +139,7 @@ def agrees(lane: Lane, answer: Answer, shadow: Lane, other: Answer) -> bool:
     if lane.served.task != shadow.served.task:
         return False
     if "rows" not in answer:
-        return str(answer["text"]).split()[:1] == str(other.get("text", "")).split()[:1]
+        return str(answer["text"]).split()[:1] == str(other["text"]).split()[:1]
     try:
         found = rows(other)
     except Failed:

@@ -89,7 +89,8 @@ def serve(
 def listening(host: str, port: int) -> socket.socket:
     """A socket bound to the port, taken before anything is loaded; raises ShrinkError when it cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    holder = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio sends at once (TCP_NODELAY) only where the protocol is named: else every answer waits 40 ms for an ACK
+    holder = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         holder.bind((host, port))

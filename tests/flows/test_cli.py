@@ -133,6 +133,9 @@ def test_commands_on_an_empty_home(shrink: Shrink, tmp_path: Path) -> None:
         (["chat", "sentiment", "--runtime", "vllm"], r"runtime is 'vllm' but must be one of: auto, transformers"),
         (["chat", "sentiment"], r"s3, mlflow, prefect do not answer; start them with"),
         (["deploy", "sentiment", "--port", "70000"], r"port is 70000 but must lie between 1 and 65535"),
+        (["deploy", "sentiment", "--canary", "2"], r"canary is 2\.0 but must be less than or equal to 1; change"),
+        (["deploy", "sentiment", "--host", "0.0.0.0"], r"which others can reach, but there is no token: put one of 16"),
+        (["deploy", "sentiment", "--host", "no.such.host.invalid"], r"which nothing is known by; give an address"),
         (["deploy", "sentiment", "--port", "http"], r"Invalid value for '--port'.*see `shrink deploy --help`"),
         (["bundle", "sentiment", "--browser", "."], r"browser is '.*' but that is there and not empty; name a new"),
         (

@@ -354,6 +354,23 @@ def test_a_model_that_writes_answers_whole_and_as_it_writes(writes: lanes.Slot, 
         opening.opened(tmp_path / "model", tmp_path / "wrong.json", "2")
 
 
+def test_a_shadow_that_writes_is_compared_by_its_first_word(writes: lanes.Slot, tmp_path: Path) -> None:
+    candidate = opening.opened(tmp_path / "model", tmp_path / "golden.json", "2")
+    with writes.lock:
+        writes.options, writes.candidate = TRIED, candidate
+        writes.begin("shadow")
+    with TestClient(api.application(writes)) as http:
+        for place in range(6):
+            body = {"prompt": "the quick", "max_tokens": 5, "raw": True, "stream": place % 2 == 1}
+            found = http.post("/generate", json=body)
+            assert found.status_code == 200
+            until = time.monotonic() + 20
+            while writes.copies and time.monotonic() < until:
+                time.sleep(0.01)
+    assert (writes.compared, writes.agreed) == (6, 6)
+    assert candidate.tally.numbers().requests == 6
+
+
 def test_a_body_of_declared_length_is_refused_before_it_is_sent(held: lanes.Slot) -> None:
     http = TestClient(api.application(held))
     refused = http.post("/predict", headers={"content-length": str(bodies.MAX_BYTES + 1)}, content=b"{}")
