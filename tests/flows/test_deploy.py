@@ -79,12 +79,19 @@ def make_golden(folder: Path, model: Path, shift: float = 0.0) -> Path:
 
 
 def put(
-    client: Any, name: str, folder: Path, strength: float, shift: float = 0.0, evidence: bool = True, **kind: Any
+    client: Any,
+    name: str,
+    folder: Path,
+    strength: float,
+    shift: float = 0.0,
+    evidence: bool = True,
+    signer: Path | None = None,
+    **kind: Any,
 ) -> str:
     model = make_model(folder / "model", strength, **kind)
     golden = make_golden(folder / "evidence", model, shift) if evidence else None
     run, home = client.create_run("0").info.run_id, settings().home
-    signature, trust = signatures.sealed(name, model, golden, home), signatures.trust(home)
+    signature, trust = signatures.sealed(name, model, golden, signer or home), signatures.trust(home)
     digest = digest_directory(model)
     return versions.register(client, name, model, golden, digest, {}, "a test", run, trust, signature)
 
@@ -119,17 +126,24 @@ def test_the_alias_is_followed_and_a_rollback_is_too(
     assert scores == pytest.approx([1 / (1 + np.exp(-2)), 1 / (1 + np.exp(-6)), 1 / (1 + np.exp(-2))])
 
 
-def test_a_version_that_fails_its_golden_check_is_refused_and_the_old_one_stays(
-    client: Any, slots: Callable[..., lanes.Slot], tmp_path: Path
+def test_a_version_that_does_not_verify_or_answer_as_it_did_is_refused_and_the_old_one_stays(
+    client: Any, servers_home: Path, slots: Callable[..., lanes.Slot], tmp_path: Path
 ) -> None:
     name, cache = "guarded", tmp_path / "cache"
     good = put(client, name, tmp_path / "1", 1.0)
     wrong = put(client, name, tmp_path / "2", 2.0, shift=0.5)
     bare = put(client, name, tmp_path / "3", 3.0, evidence=False)
+    strange = put(client, name, tmp_path / "4", 4.0, signer=tmp_path / "stranger")
+    damaged, edited = put(client, name, tmp_path / "5", 5.0), put(client, name, tmp_path / "6", 6.0)
+    kept = {one: client.get_model_version(name, one).source.removeprefix("models:/") for one in (damaged, edited)}
+    for one, file in ((damaged, "model.sig"), (edited, "golden.json")):
+        (stored,) = [path for path in (servers_home / "s3").rglob(file) if kept[one] in path.parts]
+        stored.write_bytes(b"".ljust(stored.stat().st_size))
     slot = slots(name)
     client.set_registered_model_alias(name, "live", good)
     serving.reconcile(client, slot, cache)
-    for version, why in ((wrong, "golden logits by 0.5"), (bare, "golden.json")):
+    reasons = [(strange, "which is not trusted"), (damaged, "a damaged signature"), (edited, "does not hold the evid")]
+    for version, why in ((wrong, "golden logits by 0.5"), (bare, "golden.json"), *reasons):
         client.set_registered_model_alias(name, "live", version)
         serving.reconcile(client, slot, cache)
         assert version_of(slot) == good
