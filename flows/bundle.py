@@ -35,14 +35,14 @@ PACKAGES = {
 }
 
 
-def free(target: Path) -> None:
+def free(target: Path, option: str = "browser") -> None:
     """Raise ShrinkError unless the target is a folder that can be made: absent or empty."""
     try:
         taken = target.exists() and (not target.is_dir() or any(target.iterdir()))
     except OSError as error:
-        raise ShrinkError(f"browser is '{target}' but it cannot be looked at ({error.strerror}).") from None
+        raise ShrinkError(f"{option} is '{target}' but it cannot be looked at ({error.strerror}).") from None
     if taken:
-        raise ShrinkError(f"browser is '{target}' but that is there and not empty; name a new folder.")
+        raise ShrinkError(f"{option} is '{target}' but that is there and not empty; name a new folder.")
 
 
 def check(model: Path) -> None:

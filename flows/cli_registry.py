@@ -170,23 +170,36 @@ def chat(
 
 def bundle(
     model: Model,
-    browser: Annotated[Path, typer.Option(help="folder to write, new or empty: a page that runs the model")],
+    browser: Annotated[Path | None, typer.Option(help="folder to write, new or empty: a page that runs it")] = None,
+    offline: Annotated[Path | None, typer.Option(help="folder to write, new or empty: a program that runs it")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a folder in which a registered version runs in a browser, on the device alone."""
+    """Write a folder in which a registered version runs in a browser or by a program, without a network."""
     from flows import bundle as bundles
 
-    target = browser.absolute()
-    bundles.free(target)
+    if (browser is None) == (offline is None):
+        raise ShrinkError("bundle needs --browser DIR or --offline DIR, one of them; give it.")
+    option, folder = ("browser", browser) if browser else ("offline", offline)
+    assert folder is not None
+    bundles.free(folder.absolute(), option)
     connected()
     require(model)
-    from flows.outcome import fetched
+    from flows import keys, outcome
+    from flows import offline as program
 
-    number, version = fetched(model, settings().home)
-    made = bundles.browser(version, number, target, settings().home)
-    lines = [
-        f"{browser} written: {units.size(made['bytes'])}, of it {units.size(made['model'])} the model and "
-        f"{units.size(made['runtime'])} what runs it",
-        f"next:   python3 -m http.server --bind 127.0.0.1 --directory {browser} 8000   then open http://127.0.0.1:8000",
-    ]
+    number, version = outcome.fetched(model, settings().home)
+    if option == "offline":
+        made = program.write(outcome.split_name(model)[0], version, keys.trust(settings()), folder.absolute())
+        lines = [
+            f"{folder} written: {units.size(made['bytes'])}, of it {units.size(made['model'])} the model",
+            f"next:   pip install -r {folder}/requirements.txt   then python {folder}/run.py TEXT",
+        ]
+    else:
+        made = bundles.browser(version, number, folder.absolute(), settings().home)
+        lines = [
+            f"{folder} written: {units.size(made['bytes'])}, of it {units.size(made['model'])} the model and "
+            f"{units.size(made['runtime'])} what runs it",
+            f"next:   python3 -m http.server --bind 127.0.0.1 --directory {folder} 8000   "
+            "then open http://127.0.0.1:8000",
+        ]
     say({"version": number} | made, as_json, screen.fitted("\n".join(lines)))

@@ -9,7 +9,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from flows import keys, made_of, report, units
+from flows import cache, kept, keys, made_of, report, units
 from flows.obtain import Curves, Workshop
 from flows.recipe import Recipe
 from flows.sentences import sentence
@@ -151,6 +151,8 @@ def write_evidence(
     (evidence / "report.html").write_text(report.render_html(facts))
     (evidence / "show.json").write_text(json.dumps(seen, indent=1))
     attested.write(evidence, seen["digest"], evaluation, recipe.gate, verdict, told)
+    data = next(record.digest for record in shop.records if record.kind == "data")
+    examples = kept.keep(recipe, cache.path_of(shop.settings.home, data), evaluated, shop.settings.home, evidence)
     key, when = provenance.signed(told)
     about = json.loads((student / "config.json").read_text())
     story = card.Story(
@@ -169,6 +171,7 @@ def write_evidence(
         grams_range=report.carbon_text(facts),
         signed_with=key,
         signed_on=when,
+        examples=examples,
     )
     whole = fp.whole(fp.spent(shop.records))
     text = card.render(

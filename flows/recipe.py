@@ -6,7 +6,7 @@ import os
 import reprlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -86,6 +86,11 @@ class Recipe(BaseModel):
     stages: tuple[ChainStage, ...] = Field(min_length=1, description="in the order they run")
     evaluate: AnyEvaluate = EvaluateConfig()
     gate: Gate = Gate()
+    keep_text: Literal["none", "hash", "sample"] = Field(
+        default="none",
+        description="what of the judged texts may leave this machine, as evidence: nothing, a keyed hash of each "
+        "(.shrink/keys/text.key finds a row again), or a few of them on the card",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -43,6 +43,7 @@ class Story(BaseModel):
     grams_range: str | None = None
     signed_with: str | None = None  # id of the key, SHA-256 of its public half in PEM
     signed_on: str | None = None
+    examples: tuple[str, ...] = ()  # judged texts that the recipe allows to be shown
 
 
 def render(
@@ -65,6 +66,7 @@ def render(
         *([measures(evaluation)] if evaluation.measures else []),
         gate(verdict, ", by an open gate that says nothing of quality" if is_smoke(name) else ""),
         *([_exports(story)] if story.exports else []),
+        *(["## Examples\n\n" + "\n".join(f"- {text(one)}" for one in story.examples)] if story.examples else []),
         _limits(story),
         _footprint(footprint, story),
         _origin(story),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from registry import contents, signing
+from registry import contents, mlmodel, signing
 from registry.records import digest_directory
 from registry.signing import Trust
 
@@ -33,6 +33,8 @@ def download(client: Any, model_id: str, declared: str | None, work: Path, tries
                 tracking_uri=client.tracking_uri,
                 registry_uri=client.tracking_uri,
             )
+            for file in (mlmodel.FILE, mlmodel.META):  # of MLflow's own clients: not signed, and never read here
+                (target / file).unlink(missing_ok=True)
             return target
         except (MlflowException, OSError):
             if attempt == tries:
@@ -49,7 +51,7 @@ def _listed(client: Any, model_id: str) -> Iterator[contents.Listed]:
             if one.is_dir:
                 contents.check_segments(one.path)
                 folders.append(one.path)
-            else:
+            elif one.path != mlmodel.FILE or int(one.file_size or 0) > mlmodel.LARGEST:
                 yield contents.Listed(path=one.path, size=int(one.file_size or 0))
 
 

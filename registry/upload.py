@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from registry import mlmodel
 from registry.download import download
 from registry.records import digest_directory
 
@@ -23,6 +24,8 @@ def upload(client: Any, name: str, parts: Mapping[str, Path], marks: Mapping[str
     try:
         for part, folder in parts.items():
             client.log_model_artifacts(made.model_id, str(folder), part)
+        with tempfile.TemporaryDirectory() as work:
+            client.log_model_artifact(made.model_id, str(mlmodel.write(parts["model"], made.model_id, Path(work))))
         _read_back(client, made.model_id, parts)
     except Exception:
         client.finalize_logged_model(made.model_id, "FAILED")
