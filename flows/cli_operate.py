@@ -48,7 +48,7 @@ def deploy(
     shadow: Annotated[int, typer.Option(help="live requests a new version is compared by in each phase")] = 50,
     canary: Annotated[float, typer.Option(help="share of requests that a new version answers before all")] = 0.1,
     memory_mb: Annotated[float | None, typer.Option(help="MB of a version's process (default: by its size)")] = None,
-    batch: Annotated[int, typer.Option(help="texts that go through the model together; 1: each alone")] = 16,
+    batch: Annotated[int, typer.Option(help="texts that go through the model together; 1: each alone")] = 8,
     rollback: Annotated[bool, typer.Option("--rollback", help="roll the ledger back from an unfit champion")] = False,
     as_json: Json = False,
 ) -> None:

@@ -30,7 +30,7 @@ class Options(BaseModel):
     shadow: int = Field(50, ge=0, description="Live requests that each phase compares; 0: no shadow.")
     canary: float = Field(0.1, ge=0, le=1, description="Share of requests that a canary answers; 0: no canary.")
     memory_mb: float | None = Field(None, gt=0, description="MB of a version's process; null: by the model's size.")
-    batch: int = Field(16, ge=1, le=128, description="Texts that go through the model together; 1: each alone.")
+    batch: int = Field(8, ge=1, le=128, description="Texts that go through the model together; 1: each alone.")
     rollback: bool = Field(False, description="Append a rollback to the ledger when the champion proves unfit.")
 
 
