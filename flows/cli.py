@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import cli_init, cli_operate, cli_registry, cli_runs, cli_watch, summed
+from flows import cli_init, cli_operate, cli_promotion, cli_registry, cli_runs, cli_watch, summed
 from flows import console as screen
 from flows.cli_common import Json, RunId, connected, fail, say, unfinished
 from flows.settings import settings
@@ -194,6 +194,12 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
         cli_registry.generate,
         cli_registry.chat,
         cli_registry.bundle,
+        cli_promotion.promote,
+        cli_promotion.rollback,
+        cli_promotion.approve,
+        cli_promotion.reject,
+        cli_promotion.history,
+        cli_promotion.reconcile,
     ),
     OPERATE: (
         cli_operate.deploy,

@@ -16,7 +16,20 @@ from prefect import flow, tags
 from prefect.context import TagsContext
 from prefect.exceptions import TerminationSignal
 
-from flows import admit, keys, outcome, pictures, plan, planned, reconcile, registered, reigning, servers, sources
+from flows import (
+    admit,
+    keys,
+    outcome,
+    pictures,
+    plan,
+    planned,
+    promote,
+    reconcile,
+    registered,
+    reigning,
+    servers,
+    sources,
+)
 from flows import journal as journals
 from flows.obtain import Workshop, obtain
 from flows.preflight import preflight
@@ -78,7 +91,7 @@ def walked(chosen: Recipe, origins: dict[str, Path], smoke: bool) -> dict[str, A
             admission = patiently(admit.admitted, chosen.name, version, shop)
             journal["refused"] = admission.why
             if admission.passed:
-                patiently(outcome.promote, shop, chosen.name, version, journal)
+                patiently(promote.of_run, shop, chosen.name, version, journal)
         patiently(pictures.publish, shop, chosen.name, evaluation, verdict)
         journal["status"] = "passed" if verdict.passed and not journal["refused"] else "rejected"
     return journal

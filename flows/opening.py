@@ -20,6 +20,7 @@ from flows.settings import settings
 from infra.services import current
 from registry import promotion, store, versions
 from registry.records import ShrinkError, directory_bytes
+from registry.standing import standing
 from tasks import extras, runtime
 
 TOLERANCE = 1e-4  # of a golden output; as in tasks/reload.py
@@ -45,20 +46,21 @@ def _s3(config: store.S3Config) -> Any:
 
 
 def ledger(name: str) -> list[promotion.Entry]:
-    """The promotions and rollbacks of a model that are done, in order."""
+    """All that a model's ledger holds, in order, its chain verified."""
     found = current(settings().home)
     if found is None:
         raise ShrinkError(f"there are no servers in '{settings().home}'; start them with `shrink up`.")
-    entries = promotion.history(_s3(s3_config(found)), found.bucket, name)
-    return [one for one in entries if one.event == "done" and one.action in {"promote", "rollback"}]
+    return promotion.history(_s3(s3_config(found)), found.bucket, name)
 
 
 def named(registry: Any, name: str, alias: str) -> Named:
     """What an alias names now; raises ShrinkError when that is nothing."""
     if alias not in {promotion.CHAMPION, promotion.PREVIOUS}:
         return Named(versions.resolve(registry, name, alias))
-    done = ledger(name)
-    found = None if not done else done[-1].target if alias == promotion.CHAMPION else done[-1].previous
+    entries = ledger(name)
+    done = [one for one in entries if one.event == "done" and one.moves]
+    previous = standing(entries).previous  # without what a person has rejected since
+    found = None if not done else done[-1].target if alias == promotion.CHAMPION else previous
     if found is None:
         raise ShrinkError(f"model {name} has no {alias} in the ledger: promote a version with `shrink run`.")
     return Named(found, str(done[-1].seq), done[-1].action == "rollback")

@@ -218,13 +218,6 @@ def judged(shop: Workshop) -> str:
     return next(record for record in shop.records if record.kind == "evaluate").inputs["student"]
 
 
-def promote(shop: Workshop, name: str, version: str, journal: dict[str, Any]) -> None:
-    """Make the version champion, with its ledger entry."""
-    lock = shop.settings.home / "locks" / f"promotion-{name}.lock"
-    why = f"passed its gate in run {journal['run_id']}"
-    promotion.promote(client(), shop.s3, shop.bucket, lock, name, version, getpass.getuser(), why)
-
-
 def split_name(model: str) -> tuple[str, str]:
     """MODEL@ALIAS (or MODEL@VERSION) in its two parts; without one, champion is meant. Raises ShrinkError."""
     name, _, wanted = model.partition("@")

@@ -88,10 +88,11 @@ def summary(
     say += written.sample(facts) if facts.get("writing") else []
     say.append(lift(facts))
     say += verdict_lines(journal["verdict"], name)
-    refused = journal.get("refused", "")
-    passed, task = journal["verdict"]["passed"] and not refused, journal["evaluation"]["task"]
+    refused, waits = journal.get("refused", ""), journal.get("waits")
+    passed, task = journal["verdict"]["passed"] and not refused and not waits, journal["evaluation"]["task"]
     say += [f"REFUSED before its promotion: {refused}"] if refused else []
-    moved = f"; {name}@champion is this version" if passed else "; no alias moved"
+    moved = f"; not promoted: {waits.removesuffix('.')}" if waits else "; no alias moved"
+    moved = f"; {name}@champion is this version" if passed else moved
     how = (
         f"the same as {name} version {version}, registered before"
         if again

@@ -23,6 +23,13 @@ def is_smoke(name: str) -> bool:
     return name.endswith(SMOKE)
 
 
+class Approval(BaseModel):
+    """A person's word that is asked for before a promotion."""
+
+    model_config = STRICT
+    hours: float = Field(72.0, gt=0, le=8760, allow_inf_nan=False, description="for which the word counts")
+
+
 class Gate(BaseModel):
     """What a student must reach; a field left null is not asked for."""
 
@@ -110,6 +117,9 @@ class Gate(BaseModel):
     bytes_max: int | None = Field(None, gt=0, le=10**15, description="most bytes of the student")
     peak_rss_mb_max: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="most MB of memory that the student takes at its peak"
+    )
+    approval: Approval | None = Field(
+        None, description="a person approves what passed before it is promoted ({hours: 72}); null: nobody has to"
     )
 
 

@@ -102,7 +102,7 @@ def reject(
     def decide(entries: list[Entry], now: Standing) -> Entry | dict[str, Any]:
         if now.champion == version:
             raise ShrinkError(f"version {version} is the champion of {name}: `shrink rollback {name}` first.")
-        if now.rejected(version):
+        if now.rejected(version) and version not in now.line:  # one that was forced since may be rejected again
             return next(one for one in reversed(entries) if one.event == "done" and one.target == version)
         rest = [one for one in now.line if one != version]
         return {"previous": rest[-2] if len(rest) > 1 else None, **_of(now, name, version, seen)}

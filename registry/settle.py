@@ -18,9 +18,10 @@ from registry.ledger import Action, Entry
 from registry.projection import ALIASES, Book, Moved
 from registry.standing import Standing, standing
 
-LOCK_SECONDS = 120.0
+LOCK_SECONDS = 300.0
 ACT_SECONDS = 600.0  # in which an action is through, however many others there are
-PATIENCE_SECONDS = 5.0  # an intent of another host that stays open for longer is finished for it
+PATIENCE_SECONDS = 10.0  # an intent of another host that stays open for longer is finished for it
+PAUSES = (0.1, 4.0)  # seconds between two looks at the ledger: at most so many at first, and after many of them
 Decision = Callable[[list[Entry], Standing], Entry | dict[str, Any]]
 
 
@@ -51,7 +52,7 @@ def act(book: Book, lock: Path, action: Action, target: str | None, who: str, wh
             try:
                 entries = [*entries, ledger.append(book.s3, book.bucket, intent)]
             except ledger.Taken:
-                time.sleep(random.uniform(0, 0.5))
+                _pause(4)
                 entries = ledger.catch_up(book.s3, book.bucket, book.name, entries)
                 continue
             return _done(_finish(book, entries), intent)
@@ -79,11 +80,17 @@ def _awaited(book: Book, entries: list[Entry]) -> list[Entry]:
     """The ledger once another host has finished its open intent, or was given the time to."""
     if not ledger.conditional(book.s3, book.bucket):  # all writers are on this host, and the lock is ours
         return entries
-    ends, found = time.monotonic() + PATIENCE_SECONDS, entries
+    ends, found, looks = time.monotonic() + PATIENCE_SECONDS, entries, 0
     while time.monotonic() < ends and len(found) == len(entries):
-        time.sleep(random.uniform(0.05, 0.5))
+        _pause(looks)
+        looks += 1
         found = ledger.catch_up(book.s3, book.bucket, book.name, entries)
     return found
+
+
+def _pause(looks: int) -> None:
+    """Sleep at random, longer after more looks: a hundred that wait must not take the time from the one that acts."""
+    time.sleep(random.uniform(0, min(PAUSES[1], PAUSES[0] * 2**looks)))
 
 
 def _finish(book: Book, entries: list[Entry]) -> list[Entry]:
@@ -114,7 +121,7 @@ def _locked(lock: Path) -> Iterator[None]:
     lock.parent.mkdir(parents=True, exist_ok=True)
     held = FileLock(lock)
     try:
-        held.acquire(timeout=LOCK_SECONDS)
+        held.acquire(timeout=LOCK_SECONDS, poll_interval=0.2)
     except Timeout as error:
         raise RuntimeError(
             f"another promotion held {lock} for {LOCK_SECONDS:g} s: run it again when it is over"

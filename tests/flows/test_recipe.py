@@ -55,7 +55,7 @@ def change(path: str, value: Any) -> dict[str, Any]:
     ("path", "value", "message"),
     [
         ("stagse", [], r"unknown key 'stagse'; did you mean 'stages'\?"),
-        ("gate.epochs", 1, r"unknown key 'gate.epochs'; valid here are: beat_floor, "),
+        ("gate.epochs", 1, r"unknown key 'gate.epochs'; valid here are: approval, beat_floor, "),
         ("stages.0.epoch", 1, r"unknown key 'stage 1 \(finetune\): epoch'; did you mean 'epochs'\?"),
         ("stages.2.mincount", 1, r"unknown key 'stage 3 \(prune/vocabulary\): mincount'; did you mean 'min_count'\?"),
         ("stages.4.kind", "distil", r"stage 5: unknown kind 'distil'; did you mean 'distill'\?"),
