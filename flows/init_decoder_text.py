@@ -35,6 +35,8 @@ gate:   # what the student must reach to become @champion
   retention_min_of: {{perplexity: 0.95}}   # the teacher's perplexity over the student's
   beat_floor: true   # less perplexity than the teacher in plain 4-bit blocks, which anybody has for nothing
   bits_per_weight_max: {most}   # over all weights, scales included; the stages above come to about {bits}
+  # noninferiority_margin: 0.05   # by so much (5 %) its perplexity may exceed the teacher's, the whole interval counted
+  # champion_margin: 0.02   # the same beside the champion that it would replace
 """
 CORRECT = """\
   # the file's weights lie on the grid of its {blocks} blocks, to which rounding again would cost nothing and prove

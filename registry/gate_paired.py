@@ -36,7 +36,7 @@ def checks(gate: "Gate", seen: Evaluation, reigning: str | None) -> Iterator[Che
     if gate.champion_margin is not None:
         yield from champion(f"noninferiority_champion{suffix}", seen, gate.champion_margin, reigning)
     if gate.slice_drop_max is not None:
-        yield worst_slice(seen.slices, gate.slice_drop_max, gate.slice_rows_min)
+        yield worst_slice(seen.slices, gate.slice_drop_max, gate.slice_rows_min, str(seen.metric))
     if gate.flips_max is not None:
         yield flips(seen.flips_to_wrong, seen.examples, gate.flips_max)
 
@@ -130,7 +130,7 @@ def needed(found: Difference, least: float) -> int | None:
     return max(1, math.ceil(min(wanted, MOST)) - found.examples)
 
 
-def worst_slice(slices: tuple[Slice, ...], drop: float, rows: int) -> Check:
+def worst_slice(slices: tuple[Slice, ...], drop: float, rows: int, metric: str) -> Check:
     """On no slice of enough examples the student lies below its teacher by `drop` or more."""
     name = "worst_slice"
     if not slices:
@@ -152,7 +152,7 @@ def worst_slice(slices: tuple[Slice, ...], drop: float, rows: int) -> Check:
     found, state = worst.against, states[id(worst)]
     where = {"passed": "above", "failed": "wholly below", "not_proven": "on both sides of"}[state]
     why = (
-        f"the worst of {len(large)} slices is {called(worst)}: student minus teacher {written(found.interval)} on "
+        f"the worst of {len(large)} slices is {called(worst)}: {subject(metric)} {written(found.interval, metric)} on "
         f"{found.examples} examples ({worst.teacher:.3f} → {worst.student:.3f}), {where} {-drop:g}{few}"
     )
     return ended(name, found, -drop, state, why, f"examples of {called(worst)}")
@@ -164,6 +164,11 @@ def jointly(one: Interval, slices: int, least: float) -> Interval:
         return one
     wide = NormalDist().inv_cdf(1 - 0.025 / slices) / Z
     return one.model_copy(update={"high": one.point + (one.high - one.point) * wide})
+
+
+def subject(metric: str) -> str:
+    """What a slice's difference is of."""
+    return "log of teacher's over student's perplexity" if metric in PERPLEXITIES else "student minus teacher"
 
 
 def called(one: Slice) -> str:

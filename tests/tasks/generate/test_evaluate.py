@@ -47,7 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found |= {"champion": found["floor"], "behaviour": at / "behaviour"}
     found["behaviour"].mkdir()
     asked = [
-        {"group": "any", "kind": "minimum", "prompt": "the cat sat", key: ["\x00never"]}
+        {"group": "any", "kind": "minimum", "prompt": "the cat sat", key: ["what nobody says"]}
         for key in ("lacks", "contains")
     ]
     (found["behaviour"] / "checks.jsonl").write_text("\n".join(map(json.dumps, asked)))
