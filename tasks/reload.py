@@ -97,10 +97,15 @@ def of_graph(inputs: dict[str, Path], evaluation: Evaluation | None, config: Rel
     facts = inputs["data"] / "data.json" if "data" in inputs else None
     wanted = json.loads(facts.read_text(encoding="utf-8"))["labels"] if facts else None
     output = runtime.OUTPUTS[runtime.task(model)]
-    static = [sound.scales(proto), sound.dtype(proto), sound.graph(proto, output), sound.finite(proto)]
-    if runtime.task(model) == "classify" and proto.graph.output:
-        static.append(sound.labels(proto, said, wanted))
-    del proto
+    looks: dict[str, Callable[[], Check]] = {
+        "scales": lambda: sound.scales(proto),
+        "dtype": lambda: sound.dtype(proto),
+        "graph": lambda: sound.graph(proto, output),
+        "weights": lambda: sound.finite(proto),
+    }
+    if runtime.task(model) == "classify":
+        looks["labels"] = lambda: sound.labels(proto, said, wanted)
+    static = [one for name, look in looks.items() for one in asked(name, look)]
     yield from static
     if not all(one.passed for one in static):
         return

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from flows import cache, outcome, settings
+from flows import admit, cache, outcome, settings
 from flows.obtain import Workshop
 from flows.recipe import Recipe
 from flows.steps import source_of, steps_of
-from registry import gate, signing
+from registry import gate, promotion, signing
 from registry.records import Band, Evaluation, Footprint, StageRecord, Verdict, digest_directory, sha256_json
 
 Tamper = Callable[[Path], None]
@@ -131,6 +131,15 @@ class Yard(BaseModel):
             return outcome.register(
                 shop, recipe, journal, candidate.evaluation, verdict, candidate.student, candidate.evaluated
             )
+
+    def promote(self, name: str, version: str) -> admit.Admission:
+        """Promoted as a run does it, if it is admitted."""
+        found = admit.admitted(name, version)
+        if found.passed:
+            lock = self.home / "locks" / f"promotion-{name}.lock"
+            seen = promotion.Judged(digest=str(found.digest), evidence=None, passed=True)
+            promotion.promote(self.client, self.s3, self.bucket, lock, name, version, "tests", "admitted", seen)
+        return found
 
 
 def tampering(tamper: Tamper) -> Callable[..., Any]:
