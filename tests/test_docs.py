@@ -42,10 +42,22 @@ def test_every_make_target_that_is_documented_exists(target: str) -> None:
 
 
 def test_every_link_leads_somewhere() -> None:
-    for document in ("README.md", "CHANGELOG.md", "benchmarks/README.md"):
+    for document in ("README.md", "CHANGELOG.md", "SECURITY.md", "benchmarks/README.md"):
         text = (ROOT / document).read_text(encoding="utf-8")
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
             assert (ROOT / document).parent.joinpath(target).exists(), f"{document} links to {target}"
+
+
+def test_every_test_that_the_threat_model_names_exists() -> None:
+    named = set(re.findall(r"(tests/[\w/]+\.py)::(\w+)", (ROOT / "SECURITY.md").read_text(encoding="utf-8")))
+    gone = [f"{file}::{test}" for file, test in sorted(named) if f"def {test}(" not in (ROOT / file).read_text("utf-8")]
+    assert len(named) > 20 and not gone, f"SECURITY.md names {gone}"
+
+
+def test_the_threat_model_names_every_module_that_it_speaks_of() -> None:
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    modules = set(re.findall(r"\b(?:flows|tasks|registry)/[\w/]+", text))
+    assert not [name for name in sorted(modules) if not (ROOT / f"{name}.py").exists()]
 
 
 def test_the_tree_names_every_module() -> None:
