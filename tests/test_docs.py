@@ -51,12 +51,12 @@ def test_every_link_leads_somewhere() -> None:
 def test_every_test_that_the_threat_model_names_exists() -> None:
     named = set(re.findall(r"(tests/[\w/]+\.py)::(\w+)", (ROOT / "SECURITY.md").read_text(encoding="utf-8")))
     gone = [f"{file}::{test}" for file, test in sorted(named) if f"def {test}(" not in (ROOT / file).read_text("utf-8")]
-    assert len(named) > 20 and not gone, f"SECURITY.md names {gone}"
+    assert len(named) > 15 and not gone, f"SECURITY.md names {gone}"
 
 
 def test_the_threat_model_names_every_module_that_it_speaks_of() -> None:
     text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
-    modules = set(re.findall(r"\b(?:flows|tasks|registry)/[\w/]+", text))
+    modules = set(re.findall(r"(?<![\w/])(?:flows|tasks|registry)/[\w/]+", text))
     assert not [name for name in sorted(modules) if not (ROOT / f"{name}.py").exists()]
 
 
