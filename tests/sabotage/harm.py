@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from registry.records import directory_bytes
+from tasks import bench
 from tests.sabotage import models
 from tests.sabotage.factory import Candidate, Yard
 
@@ -22,13 +23,16 @@ class Desk:
         self.yard, self.sound, self.place, self.name = yard, sound, place, name
 
     def remade(self, kind: str = "fp32", change: Callable[[Path], None] | None = None, own: bool = False) -> Candidate:
-        """A sound candidate whose model folder was changed; its golden answers are the changed one's own if asked."""
+        """A sound candidate whose model folder was changed; asked for its own, golden answers and counts are."""
         held = self.sound[kind]
         folder = self.place / "student"
         shutil.copytree(held.student, folder)
         if change is not None:
             change(folder)
-        student = held.evaluation.student.model_copy(update={"bytes": directory_bytes(folder)})
+        counted = {"bytes": directory_bytes(folder)}
+        if own:
+            counted |= {"parameters": bench.parameters(folder), "macs": bench.macs(folder) or 0}
+        student = held.evaluation.student.model_copy(update=counted)
         found = held.model_copy(
             update={"student": folder, "evaluation": held.evaluation.model_copy(update={"student": student})}
         )
