@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from flows import admit, compress, outcome
+from flows import admit, compress, outcome, promote
+from flows.servers import client
 from registry import contents, files, promotion, signing, versions
+from registry.records import ShrinkError
 from tests.sabotage.factory import Candidate, Yard, edited, tampering
 
 
@@ -71,13 +73,27 @@ def test_sabotage_by_a_bare_client_that_moves_the_alias(yard: Yard, sound: dict[
     assert versions.alias(yard.client, name, "champion") == good
 
 
+def test_sabotage_is_refused_by_hand_too_and_force_forgives_a_failed_gate_alone(
+    yard: Yard, sound: dict[str, Candidate]
+) -> None:
+    name, held = "by-hand", sound["fp32"]
+    failed = held.model_copy(update={"gate": {**held.gate, "bytes_ratio_min": 1000.0}})
+    version = yard.register(name, failed)
+    assert not admit.admitted(name, version).passed and admit.admitted(name, version, forced=True).passed
+    false = yard.register(name, held, edited("gate.json", lambda said: {**said, "retention_min": 0.1}))
+    for force in (False, True):
+        with pytest.raises(ShrinkError, match=r"is not admitted, nothing was changed: gate: retention_min is 0\.1"):
+            promote.promote(f"{name}@{false}", "it looks fine", force)
+    assert promotion.champion(yard.s3, yard.bucket, name) is None
+
+
 def byte_of_the_model(patch: pytest.MonkeyPatch, home: Path, name: str) -> None:
     """The bucket changes between registering and promoting."""
     real = outcome.register
 
     def register(*given: Any) -> str:
         version = real(*given)
-        source = outcome.client().get_model_version(name, version).source.removeprefix("models:/")
+        source = client().get_model_version(name, version).source.removeprefix("models:/")
         (stored,) = [path for path in (home / "s3").rglob("model.onnx") if source in path.parts]
         raw = bytearray(stored.read_bytes())
         raw[-9] ^= 1
