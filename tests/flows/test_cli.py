@@ -143,7 +143,7 @@ def test_commands_on_an_empty_home(shrink: Shrink, tmp_path: Path) -> None:
             r"browser is '.*mine.yaml' but that is there and not empty",
         ),
         (["bundle", "sentiment", "--browser", "new"], r"s3, mlflow, prefect do not answer; start them with"),
-        (["bundle", "sentiment"], r"Missing option '--browser'; see `shrink bundle --help`"),
+        (["bundle", "sentiment"], r"bundle needs --browser DIR or --offline DIR, one of them; give it\."),
         (["show", "sentiment"], r"s3, mlflow, prefect do not answer; start them with `shrink up`"),
         (["init", "mine2", "--data", "no.csv", "--model", "bert"], r"model is 'bert' but there is no such folder"),
     ],

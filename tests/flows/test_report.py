@@ -26,6 +26,7 @@ EVALUATION = {
     "flips_to_wrong": 30, "flips_to_right": 12, "agreement": 0.95,
 }  # fmt: skip
 CHECK = {"name": "retention", "value": 0.98, "limit": 0.97, "passed": True, "why": "kept <enough>"}
+FROM_REGISTRY = {"version": "1", "aliases": [], "signed": {"key": "ab12", "when": "2026-11-28T00:00:00+00:00"}}
 
 
 def stage(kind: str, wh: float | None, cached: bool = False, key: str | None = None) -> dict[str, Any]:
@@ -111,12 +112,12 @@ def test_show_says_how_far_each_export_is_from_its_source() -> None:
     facts = shown("tiny", "r1", "abc", judged, verdict, records, report.build([journal]), "FRA")
     assert facts["exports"][0] == {"export": "int8_dynamic", "digest": "ff", "cosine": None} | seen
     assert facts["exports"][1]["export"] == "int8_dynamic (teacher)"
-    text = "\n".join(page(facts | {"version": "1", "aliases": []}))
+    text = "\n".join(page(facts | FROM_REGISTRY))
     assert "99.6 % of 256 texts with the same label; logits at most 2.1e-06 apart, 0.034 on average" in text
     near = units.compared(facts["exports"][0] | {"cosine": 0.99991})
     assert near.startswith("99.6 % of 256 texts with the same nearest text, cosine at least 0.99991; numbers at most")
     del facts["exports"]  # of a version from before exports were compared
-    assert "read back" not in "\n".join(page(facts | {"version": "1", "aliases": []}))
+    assert "read back" not in "\n".join(page(facts | FROM_REGISTRY))
 
 
 def test_two_exports_by_the_same_runtime_have_names_of_their_own() -> None:
@@ -343,7 +344,7 @@ def facts_of_version(name: str) -> dict[str, Any]:
     records = [StageRecord.model_validate(one) for one in journal["stages"]]
     judged, verdict = Evaluation.model_validate(EVALUATION), Verdict.model_validate(journal["verdict"])
     seen = shown(name, "recipe-digest", "digest-of-all", judged, verdict, records, report.build([journal]), None)
-    return {"version": "3", "aliases": ["champion"], **seen}
+    return FROM_REGISTRY | {"version": "3", "aliases": ["champion"], **seen}
 
 
 def test_a_version_as_a_page_to_read() -> None:
