@@ -134,7 +134,9 @@ def scales(proto: Any) -> Check:
 
     stored = {one.name: one for one in proto.graph.initializer}
     wanted = {name for node in proto.graph.node for name in scales_of(node)}
-    wanted |= {f"{base}_scale" for base in map(rounded, stored) if base}
+    for name, base in ((name, rounded(name)) for name in stored):
+        if base is not None:  # a bias of static rounding carries its scale under its own rounded name
+            wanted.add(f"{name}_scale" if f"{name}_scale" in stored else f"{base}_scale")
     held = wanted & set(stored)
     made = {name for node in proto.graph.node for name in node.output} | {item.name for item in proto.graph.input}
     lost = sorted(wanted - held - made)
