@@ -41,7 +41,7 @@ def why(
     judged = [run for run in here if run["verdict"]]
     if judged:
         verdict, of = judged[-1]["verdict"], f"version {judged[-1]['version']}, run {judged[-1]['run_id']}"
-        seen = judged[-1]["evaluation"] or {}
+        seen = judged[-1].get("evaluation") or {}
     elif here:
         raise ShrinkError(unjudged(here[-1]))
     else:
