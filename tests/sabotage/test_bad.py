@@ -68,6 +68,18 @@ def flipped(file: str, at: int = -9) -> Callable[[Desk], str]:
     return afterwards(change)
 
 
+def laid(name: str, content: bytes) -> Callable[[Desk, str], None]:
+    """A file that a bare client of MLflow puts beside the model; registering itself would have refused it."""
+
+    def change(desk: Desk, version: str) -> None:
+        source = desk.yard.client.get_model_version(desk.name, version).source.removeprefix("models:/")
+        (desk.place / "laid").mkdir()
+        added(name, content)(desk.place / "laid")
+        desk.yard.client.log_model_artifacts(source, str(desk.place / "laid"), "model")
+
+    return change
+
+
 def cut(desk: Desk, version: str) -> None:
     path = desk.stored(version, "model/model.onnx")
     path.write_bytes(path.read_bytes()[:-100])
@@ -305,13 +317,13 @@ CASES: dict[str, Case] = {
         registered(lambda desk: desk.student(accuracy=1.0, macro_f1=1.0)), "score", "the evaluation says 1.0000"
     ),
     # files
-    "pickle beside the model": Case(model(added("head.pkl", PICKLE)), "files", "'model/head.pkl'"),
+    "pickle beside the model": Case(afterwards(laid("head.pkl", PICKLE)), "files", "'model/head.pkl'"),
     "pickle in weights.bin": Case(model(added("weights.bin", PICKLE)), "files", "weights.bin', which is a pickle"),
     "pickle as external data": Case(model(added("model.onnx.data", PICKLE)), "files", "which is a pickle"),
     "pickle of an old protocol": Case(model(added("NOTICE.txt", OLD_PICKLE)), "pickle", "NOTICE.txt"),
     "raw weights that nothing reads": Case(model(added("weights.bin", b"\0" * 64)), "files", "none of the files"),
-    "code beside the model": Case(model(added("modeling.py", b"import os\n")), "files", "'model/modeling.py'"),
-    "hidden file": Case(model(added(".gitattributes", b"* -text\n")), "files", "'model/.gitattributes'"),
+    "code beside the model": Case(afterwards(laid("modeling.py", b"import os\n")), "files", "'model/modeling.py'"),
+    "hidden file": Case(afterwards(laid(".gitattributes", b"* -text\n")), "files", "'model/.gitattributes'"),
     "decompression bomb": Case(
         model(added("NOTICE.txt", gzip.compress(b"\0" * 20_000_000))), "files", "which is an archive"
     ),
