@@ -35,10 +35,7 @@ def act(book: Book, lock: Path, action: Action, target: str | None, who: str, wh
         entries = ledger.read(book.s3, book.bucket, book.name, book.client)
         mine = entries[-1] if entries and entries[-1].event == "intent" else None
         while time.monotonic() < ends:
-            if entries and entries[-1].event == "intent":
-                entries = _awaited(book, entries)
-            if entries and entries[-1].event == "intent":
-                entries = _finish(book, entries)
+            entries = _settled(book, entries)
             if mine is not None and _words(mine, target) == (action, target, who, why):
                 return _done(entries, mine)
             now, mine = standing(entries), None
@@ -63,17 +60,20 @@ def repair(book: Book, lock: Path) -> list[Moved]:
     """Finish what a kill left open and make the aliases follow the ledger; returns those that did not."""
     with _locked(lock):
         entries = ledger.read(book.s3, book.bucket, book.name, book.client)
-        if entries and entries[-1].event == "intent":
-            entries = _awaited(book, entries)
         before = projection.aliases(book.client, book.name)
-        if entries and entries[-1].event == "intent":
-            _finish(book, entries)
-        else:
-            entries = projection.project(book, entries)
-            if entries:
-                ledger.remember(book.client, entries)
+        entries = projection.project(book, _settled(book, entries))
+        if entries:
+            ledger.remember(book.client, entries)
         after = projection.aliases(book.client, book.name)
     return [Moved(one, before.get(one), after.get(one)) for one in ALIASES if before.get(one) != after.get(one)]
+
+
+def _settled(book: Book, entries: list[Entry]) -> list[Entry]:
+    """The ledger once its last entry is done, by whoever wrote the intent or for him; nothing comes between the two."""
+    while entries and entries[-1].event == "intent":
+        later = _awaited(book, entries)
+        entries = later if len(later) > len(entries) else _finish(book, entries)
+    return entries
 
 
 def _awaited(book: Book, entries: list[Entry]) -> list[Entry]:
