@@ -295,7 +295,8 @@ def test_a_mark_at_the_beginning_and_windows_line_ends_change_nothing(tmp_path: 
 )
 def test_a_package_is_named_with_version_and_hash_alone(tmp_path: Path, uri: str, sha256: str | None) -> None:
     with pytest.raises(
-        ShrinkError, match=r"must be dir:PATH, file:PATH, or with its sha256 pypi:NAME==VERSION or deb:"
+        ShrinkError,
+        match=r"must be dir:PATH, file:PATH, models:/NAME@ALIAS, or with its sha256 pypi:NAME==VERSION or deb:",
     ):
         sources.resolve(Source(uri=uri, sha256=sha256), tmp_path)
     assert not list(tmp_path.iterdir())
