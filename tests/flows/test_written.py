@@ -15,7 +15,7 @@ from registry.card_code import code
 from registry.gate import Gate, judge
 from registry.records import Evaluation, Footprint, ShrinkError, StageRecord, Verdict
 from registry.runs import _flatten
-from tests.flows.test_report import EVALUATION, stage
+from tests.flows.test_report import EVALUATION, FROM_REGISTRY, stage
 from tests.registry.samples import written as sample
 
 SEEN = sample()
@@ -36,7 +36,7 @@ def facts() -> dict[str, Any]:
     records = [StageRecord.model_validate(one) for one in run["stages"]]
     verdict = Verdict.model_validate(run["verdict"])
     seen = shown("tiny", "r1", "abc", SEEN, verdict, records, report.build([run]), None)
-    return {"version": "3", "aliases": [], **json.loads(json.dumps(seen))}
+    return FROM_REGISTRY | {"version": "3", **json.loads(json.dumps(seen))}
 
 
 def test_show_says_bits_perplexity_speed_and_memory() -> None:
