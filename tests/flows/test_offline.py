@@ -22,6 +22,10 @@ from tests.flows.test_deploy import TEXTS, make_golden, make_model
 ALONE = ("numpy", "numpy.libs", "onnxruntime", "tokenizers")  # what requirements.txt names, and nothing else
 NAMESPACE = ("unshare", "--net", "--map-root-user", "taskset", "--cpu-list", "0")  # not even loopback is up there
 LIMIT_KB = 512_000
+MEASURED = (
+    "import resource, subprocess, sys; code = subprocess.call(sys.argv[1:]); "
+    "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr); sys.exit(code)"
+)
 
 
 @pytest.fixture
@@ -59,19 +63,10 @@ def ask(bundle: Path, *words: str, typed: str = "", before: tuple[str, ...] = ()
     options = ["-S", "-E"] if alone is None else ["-S"]
     environment = {"PATH": os.environ["PATH"], "HOME": "/nowhere"} | ({"PYTHONPATH": str(alone)} if alone else {})
     command = [*before, sys.executable, *(options if alone else []), str(bundle / "run.py"), *words]
-    process = subprocess.Popen(
-        command, env=environment, cwd="/", text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stdin and process.stdout and process.stderr
-    process.stdin.write(typed)
-    process.stdin.close()
-    out, err = process.stdout.read(), process.stderr.read()
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    process.stdout.close()
-    process.stderr.close()
-    return subprocess.CompletedProcess(command, process.returncode, out, err), used.ru_maxrss
+    measured = [sys.executable, "-c", MEASURED, *command]  # a large process's child would count its memory too
+    done = subprocess.run(measured, env=environment, cwd="/", input=typed, capture_output=True, text=True)
+    *err, most = done.stderr.splitlines(keepends=True)
+    return subprocess.CompletedProcess(command, done.returncode, done.stdout, "".join(err)), int(most)
 
 
 def lines(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
