@@ -25,7 +25,7 @@ def lines(found: dict[str, Any], metric: str) -> list[str]:
         said = differs(rival["against"], metric) if rival["against"] else f"not compared, {rival['left_out']}"
         told.append(f"beside the champion {rival['digest'][:12]}: {said}")
     if slices := found.get("slices"):
-        told.append("slices, the worst first (95 % intervals, each by itself)")
+        told.append("slices, the lowest lower end first (95 % intervals, each by itself)")
         told += [sliced(one, metric) for one in sorted(slices, key=lambda one: one["against"]["interval"]["low"])]
     if groups := found.get("behaviour"):
         told.append("behaviour checks passed by teacher and student")

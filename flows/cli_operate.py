@@ -59,11 +59,14 @@ def deploy(
     require_port(port, host)
     token = token_for(host)
     connected()
-    require(model)
     from flows.deploy import serve
     from flows.outcome import split_name
+    from flows.promote import champion
 
     name, alias = split_name(model)
+    require(model, version=False)
+    if alias != "champion" or champion(name) is None:  # an alias that is lost is no champion lost
+        require(model)
     address = f"http://{host}:{port}"
     paths = ("predict", "embed", "generate", "healthz", "metrics", "openapi.json")
     if as_json:

@@ -34,7 +34,7 @@ class Meters:
         """Count a request; whatever path a stranger makes up is one."""
         known = path if path in PATHS else "other"
         self._requests.labels(known, str(status), version).inc()
-        if status >= 500:
+        if status >= 500 and path != "/healthz":  # which says 503 until a version is loaded
             self._errors.labels(known, version).inc()
         if status == 200:
             self._seconds.labels(known, version).observe(seconds)

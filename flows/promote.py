@@ -101,6 +101,12 @@ def ours(name: str) -> bool:
     return any(versions.DIGEST_TAG in one.tags for one in client().search_model_versions(f"name = '{name}'"))
 
 
+def champion(name: str) -> str | None:
+    """The champion by the ledger, whatever the aliases say; None before the first one."""
+    registry, s3, bucket, _ = place(name)
+    return promotion.champion(s3, bucket, name, registry)
+
+
 def judged(version: Path) -> Judged:
     """What a verified version's files say of it."""
     asks = attested.gate(version).approval is not None

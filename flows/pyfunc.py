@@ -90,8 +90,16 @@ def asked(given: Any, pairs: bool) -> list[Any]:
         wanted = [TEXT, PAIR] if pairs else [TEXT]
         if missing := [name for name in wanted if name not in given.columns]:
             raise ShrinkError(f"column '{missing[0]}' is missing: give {' and '.join(wanted)}.")
-        columns = [[str(cell) for cell in given[name]] for name in wanted]
+        columns = [texts(given[name]) for name in wanted]
         return list(zip(*columns, strict=True)) if pairs else columns[0]
     if pairs:
         raise ShrinkError(f"the model answers pairs: give columns '{TEXT}' and '{PAIR}'.")
+    return texts(given)
+
+
+def texts(given: Any) -> list[str]:
+    """Strings as a client sent them; ShrinkError for a cell that is something else, by its row."""
+    for number, text in enumerate(given, start=1):
+        if not isinstance(text, str):
+            raise ShrinkError(f"row {number} is {text!r} but must be a text; give strings.")
     return [str(text) for text in given]

@@ -33,15 +33,18 @@ def main() -> int:
     given = parser.parse_args()
     sys.addaudithook(no_socket)
     os.environ |= {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}  # noqa: TID251
-    sys.stdin.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+    sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
     sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
     whole()
     signed(given.key)
     config = json.loads((MODEL / "config.json").read_text(encoding="utf-8"))
-    texts = asked(given.texts, bool(config.get("pairs")))
+    texts = readable(asked(given.texts, bool(config.get("pairs"))))
     found = written(texts, given.max_tokens) if config.get("task") == "generate" else answered(texts, config)
-    for answer in found:
-        print(json.dumps(answer, ensure_ascii=False), flush=True)
+    try:
+        for answer in found:
+            print(json.dumps(answer, ensure_ascii=False), flush=True)
+    except BrokenPipeError:  # who reads has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
@@ -59,6 +62,8 @@ def refuse(sentence: str) -> NoReturn:
 
 def whole() -> None:
     """Hold every file here against the list of names, sizes and SHA-256."""
+    if not (HERE / LISTED).is_file():
+        refuse(f"'{LISTED}' is missing; copy the folder again.")
     listed: dict[str, dict[str, Any]] = json.loads((HERE / LISTED).read_text(encoding="utf-8"))
     there = {path.relative_to(HERE).as_posix(): path for path in HERE.rglob("*") if path.is_file()}
     there = {name: path for name, path in there.items() if name not in OWN and "__pycache__" not in path.parts}
@@ -82,6 +87,8 @@ def signed(key: Path | None) -> None:
         print("signature not verified: the package model-signing is not installed; hashes were", file=sys.stderr)
         return
     used = key or HERE / "signing.pub"
+    if not used.is_file():
+        refuse(f"--key is '{used}' but there is no such file; name a public key (PEM).")
     signature = VERSION / "signature" / "model.sig"
     every = hashing.Config().set_ignored_paths(paths=[signature.parent], ignore_git_paths=False)
     try:
@@ -104,6 +111,14 @@ def asked(arguments: list[str], pairs: bool) -> Iterator[Any]:
         if len(parts) != 2:
             refuse(f"line {number} has {len(parts)} text(s) but the model answers pairs: put a tab between two.")
         yield tuple(parts)
+
+
+def readable(texts: Iterable[Any]) -> Iterator[Any]:
+    """The texts, as long as they are UTF-8."""
+    for number, text in enumerate(texts, start=1):
+        if any("\ud800" <= one <= "\udfff" for part in ([text] if isinstance(text, str) else text) for one in part):
+            refuse(f"text {number} is no UTF-8; convert it.")
+        yield text
 
 
 def answered(texts: Iterable[Any], config: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -27,7 +27,7 @@ def test_why_tells_what_stands_behind_the_checks_the_worst_slice_first() -> None
         "beside its teacher: -1.0 points [-5.0, +3.0] (accuracy) on 1,000 examples; 30 answers turned wrong, 30 right",
         "beside the champion aaaaaaaaaaaa: +2.0 points [+1.0, +3.0] (accuracy) on 1,000 examples; 30 answers turned "
         "wrong, 30 right",
-        "slices, the worst first (95 % intervals, each by itself)",
+        "slices, the lowest lower end first (95 % intervals, each by itself)",
         "  country: FRA                           400 rows  0.900 → 0.850     -5.0 points [-8.0, -2.0]",
         "  length: short                          400 rows  0.900 → 0.910     +1.0 points [-1.0, +3.0]",
         "behaviour checks passed by teacher and student",
