@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from filelock import FileLock
 from pydantic import BaseModel, ValidationError
 
 from flows import cache, keys
@@ -62,13 +63,15 @@ def admitted(name: str, version: str, shop: Workshop | None = None, forced: bool
     """
     home = settings().home
     place = shop.directory / "fetched" if shop else home / "admission" / f"{name}-{version}"
-    shutil.rmtree(place, ignore_errors=True)
-    try:
-        found = tuple(checks(name, version, place, shop, forced))
-        digest = digest_directory(place / "model") if (place / "model").is_dir() else None
-    finally:
-        if shop is None:
-            shutil.rmtree(place, ignore_errors=True)
+    (home / "locks").mkdir(parents=True, exist_ok=True)
+    with FileLock(home / "locks" / f"admission-{name}-{version}.lock"):  # two people at once: one after the other
+        shutil.rmtree(place, ignore_errors=True)
+        try:
+            found = tuple(checks(name, version, place, shop, forced))
+            digest = digest_directory(place / "model") if (place / "model").is_dir() else None
+        finally:
+            if shop is None:
+                shutil.rmtree(place, ignore_errors=True)
     result = Admission(model=name, version=version, digest=digest, checks=found)
     mark(result)
     return result

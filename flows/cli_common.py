@@ -89,7 +89,7 @@ def require(model: str, version: bool = True) -> None:
     made = {int(one.version): one.tags for one in client().search_model_versions(f"name = '{name}'")}
     numbers = sorted(made, reverse=True)
     if wanted.isdecimal():
-        if int(wanted) not in numbers:
+        if len(wanted) > 9 or int(wanted) not in numbers:
             have = ", ".join(map(str, numbers[:12])) or "none"
             raise ShrinkError(f"model {name} has no version '{wanted}'; its versions are: {have}.")
         return

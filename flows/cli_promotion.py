@@ -61,10 +61,15 @@ def history(model: Model, as_json: Json = False) -> None:
     entries = entries_of(model)
     done = {entry.id for entry in entries if entry.event == "done" and entry.id}
     shown = [entry for entry in entries if entry.event == "done" or entry.id not in done]
-    rows = [(*line(entry), entry.who, entry.why) for entry in shown if entry.event == "done" or entry.id]
+    rows = [(*line(entry), plain(entry.who), plain(entry.why)) for entry in shown if entry.event == "done" or entry.id]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     say([entry.model_dump(mode="json") for entry in shown], as_json, "\n".join(lines) or f"{model}: nothing yet")
+
+
+def plain(text: str) -> str:
+    """A text of another's as it can be printed: a terminal takes orders from control characters."""
+    return "".join(one if one.isprintable() else "?" for one in text)
 
 
 def line(entry: Entry) -> tuple[str, str, str, str]:
@@ -107,6 +112,8 @@ def opened(model: str, reason: str, version: bool = True) -> None:
         raise ShrinkError(f"reason is {reason!r}; say why in a sentence.")
     if len(reason) > MOST:
         raise ShrinkError(f"reason has {len(reason)} characters but at most {MOST} are kept; say it shorter.")
+    if not reason.isprintable():
+        raise ShrinkError(f"reason is {reason!r} but must be one line without control characters; say it plainly.")
     connected()
     require(model, version=version)
 

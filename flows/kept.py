@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from flows.recipe import Recipe
+from registry.records import ShrinkError
 from tasks import data, pairs
 
 FILE = "texts.json"
@@ -52,7 +54,10 @@ def key(home: Path) -> bytes:
         with contextlib.suppress(FileExistsError):  # another run made it meanwhile: that one stays
             os.link(partial, path)
         partial.unlink()
-    return bytes.fromhex(path.read_text())
+    told = path.read_text().strip()
+    if not re.fullmatch("[0-9a-f]{64}", told):
+        raise ShrinkError(f"'{path}' does not hold 64 hexadecimal digits; restore it, or remove it for a new key.")
+    return bytes.fromhex(told)
 
 
 def hashed(text: pairs.Text, secret: bytes) -> str:

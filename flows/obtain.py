@@ -75,6 +75,8 @@ def reuse(shop: Workshop, key: str) -> StageRecord | None:
         record, sent = index.lookup(shop.s3, shop.bucket, key), True
     if record is None or not (intact(shop, record) or fetched(shop, record)):
         return None
+    if not all(check["passed"] for check in record.measured.get("checks", ())):
+        return None  # a reload that failed is tried again: the machine may have been busy
     if not sent:
         publish(shop, record)
     elif found_elsewhere:

@@ -27,20 +27,22 @@ def of_run(shop: Workshop, name: str, version: str, journal: dict[str, Any]) -> 
     where = (client(), shop.s3, shop.bucket, lock_of(shop.settings.home, name), name)
     seen = judged(shop.directory / "fetched")
     now = standing.standing(promotion.history(shop.s3, shop.bucket, name, client()))
-    journal["waits"] = standing.barred(now, name, version, seen) or rolled_back(now, name, version)
+    journal["waits"] = standing.barred(now, name, version, seen) or rolled_back(now, name, version, seen.digest)
     if journal["waits"]:
         promotion.reconcile(*where)
     else:
         promotion.promote(*where, version, who(), f"passed its gate in run {journal['run_id']}", seen)
 
 
-def rolled_back(now: standing.Standing, name: str, version: str) -> str | None:
-    """Why a run does not make a version champion once more; a person may."""
-    if version not in now.left:
+def rolled_back(now: standing.Standing, name: str, version: str, digest: str) -> str | None:
+    """Why a run does not make a version, or its bytes under another number, champion once more; a person may."""
+    alike = (one for one in (version, *now.left) if one in now.left and (one == version or now.digests[one] == digest))
+    left = next(alike, None)
+    if left is None:
         return None
-    entry = now.left[version]
+    entry = now.left[left]
     return (
-        f"version {version} of {name} was rolled back from by {entry.who} ({entry.why}); "
+        f"version {left} of {name} was rolled back from by {entry.who} ({entry.why}); "
         f"`shrink promote {name}@{version} --reason …` makes it champion again."
     )
 
@@ -92,6 +94,8 @@ def history(model: str) -> list[Entry]:
 
 def reconcile(model: str | None) -> dict[str, list[promotion.Moved]]:
     """Make the aliases of a model, or of all that were registered here, follow their ledgers; what did not."""
+    if model and not ours(bare(model)):
+        raise ShrinkError(f"model '{model}' has no version that was registered here; name another.")
     found = [bare(model)] if model else sorted(str(one.name) for one in client().search_registered_models())
     return {name: promotion.reconcile(*place(name), name) for name in found if model or ours(name)}
 

@@ -61,8 +61,10 @@ def project(book: Book, entries: list[Entry]) -> list[Entry]:
 
 
 def following(client: Any, name: str, now: Standing) -> dict[str, str | None]:
-    """The aliases as they are to be, the champion's last."""
-    return {PREVIOUS: now.previous, CHALLENGER: challenger(client, name, now), CHAMPION: now.champion}
+    """The aliases as they are to be, the champion's last; none where MLflow has lost the version."""
+    wanted = {PREVIOUS: now.previous, CHALLENGER: challenger(client, name, now), CHAMPION: now.champion}
+    there = {str(one.version) for one in client.search_model_versions(f"name = '{name}'")}
+    return {alias: version if version in there else None for alias, version in wanted.items()}
 
 
 def challenger(client: Any, name: str, now: Standing) -> str | None:

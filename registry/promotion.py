@@ -12,7 +12,7 @@ from registry import ledger, settle, versions
 from registry.ledger import Entry
 from registry.projection import CHALLENGER, CHAMPION, PREVIOUS, Book, Moved
 from registry.records import ShrinkError
-from registry.standing import Judged, Standing, barred, standing
+from registry.standing import Judged, Standing, barred, standing, without
 
 __all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "Entry", "Judged", "Moved"]
 HOURS = 72.0  # for which an approval counts where the recipe does not say
@@ -55,8 +55,10 @@ def rollback(client: Any, s3: Any, bucket: str, lock: Path, name: str, who: str,
     def decide(entries: list[Entry], now: Standing) -> Entry | dict[str, Any]:
         if now.previous is None:
             raise ShrinkError(f"model {name} has no earlier champion to roll back to: promote another version instead")
+        versions.resolve(client, name, now.previous)  # one that was deleted in MLflow is nothing to return to
         last = next(one for one in reversed(entries) if one.target == now.previous and one.moves)
-        further = now.line[-3] if len(now.line) > 2 else None  # the digests are the ledger's, whoever wrote to MLflow
+        rest = without(now.line, now.line[-1])  # the digests are the ledger's, whoever wrote to MLflow
+        further = rest[-2] if len(rest) > 1 else None
         known = {"digest": now.digests[now.previous], "verdict": last.verdict}
         return {"target": now.previous, "previous": further, **known}
 
@@ -104,7 +106,7 @@ def reject(
             raise ShrinkError(f"version {version} is the champion of {name}: `shrink rollback {name}` first.")
         if now.rejected(version) and version not in now.line:  # one that was forced since may be rejected again
             return next(one for one in reversed(entries) if one.event == "done" and one.target == version)
-        rest = [one for one in now.line if one != version]
+        rest = without(now.line, version)
         return {"previous": rest[-2] if len(rest) > 1 else None, **_of(now, name, version, seen)}
 
     return settle.act(Book(client, s3, bucket, name), lock, "reject", version, who, why, decide)

@@ -1,5 +1,6 @@
 """What a ledger's entries say: who is champion, what a rollback returns to, what people have approved or rejected."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from pydantic import BaseModel, Field
@@ -60,13 +61,21 @@ def standing(entries: list[Entry]) -> Standing:
                 promoted.add(entry.target)
                 left.pop(entry.target, None)
             case "rollback":
-                left[line.pop()] = entry
+                gone = line.pop()
+                left[gone] = entry
                 left.pop(entry.target, None)
+                line = without(line, gone)  # nor to one that was rolled back from
             case "approve" | "reject":
                 words[entry.target] = entry
                 if entry.action == "reject":  # a rollback must not return to it
-                    line = [version for version in line if version != entry.target]
+                    line = without(line, entry.target)
     return Standing(line=tuple(line), digests=digests, promoted=frozenset(promoted), left=left, words=words)
+
+
+def without(line: Sequence[str], version: str) -> list[str]:
+    """A line of champions without one, none twice in a row: a rollback goes to another version than it leaves."""
+    rest = [one for one in line if one != version]
+    return [one for number, one in enumerate(rest) if number == 0 or one != rest[number - 1]]
 
 
 def barred(now: Standing, name: str, version: str, judged: Judged, force: bool = False) -> str | None:
@@ -77,6 +86,12 @@ def barred(now: Standing, name: str, version: str, judged: Judged, force: bool =
     word, of = now.words.get(version), f"version {version} of {name}"
     if not force and now.rejected(version) and word is not None:
         return f"{of} was rejected by {word.who} ({word.why}); `shrink approve`, or promote it with --force."
+    alike = next((one for one in now.words.values() if one.action == "reject" and one.digest == judged.digest), None)
+    if not force and alike is not None and (word is None or word.action != "approve"):
+        return (
+            f"{of} has the bytes of version {alike.target}, rejected by {alike.who} ({alike.why}); `shrink approve`, "
+            "or promote it with --force."
+        )
     if not force and not judged.passed:
         return f"{of} did not pass its gate; `shrink why {name}@{version}` says why, --force promotes it anyway."
     if not judged.asks:

@@ -1,5 +1,6 @@
 """The ledger under people, kills, racers and damage, against a real MLflow, the embedded S3 and, if installed, Ceph."""
 
+import itertools
 import json
 import secrets
 import signal
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from infra.addresses import Services
-from registry import ledger, promotion, runs, store, versions
+from registry import ledger, promotion, runs, standing, store, versions
 from registry.promotion import Judged
 from registry.records import ShrinkError
 from tests import ceph
@@ -108,6 +109,11 @@ def aliases(client: Any, name: str) -> dict[str, str]:
     return {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
 
 
+def left(line: list[str], version: str) -> list[str]:
+    """A line of champions without one, and none beside itself."""
+    return [one for one, _ in itertools.groupby(one for one in line if one != version)]
+
+
 def whole(client: Any, s3: Any, bucket: str, name: str) -> list[promotion.Entry]:
     """The ledger's intents, once it is one line: each done before the next, each from the champion that was."""
     entries = promotion.history(s3, bucket, name, client)
@@ -121,10 +127,10 @@ def whole(client: Any, s3: Any, bucket: str, name: str) -> list[promotion.Entry]
         if one.action == "promote":
             line.append(one.target)
         elif one.action == "rollback":
-            line.pop()
+            line = left(line, line[-1])
             assert line[-1] == one.target
         elif one.action == "reject":
-            line = [version for version in line if version != one.target]
+            line = left(line, one.target)
         assert one.previous == (line[-2] if len(line) > 1 else None)
     seen = aliases(client, name)
     assert (seen.get("champion"), seen.get("previous")) == (line[-1] if line else None, line[-2] if line[1:] else None)
@@ -323,3 +329,30 @@ def test_an_intent_that_another_host_left_open_is_finished_for_it(
         assert together([Act(what="promote", version="1", why="good", dies=call, **given)]) == [-signal.SIGKILL]
     promotion.promote(client, s3, strict.bucket, tmp_path / "lock", name, "2", "me", "better")
     assert [one.target for one in whole(client, s3, strict.bucket, name)] == ["1", "2"]
+
+
+def test_a_version_that_mlflow_lost_stops_nothing(client: Any, s3: Any, tmp_path: Path) -> None:
+    name = registered(client, 3)
+    where = (client, s3, BUCKET, tmp_path / "lock", name)
+    for version in "12":
+        promotion.promote(*where, version, "me", "good")
+    client.delete_model_version(name, "1")
+    with pytest.raises(ShrinkError, match="has no version '1'"):
+        promotion.rollback(*where, "me", "worse")
+    promotion.reject(*where, "3", "me", "rude")
+    assert (aliases(client, name).get("champion"), aliases(client, name).get("previous")) == ("2", None)
+
+
+def test_what_was_left_is_not_returned_to_and_bytes_stay_rejected(client: Any, s3: Any, tmp_path: Path) -> None:
+    name = registered(client, 3)
+    where = (client, s3, BUCKET, tmp_path / "lock", name)
+    for version in "121":
+        promotion.promote(*where, version, "me", "good")
+    assert promotion.rollback(*where, "me", "1 is bad").target == "2"
+    with pytest.raises(ShrinkError, match="no earlier champion"):
+        promotion.rollback(*where, "me", "and 2")
+    entry = promotion.reject(*where, "3", "me", "rude")
+    again = Judged(digest=entry.digest, passed=True)
+    now = standing.standing(promotion.history(s3, BUCKET, name))
+    assert "has the bytes of version 3, rejected by me (rude)" in str(standing.barred(now, name, "4", again))
+    assert standing.barred(now, name, "4", again, force=True) is None
