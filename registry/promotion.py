@@ -57,8 +57,7 @@ def rollback(client: Any, s3: Any, bucket: str, lock: Path, name: str, who: str,
             raise ShrinkError(f"model {name} has no earlier champion to roll back to: promote another version instead")
         versions.resolve(client, name, now.previous)  # one that was deleted in MLflow is nothing to return to
         last = next(one for one in reversed(entries) if one.target == now.previous and one.moves)
-        rest = without(now.line, now.line[-1])  # the digests are the ledger's, whoever wrote to MLflow
-        further = rest[-2] if len(rest) > 1 else None
+        further = now.line[-3] if len(now.line) > 2 else None  # the digests are the ledger's, whoever wrote to MLflow
         known = {"digest": now.digests[now.previous], "verdict": last.verdict}
         return {"target": now.previous, "previous": further, **known}
 

@@ -61,10 +61,8 @@ def standing(entries: list[Entry]) -> Standing:
                 promoted.add(entry.target)
                 left.pop(entry.target, None)
             case "rollback":
-                gone = line.pop()
-                left[gone] = entry
+                left[line.pop()] = entry
                 left.pop(entry.target, None)
-                line = without(line, gone)  # nor to one that was rolled back from
             case "approve" | "reject":
                 words[entry.target] = entry
                 if entry.action == "reject":  # a rollback must not return to it
