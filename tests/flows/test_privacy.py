@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import yaml
 
+from infra import services
 from infra.addresses import Services
 from tests.flows.test_compress import shrink
 from tests.flows.test_generate import text_of
@@ -125,7 +126,7 @@ def test_no_text_of_a_run_that_stops_leaves_the_machine(
     path.write_text(yaml.safe_dump(marked | {"name": "bare"}))
     assert "'qzmark first text'" in run(servers_home, "run", str(path), check=2).stderr.replace("\n", " ")
     fired = f"from flows.compress import compress; compress({str(path)!r})"  # as a schedule does, no command before it
-    environment = {**os.environ, "SHRINK_HOME": str(servers_home), "SHRINK_THREADS": "1"}
+    environment = {**os.environ, **services.environment(servers, servers_home), "SHRINK_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", fired], env=environment, capture_output=True, text=True, timeout=120)
     assert "row 1 of bare.csv has no such column: name one of: '…'" in done.stderr
     every_store_is_clean(servers_home, servers)
