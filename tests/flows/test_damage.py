@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -183,7 +184,8 @@ def test_the_callers_own_servers_do_not_leak_in(monkeypatch: pytest.MonkeyPatch)
     for name in ("MLFLOW_RUN_ID", "PREFECT_PROFILE", "AWS_PROFILE", "ALL_PROXY", "HTTPS_PROXY", "SHRINK_THREADS"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere")
-    apply({"MLFLOW_TRACKING_URI": "http://127.0.0.1:5000"}, services.FOREIGN)
-    found = {name: value for name, value in os.environ.items() if value in {"1", "http://127.0.0.1:5000"}}
+    with mock.patch.dict(os.environ):  # what others of this session need comes back
+        apply({"MLFLOW_TRACKING_URI": "http://127.0.0.1:5000"}, services.FOREIGN)
+        found = {name: value for name, value in os.environ.items() if value in {"1", "http://127.0.0.1:5000"}}
     assert {"MLFLOW_TRACKING_URI", "HTTPS_PROXY", "SHRINK_THREADS"} <= found.keys()
     assert not found.keys() & {"MLFLOW_RUN_ID", "PREFECT_PROFILE", "AWS_PROFILE", "ALL_PROXY"}
