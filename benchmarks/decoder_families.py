@@ -26,7 +26,7 @@ from benchmarks.architectures import check_finite, refusal, run
 from benchmarks.architectures_shown import ALONE, WORKS, closed, head, marked, table
 from benchmarks.architectures_stages import Column, recipe_of
 from benchmarks.decoder_stages import COLUMNS, TABLES
-from flows import sizes_decoder
+from flows.forecast import sizes_decoder
 from flows.steps import DATA, TEACHER, Step
 from registry.records import ShrinkError
 from tasks import answers

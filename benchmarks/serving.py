@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from flows.rollout import Options, percentile
+from flows.serve.rollout import Options, percentile
 from tasks import runtime
 
 SECONDS, ROUNDS = 3.0, 5
@@ -105,10 +105,10 @@ def served(model: Path, golden: Path, batch: int) -> tuple[Any, Any, int]:
     """A server over the model, in a thread."""
     import uvicorn
 
-    from flows import lanes
-    from flows.api import application
     from flows.deploy import listening
-    from flows.opening import opened
+    from flows.serve import lanes
+    from flows.serve.api import application
+    from flows.serve.opening import opened
 
     slot = lanes.Slot(name="served", alias="1", serving=opened(model, golden, "1", options=Options(batch=batch)))
     holder = listening("127.0.0.1", 0)
@@ -121,7 +121,7 @@ def served(model: Path, golden: Path, batch: int) -> tuple[Any, Any, int]:
 
 def neighbours(slot: Any) -> float:
     """The largest difference of a logit between a text alone and in a batch with all others."""
-    from flows import child
+    from flows.serve import child
 
     ask = slot.serving.child.ask
     alone = np.concatenate([child.rows(ask({"texts": [text]})[1].result(60)) for text in TEXTS])
@@ -130,7 +130,7 @@ def neighbours(slot: Any) -> float:
 
 def measured(model: Path, golden: Path) -> tuple[Figures, float]:
     """The medians over the rounds, in which everything takes a turn; and what neighbours do to an answer."""
-    from flows import guarding
+    from flows.serve import guarding
 
     started = {batch: served(model, golden, batch) for batch in BATCHES}
     rounds: dict[str, list[tuple[float, float, float]]] = {}

@@ -53,7 +53,7 @@ def deploy(
     as_json: Json = False,
 ) -> None:
     """Serve a model until Ctrl-C; a new version is tried beside the old one, and taken back if unfit."""
-    from flows.rollout import options_of
+    from flows.serve.rollout import options_of
 
     chosen = options_of(shadow=shadow, canary=canary, memory_mb=memory_mb, batch=batch, rollback=rollback)
     require_port(port, host)
@@ -76,7 +76,7 @@ def deploy(
 
 def token_for(host: str) -> str | None:
     """The token that requests must bear; refuses an address that others reach without one."""
-    from flows.doorway import token_of
+    from flows.serve.doorway import token_of
 
     found = settings()
     return token_of(host, found.token, found.token_file)

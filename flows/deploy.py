@@ -1,7 +1,8 @@
 """A server that answers with what an alias names: `shrink deploy MODEL`, or MODEL@ALIAS.
 
-Two loops look after it: one compares the alias with what is loaded (flows/serving.py), one looks after the processes
-and lets a new version take over step by step (flows/guarding.py). Killed, the next start goes on with the same version.
+Two loops look after it: one compares the alias with what is loaded (flows/serve/serving.py), one looks after the
+processes and lets a new version take over step by step (flows/serve/guarding.py). Killed, the next start goes on
+with the same version.
 """
 
 import logging
@@ -9,12 +10,12 @@ import socket
 import threading
 from pathlib import Path
 
-from flows import guarding
-from flows.api import application, example
-from flows.lanes import Slot
-from flows.rollout import Options
+from flows.serve import guarding
+from flows.serve.api import application, example
+from flows.serve.lanes import Slot
+from flows.serve.rollout import Options
+from flows.serve.serving import log, reconcile
 from flows.servers import client
-from flows.serving import log, reconcile
 from flows.settings import settings
 from registry.records import ShrinkError
 
@@ -66,7 +67,7 @@ def serve(
 
     config = uvicorn.Config(
         application(slot, token),
-        limit_concurrency=1024,  # connections; how many are answered at a time says flows/doorway.py
+        limit_concurrency=1024,  # connections; how many are answered at a time says flows/serve/doorway.py
         timeout_graceful_shutdown=10,
         log_level="warning",
         access_log=False,

@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-from flows import sizes_decoder
+from flows.forecast import sizes_decoder
 from registry.records import ShrinkError
 from tasks.generate import choices, families, shapes
 from tasks.generate.header import Decoder

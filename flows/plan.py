@@ -12,13 +12,13 @@ from typing import Any
 import psutil
 
 from flows import cache, units, ways
-from flows.amounts import Forecast, Made
-from flows.counted import Counted
-from flows.pace import Pace, pace
+from flows.forecast.amounts import Forecast, Made
+from flows.forecast.counted import Counted
+from flows.forecast.pace import Pace, pace
+from flows.forecast.rules import foretell
+from flows.forecast.rules_decoder import CountedDocuments
 from flows.planned import Plan, StagePlan
 from flows.recipe import BEHAVIOUR, Recipe, Source
-from flows.rules import foretell
-from flows.rules_decoder import CountedDocuments
 from flows.settings import Settings
 from flows.steps import DATA, TEACHER, Step, name_of, source_of, steps_of
 from registry.records import Band, ShrinkError, StageRecord, digest_directory, sha256_file, sha256_json

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from flows import preflight_decoder, units
+from flows.forecast.sizes import check_stages
 from flows.recipe import BEHAVIOUR, Recipe
-from flows.sizes import check_stages
 from registry.records import ShrinkError
 from tasks import behaviour, data, extras, layout, pairs, pieces, slices, splits, tables
 from tasks.embed import static

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flows import bits_decoder, sizes_decoder, units
+from flows import units
+from flows.forecast import bits_decoder, sizes_decoder
 from flows.recipe import Recipe
 from registry.records import ShrinkError
 from tasks import layout, tables

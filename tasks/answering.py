@@ -1,4 +1,4 @@
-"""The process that a deployed model answers in: `python -m tasks.answering PARENT`, started by flows/child.py.
+"""The process that a deployed model answers in: `python -m tasks.answering PARENT`, started by flows/serve/child.py.
 
 The first line on stdin says what to open, each further one is a question, a JSON object with an id; answers go to
 stdout in the same way. Questions of texts that came while a batch ran go through the model together as the next one.

@@ -208,7 +208,7 @@ def code_digest(config: AnyStageConfig) -> str:
         source = path.read_text(encoding="utf-8")
         seen[name] = source + data_of(path)
         for package, names in re.findall(
-            r"^\s*from (tasks[\w.]*|registry\.records) import (.+)$", source, re.MULTILINE
+            r"^\s*from (tasks[\w.]*|registry\.records[\w.]*) import (.+)$", source, re.MULTILINE
         ):
             pending += [package, *(f"{package}.{part.split()[0]}" for part in names.split(",") if part.split())]
     return hashlib.sha256("".join(f"{name}\0{seen[name]}\0" for name in sorted(seen)).encode()).hexdigest()

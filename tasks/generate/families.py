@@ -1,6 +1,6 @@
 """Where things lie in a decoder of each family, and what it cannot go without; readable without torch.
 
-tasks/generate/cut.py cuts by it; flows/sizes_decoder.py asks it what a stage would find before anything runs.
+tasks/generate/cut.py cuts by it; flows/forecast/sizes_decoder.py asks it what a stage would find before anything runs.
 """
 
 from typing import NamedTuple

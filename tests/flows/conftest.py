@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from flows import guarding, lanes
-from flows.rollout import Options
+from flows.serve import guarding, lanes
+from flows.serve.rollout import Options
 from flows.servers import s3_config
 from infra import services
 from registry import promotion, runs, store, versions

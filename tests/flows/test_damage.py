@@ -10,10 +10,10 @@ import pytest
 
 from flows import journal as journals
 from flows import reconcile
+from flows.forecast.sizes import check_stages
 from flows.preflight import check_folds
 from flows.recipe import Recipe, load
 from flows.settings import apply, settings
-from flows.sizes import check_stages
 from flows.smoke import smoke
 from infra import services
 from registry.records import ShrinkError

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from flows import api, bodies, deploy, deployed, lanes, opening, outcome, serving
+from flows import deploy, outcome
+from flows.serve import api, bodies, deployed, lanes, opening, serving
 from flows.servers import s3_config
 from flows.settings import settings
 from infra import addresses, services

@@ -9,7 +9,8 @@ import pytest
 import yaml
 from fastapi.testclient import TestClient
 
-from flows import api, init, lanes, opening, order, plan, recipe, recipe_file, steps
+from flows import init, order, plan, recipe, recipe_file, steps
+from flows.serve import api, lanes, opening
 from flows.settings import Settings
 from flows.smoke import smoke
 from infra.addresses import Services

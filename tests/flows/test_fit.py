@@ -8,10 +8,11 @@ import pytest
 import yaml
 from fastapi.testclient import TestClient
 
-from flows import api, init, lanes, opening, recipe, smoke
+from flows import init, recipe, smoke
 from flows.preflight import preflight
 from flows.recipe import load
 from flows.recipe_file import SHIPPED
+from flows.serve import api, lanes, opening
 from infra.addresses import Services
 from registry.card_code import code
 from registry.records import ShrinkError

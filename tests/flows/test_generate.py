@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from flows import plan, recipe, steps
+from flows.forecast.rules import foretell
+from flows.forecast.rules_decoder import CountedDocuments
 from flows.preflight import preflight
-from flows.rules import foretell
-from flows.rules_decoder import CountedDocuments
 from flows.settings import Settings
 from flows.smoke import smoke
 from infra.addresses import Services

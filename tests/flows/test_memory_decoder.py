@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from flows import bits_decoder, memory_decoder
-from flows.amounts import TORCH
+from flows.forecast import bits_decoder, memory_decoder
+from flows.forecast.amounts import TORCH
 from tasks.generate import header, top_k
 from tasks.generate.header import Decoder
 from tasks.kinds import EveryStage, function_of

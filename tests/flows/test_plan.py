@@ -10,14 +10,15 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from flows import cache, pace, plan, plan_shown, planned, sources
-from flows.amounts import Made
+from flows import cache, plan, plan_shown, planned, sources
 from flows.cli import check
-from flows.counted import Counted
-from flows.pace import Pace
+from flows.forecast import pace
+from flows.forecast.amounts import Made
+from flows.forecast.counted import Counted
+from flows.forecast.pace import Pace
+from flows.forecast.rules import foretell
 from flows.planned import Plan
 from flows.recipe import Recipe, load
-from flows.rules import foretell
 from flows.settings import Settings
 from flows.steps import DATA, TEACHER, steps_of
 from registry.records import Band, Footprint, ShrinkError, StageRecord, digest_directory, directory_bytes
@@ -130,7 +131,7 @@ def test_every_stage_kind_has_a_rule(config: Any, recipe: Recipe, tmp_path: Path
               for role, wanted in stage.reads.items()}  # fmt: skip
     forecast = foretell(stage, inputs, counted)
     name = "/".join(part for part in (stage.kind, getattr(stage, "method", None)) if part)
-    assert forecast.known, f"{name} has no rule: add a case to flows/rules.py that foretells what it leaves and takes"
+    assert forecast.known, f"{name} has no rule: add a case to flows/forecast/rules.py that foretells it"
     assert forecast.made.bytes > 0 and forecast.work > 0 and forecast.ram_mb > 0
 
 
@@ -140,7 +141,7 @@ def test_a_kind_without_a_rule_is_guessed_and_marked(recipe: Recipe, tmp_path: P
     class Other(DistillLogitsConfig):
         epochs: int = 2
 
-    from flows.rules import unknown
+    from flows.forecast.rules import unknown
 
     teacher, data = places(recipe, tmp_path)
     counted = Counted(recipe, layout.find_model(teacher), data)

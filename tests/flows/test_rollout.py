@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from flows import rollout
-from flows.rollout import Numbers, Options, Phase, Seen
+from flows.serve import rollout
+from flows.serve.rollout import Numbers, Options, Phase, Seen
 from registry.records import ShrinkError
 
 OPTIONS = Options(shadow=50, canary=0.1)

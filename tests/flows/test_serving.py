@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from flows import api, bodies, deployed, doorway, guarding, lanes, opening, serving
-from flows.rollout import Options
+from flows.serve import api, bodies, deployed, doorway, guarding, lanes, opening, serving
+from flows.serve.rollout import Options
 from infra import services
 from registry import promotion
 from registry.records import ShrinkError

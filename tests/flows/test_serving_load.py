@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from flows import deployed
+from flows.serve import deployed
 from flows.servers import s3_config
 from infra import services
 from registry import promotion, store
@@ -65,8 +65,8 @@ def begun(servers: services.Services, servers_home: Path, tmp_path: Path) -> Ite
         holder.bind(("127.0.0.1", 0))
         port = holder.getsockname()[1]
     code = (
-        "from pathlib import Path; from flows import rollout; from flows.deploy import serve; "
-        "from flows.rollout import Options; rollout.SLOWER_MS = 10_000.0; "  # test_serving has what is late
+        "from pathlib import Path; from flows.serve import rollout; from flows.deploy import serve; "
+        "from flows.serve.rollout import Options; rollout.SLOWER_MS = 10_000.0; "  # test_serving has what is late
         f"serve({NAME!r}, port={port}, poll_seconds=0.2, cache=Path({str(tmp_path / 'cache')!r}), "
         "options=Options(shadow=30, canary=0.3))"
     )

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from flows.forecast.sizes import check_stages
 from flows.recipe import parse
-from flows.sizes import check_stages
 from registry.records import ShrinkError, digest_directory
 from tasks import data, finetune, label, layout, models, runtime, shape, students
 from tasks.distill import logits

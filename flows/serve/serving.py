@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flows import deployed, opening
-from flows.deployed import Evidence, Outcome, State
-from flows.lanes import Lane, Refused, Slot
-from flows.opening import Named, Unfit
-from flows.rollout import Seen, phases
+from flows.serve import deployed, opening
+from flows.serve.deployed import Evidence, Outcome, State
+from flows.serve.lanes import Lane, Refused, Slot
+from flows.serve.opening import Named, Unfit
+from flows.serve.rollout import Seen, phases
 from flows.servers import s3_config, services
 from flows.settings import settings
 from registry import promotion, store, versions

@@ -6,7 +6,7 @@ those of this one take the place of what the layers gave. All figures are above 
 has imported; they were fitted to peaks of the recipe `smollm2` (benchmarks/README.md) and of decoders of 48M weights.
 """
 
-from flows.amounts import TORCH
+from flows.forecast.amounts import TORCH
 from tasks.distill.rounded import DistillRoundedConfig
 from tasks.generate.header import Decoder
 from tasks.generate.lesson import LessonConfig

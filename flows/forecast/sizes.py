@@ -5,7 +5,8 @@ Sizes are those that the model folders say (tasks/layout.py); no stage runs, tor
 
 from collections.abc import Mapping
 
-from flows import lessons, roles, units
+from flows import roles, units
+from flows.forecast import lessons
 from flows.recipe import Recipe
 from registry.records import ShrinkError
 from tasks import architectures, layout

@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from flows.child import Child, Failed, Gone, Part, rows
-from flows.rollout import P95, Numbers, Options, Phase, Seen, late_ms, percentile
+from flows.serve.child import Child, Failed, Gone, Part, rows
+from flows.serve.rollout import P95, Numbers, Options, Phase, Seen, late_ms, percentile
 from registry.records import STRICT, ShrinkError, Task
 
 KEPT = 1000  # times of the last requests of a version

@@ -1,7 +1,18 @@
 """What a stage leaves and takes that makes a student smaller, or another one, without teaching it."""
 
-from flows.amounts import BACKWARD, LOAD, TRAINING, Forecast, Made, activations, calibrated, loaded, read, torch_made
-from flows.counted import Counted
+from flows.forecast.amounts import (
+    BACKWARD,
+    LOAD,
+    TRAINING,
+    Forecast,
+    Made,
+    activations,
+    calibrated,
+    loaded,
+    read,
+    torch_made,
+)
+from flows.forecast.counted import Counted
 from tasks.prune import structured, vocabulary
 from tasks.prune.low_rank import PruneLowRankConfig
 from tasks.prune.magnitude import PruneMagnitudeConfig

@@ -1,7 +1,7 @@
 """What the ends of a run leave and take: data and floor before the stages, comparison, evaluation and reload behind."""
 
-from flows.amounts import BARE, FORWARD, GRAPH, LOAD, ONNX, ROW, SCIKIT, Forecast, Made, loaded
-from flows.counted import Counted
+from flows.forecast.amounts import BARE, FORWARD, GRAPH, LOAD, ONNX, ROW, SCIKIT, Forecast, Made, loaded
+from flows.forecast.counted import Counted
 from tasks.compare import CompareConfig
 from tasks.data import DataConfig
 from tasks.embed.evaluate import EmbedEvaluateConfig

@@ -7,10 +7,10 @@ import logging
 import time
 from pathlib import Path
 
-from flows import child, serving
-from flows.child import Failed
-from flows.lanes import Lane, Refused, Slot
-from flows.rollout import decided, phases
+from flows.serve import child, serving
+from flows.serve.child import Failed
+from flows.serve.lanes import Lane, Refused, Slot
+from flows.serve.rollout import decided, phases
 from registry.records import digest_directory
 
 log = logging.getLogger("flows.deploy")

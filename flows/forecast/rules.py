@@ -5,10 +5,10 @@ answers), rules_cut (what makes a student smaller), rules_export, and rules_deco
 has none is foretold as a training (where it has epochs) or as a pass over the training texts, and says so.
 """
 
-from flows import rules_cut, rules_decoder, rules_ends, rules_export, rules_teach
-from flows.amounts import Forecast, Made, calibrated
-from flows.counted import Counted
-from flows.rules_decoder import CountedDocuments
+from flows.forecast import rules_cut, rules_decoder, rules_ends, rules_export, rules_teach
+from flows.forecast.amounts import Forecast, Made, calibrated
+from flows.forecast.counted import Counted
+from flows.forecast.rules_decoder import CountedDocuments
 from tasks.kinds import AnyStageConfig
 
 

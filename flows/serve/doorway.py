@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flows.lanes import Slot
-from flows.metrics import Meters
+from flows.serve.lanes import Slot
+from flows.serve.metrics import Meters
 from registry.records import ShrinkError
 
 MOST = 64  # requests that are answered at a time

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flows.amounts import (
+from flows.forecast.amounts import (
     ADAM,
     BACKWARD,
     BATCH,
@@ -19,7 +19,7 @@ from flows.amounts import (
     read,
     torch_made,
 )
-from flows.counted import Counted
+from flows.forecast.counted import Counted
 from tasks.distill.answers import LessonConfig
 from tasks.distill.exits import DistillSelfConfig
 from tasks.distill.quantized import DistillQuantizedConfig

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from fastapi import HTTPException, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from flows.lanes import Served
+from flows.serve.lanes import Served
 from registry.records import has_text
 
 MAX_TEXTS = 128

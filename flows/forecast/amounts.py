@@ -1,6 +1,6 @@
-"""Bytes of artifacts, megabytes of memory and speed, from a model's shape: the arithmetic behind flows/rules.py.
+"""Bytes of artifacts, megabytes of memory and speed, from a model's shape: the arithmetic behind rules.py.
 
-Seconds are those of the reference: one idle thread of the machine that benchmarks/README.md describes; flows/pace.py
+Seconds are those of the reference: one idle thread of the machine that benchmarks/README.md describes; pace.py
 makes them this machine's. Constants were fitted to the stages of `sentiment` and of its smoke walk; that README says
 how near they come.
 """
@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from flows.counted import Counted
+from flows.forecast.counted import Counted
 from registry.records import STRICT
 from tasks.quantize.embedding import group_of
 from tasks.shape import Shape

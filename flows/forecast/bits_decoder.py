@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-from flows import sizes_decoder
+from flows.forecast import sizes_decoder
 from tasks.generate import choices, families
 from tasks.generate.header import Decoder
 from tasks.kinds import RoundDecoders

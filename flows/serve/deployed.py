@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from flows.lanes import Refused
-from flows.rollout import Options, Seen
+from flows.serve.lanes import Refused
+from flows.serve.rollout import Options, Seen
 from registry.records import STRICT
 
 log = logging.getLogger("flows.deploy")

@@ -6,8 +6,8 @@ times. Constants were fitted to a run of the recipe `smollm2`.
 
 from pathlib import Path
 
-from flows import bits_decoder, memory_decoder
-from flows.amounts import BARE, FORWARD, TRAINING, Forecast, Made
+from flows.forecast import bits_decoder, memory_decoder
+from flows.forecast.amounts import BARE, FORWARD, TRAINING, Forecast, Made
 from flows.recipe import Recipe
 from registry.records import directory_bytes
 from tasks.export.matmul_nbits import MatmulNbitsConfig

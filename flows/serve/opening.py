@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flows import child
-from flows.lanes import Lane, Served
 from flows.outcome import by_ledger
-from flows.rollout import Options
+from flows.serve import child
+from flows.serve.lanes import Lane, Served
+from flows.serve.rollout import Options
 from flows.servers import s3_config
 from flows.settings import settings
 from infra.services import current

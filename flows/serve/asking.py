@@ -14,9 +14,9 @@ import numpy as np
 from fastapi import HTTPException
 from numpy.typing import NDArray
 
-from flows.child import Failed, Gone, Part, rows
-from flows.lanes import Lane, Slot
-from flows.rollout import LEAST_AGREEMENT
+from flows.serve.child import Failed, Gone, Part, rows
+from flows.serve.lanes import Lane, Slot
+from flows.serve.rollout import LEAST_AGREEMENT
 from registry.records import ShrinkError
 
 ANSWER_SECONDS, WRITE_SECONDS = 60.0, 600.0  # in which an answer must be there

@@ -1,7 +1,7 @@
 """What a stage leaves and takes that exports a student or quantises it."""
 
-from flows.amounts import BARE, EXPORTER, GRAPH, ONNX, SLACK, Bits, Forecast, Made, onnx_made
-from flows.counted import Counted
+from flows.forecast.amounts import BARE, EXPORTER, GRAPH, ONNX, SLACK, Bits, Forecast, Made, onnx_made
+from flows.forecast.counted import Counted
 from tasks.export.executorch import ExecutorchConfig
 from tasks.export.onnx import OnnxConfig
 from tasks.export.openvino import OpenvinoConfig

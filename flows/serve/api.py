@@ -10,11 +10,11 @@ from typing import Any
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from flows.asking import answered, chosen, compare, copy, standing, streamed, tried
-from flows.bodies import Question, Writing, asked, body_of, described, read, read_writing
-from flows.doorway import Doorway
-from flows.lanes import Lane, Served, Slot
-from flows.metrics import CONTENT_TYPE, Meters
+from flows.serve.asking import answered, chosen, compare, copy, standing, streamed, tried
+from flows.serve.bodies import Question, Writing, asked, body_of, described, read, read_writing
+from flows.serve.doorway import Doorway
+from flows.serve.lanes import Lane, Served, Slot
+from flows.serve.metrics import CONTENT_TYPE, Meters
 from registry.records import ShrinkError, Task
 from tasks import runtime
 

@@ -1,0 +1,1 @@
+"""What a run will leave, take and need, foretold from configs and shapes, without loading a model."""
