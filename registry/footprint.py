@@ -21,7 +21,7 @@ OLDEST_YEAR = 2021
 
 
 class Total(BaseModel):
-    """Energy of several stages; kwh is None when none was measured, a lower bound when `unmeasured` > 0."""
+    """Energy of several stages; kwh is None when nothing was measured, a lower bound when `unmeasured` > 0."""
 
     model_config = STRICT
     kwh: Band | None
@@ -56,7 +56,7 @@ class Payback(BaseModel):
 def total(footprints: Iterable[Footprint]) -> Total:
     """Sum footprints; unmeasured ones are counted and never taken for 0."""
     items = list(footprints)
-    bands = [item.kwh for item in items if item.kwh is not None]
+    bands = [band for item in items if (band := item.kwh or item.at_least_kwh) is not None]
     return Total(
         kwh=add_bands(bands),
         cpu_kwh=_sum(item.cpu_kwh for item in items),
@@ -64,7 +64,7 @@ def total(footprints: Iterable[Footprint]) -> Total:
         gpu_kwh=_sum(item.gpu_kwh for item in items),
         seconds=sum(item.seconds for item in items),
         stages=len(items),
-        unmeasured=len(items) - len(bands),
+        unmeasured=sum(item.kwh is None for item in items),
         tiers=tuple(sorted({item.tier for item in items})),
     )
 

@@ -181,7 +181,7 @@ def model_bytes(directory: Path) -> int:
 
 def quality(result: Evaluation) -> dict[str, Any]:
     """The part of an evaluation that does not change from run to run: all but speed and memory."""
-    values = result.model_dump(mode="json", exclude={"reference"})
+    values = result.model_dump(mode="json", exclude={"reference", "serving"})
     for role in ROLES:
         values[role] = {name: value for name, value in values[role].items() if name not in SPEED}
     return values

@@ -5,6 +5,7 @@ from typing import Literal, get_args
 from pydantic import BaseModel
 
 from registry.records.base import STRICT, Interval
+from registry.records.energy import ServingEnergy
 
 Task = Literal["classify", "embed", "generate"]
 Metric = Literal["accuracy", "macro_f1", "micro_f1", "mcc"]
@@ -178,6 +179,7 @@ class Evaluation(BaseModel):
     slices: tuple[Slice, ...] = ()
     behaviour: tuple[Behaviour, ...] = ()
     leakage: Leakage | None = None
+    serving: ServingEnergy | None = None  # null in records of before it was metered
 
     def scores(self) -> dict[str, float]:
         """Teacher's, student's and floor's score by the metric that this evaluation goes by."""
