@@ -5,10 +5,13 @@ processes and lets a new version take over step by step (flows/serve/guarding.py
 with the same version.
 """
 
+import contextlib
 import logging
 import socket
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from flows.serve import guarding
 from flows.serve.api import application, example
@@ -37,17 +40,30 @@ def serve(
 
     Raises ShrinkError when the port cannot be had.
     """
-    import uvicorn
-
     if poll_seconds <= 0:
         raise ShrinkError(f"poll_seconds is {poll_seconds:g}; give a number of seconds above 0.")
     form = "%(asctime)s %(levelname)s %(message)s"
     logging.basicConfig(level=logging.WARNING, format=form, force=True)  # Prefect's import leaves a silent set-up
     log.setLevel(logging.INFO)
     holder = listening(host, port)
-    slot, stop = Slot(name=name, alias=alias, options=options or Options()), threading.Event()
-    registry, kept = client(), cache if cache is not None else settings().home / "deployed"
-    kept = kept / f"port-{port}"  # servers beside one another have a memory each
+    slot, address = Slot(name=name, alias=alias, options=options or Options()), f"http://{host}:{port}"
+    kept = (cache if cache is not None else settings().home / "deployed") / f"port-{port}"  # each server has its own
+    log.info("%s@%s on %s, GET /healthz; Ctrl-C ends it", name, alias, address)
+    try:
+        with looked_after(slot, kept, threads, poll_seconds, address, token is not None):
+            server(slot, token).run(sockets=[holder])
+    except KeyboardInterrupt:
+        log.info("stopped")
+    finally:
+        holder.close()
+
+
+@contextlib.contextmanager
+def looked_after(
+    slot: Slot, kept: Path, threads: int, poll_seconds: float, address: str, bearer: bool
+) -> Iterator[None]:
+    """Both loops run in threads of their own within the block; behind it every process of a version has ended."""
+    registry, stop, ended = client(), threading.Event(), threading.Event()
 
     def follow() -> None:
         told = None
@@ -55,7 +71,7 @@ def serve(
             reconcile(registry, slot, kept, threads)
             if (lane := slot.serving) is not None and lane.served.version != told:
                 told = lane.served.version
-                log.info("ask it with: %s", example(lane.served, f"http://{host}:{port}", token is not None))
+                log.info("ask it with: %s", example(lane.served, address, bearer))
             stop.wait(poll_seconds)
         ended.wait()  # what was started by this thread dies with it
 
@@ -65,6 +81,19 @@ def serve(
         guarding.end(slot)
         ended.set()
 
+    for loop in (follow, watch):
+        threading.Thread(target=loop, name=loop.__name__, daemon=True).start()
+    try:
+        yield
+    finally:
+        stop.set()
+        ended.wait(15)
+
+
+def server(slot: Slot, token: str | None) -> Any:
+    """The HTTP server over a slot."""
+    import uvicorn
+
     config = uvicorn.Config(
         application(slot, token),
         limit_concurrency=1024,  # connections; how many are answered at a time says flows/serve/doorway.py
@@ -72,19 +101,7 @@ def serve(
         log_level="warning",
         access_log=False,
     )
-    log.info("%s@%s on http://%s:%d, GET /healthz; Ctrl-C ends it", name, alias, host, port)
-    ended = threading.Event()
-    loops = [threading.Thread(target=loop, name=loop.__name__, daemon=True) for loop in (follow, watch)]
-    for loop in loops:
-        loop.start()
-    try:
-        uvicorn.Server(config).run(sockets=[holder])
-    except KeyboardInterrupt:
-        log.info("stopped")
-    finally:
-        stop.set()
-        ended.wait(15)
-        holder.close()
+    return uvicorn.Server(config)
 
 
 def listening(host: str, port: int) -> socket.socket:

@@ -10,7 +10,7 @@ import hashlib
 import re
 import secrets
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -32,6 +32,13 @@ class CorruptLedger(RuntimeError):
 
 class Taken(RuntimeError):
     """Another writer appended first: look again at what the ledger says now."""
+
+
+class Known(NamedTuple):
+    """A ledger as it was read, and what S3 then said of its last object."""
+
+    entries: list["Entry"]
+    last: str | None
 
 
 class Entry(BaseModel):
@@ -88,6 +95,23 @@ def catch_up(s3: Any, bucket: str, name: str, entries: list[Entry]) -> list[Entr
     while (body := read_object(s3, bucket, _key(name, len(found) + 1))) is not None:
         found.append(_checked(name, body, found))
     return found
+
+
+def newer(s3: Any, bucket: str, name: str, known: Known | None = None) -> Known:
+    """A ledger that was read before, with what was appended since: one request where that is nothing.
+
+    Where its last object is another one now, or gone, all of it is read anew. Raises CorruptLedger.
+    """
+    before = known.entries if known is not None else []
+    found = s3.list_objects_v2(Bucket=bucket, Prefix=_prefix(name), StartAfter=_key(name, max(0, len(before) - 1)))
+    said = {one["Key"]: f"{one['ETag']} {one['Size']} {one['LastModified']}" for one in found.get("Contents", [])}
+    if known is not None and before and said.get(_key(name, len(before))) == known.last is not None:
+        if _key(name, len(before) + 1) not in said:
+            return known
+        entries = catch_up(s3, bucket, name, before)
+    else:
+        entries = read(s3, bucket, name)
+    return Known(entries, said.get(_key(name, len(entries))))
 
 
 def append(s3: Any, bucket: str, entry: Entry) -> Entry:

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from flows.serve import answers
 from flows.serve.asking import answered, chosen, compare, copy, standing, streamed, tried
 from flows.serve.bodies import Question, Writing, asked, body_of, described, read, read_writing
 from flows.serve.doorway import Doorway
@@ -26,31 +27,34 @@ def application(slot: Slot, token: str | None = None) -> Any:
     app = FastAPI(title=f"shrink deploy {slot.name}", docs_url=None, redoc_url=None, openapi_url="/openapi.json")
     meters = Meters(slot)
 
-    @app.get("/healthz", summary="What is served and tried, what is refused and why")
+    @app.head("/healthz", include_in_schema=False)
+    @app.get("/healthz", summary="What is served and tried, what is refused and why", responses=answers.HEALTH)
     async def healthz(request: Request) -> JSONResponse:
         status = 503 if slot.serving is None else 200
         word = "waiting" if slot.serving is None else "serving"
         return JSONResponse(health(slot) if request.state.known else {"status": word}, status_code=status)
 
-    @app.get("/metrics", summary="Figures for Prometheus")
+    @app.get("/metrics", summary="Figures for Prometheus", response_class=Response, responses=answers.METRICS)
     async def metrics() -> Response:
         return Response(meters.text(), media_type=CONTENT_TYPE)
 
-    @app.post("/predict", openapi_extra=described(Question), summary="The labels of texts")
+    @app.post("/predict", openapi_extra=described(Question), summary="The labels of texts", responses=answers.PREDICT)
     async def predict(request: Request) -> JSONResponse:
         question = read(await body_of(request))
         lane, found = await rows_of(slot, "classify", question, request)
-        said = runtime.answers(found["rows"], lane.served.config)
-        return JSONResponse({"model": slot.name, "version": lane.served.version, "predictions": said})
+        labels = runtime.answers(found["rows"], lane.served.config)
+        return JSONResponse({"model": slot.name, "version": lane.served.version, "predictions": labels})
 
-    @app.post("/embed", openapi_extra=described(Question), summary="The vectors of texts, each of length 1")
+    @app.post("/embed", openapi_extra=described(Question), summary="The vectors of texts", responses=answers.EMBED)
     async def embed(request: Request) -> JSONResponse:
         question = read(await body_of(request))
         lane, found = await rows_of(slot, "embed", question, request)
         vectors = found["rows"].tolist()
         return JSONResponse({"model": slot.name, "version": lane.served.version, "embeddings": vectors})
 
-    @app.post("/generate", openapi_extra=described(Writing), summary="What the model writes, whole or as it comes")
+    @app.post(
+        "/generate", openapi_extra=described(Writing), summary="What the model writes", responses=answers.GENERATE
+    )
     async def generate(request: Request) -> Response:
         question = read_writing(await body_of(request))
         lane = await ready(slot, "generate")

@@ -97,9 +97,12 @@ async def tried(slot: Slot, lane: Lane, question: Question, part: Part | None = 
 
 
 def copy(slot: Slot, question: Question) -> Copy | None:
-    """Ask the shadow the same, unless it has not answered enough of the others yet."""
+    """Ask the shadow the same, or while a version is watched the one before it, for its times at the same moment.
+
+    Unless it has not answered enough of the others yet.
+    """
     with slot.lock:
-        shadow = slot.candidate if slot.phase == "shadow" else None
+        shadow = {"shadow": slot.candidate, "watch": slot.former}.get(slot.phase or "")
         if shadow is None or slot.copies >= (COPIES if "texts" in question else 1):
             return None
         try:

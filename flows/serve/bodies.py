@@ -3,7 +3,8 @@
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import HTTPException, Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from flows.serve.lanes import Served
 from registry.records import has_text
@@ -14,7 +15,15 @@ MAX_BYTES = 1 << 20
 MAX_MESSAGES = 64
 MAX_TOKENS = 1024
 
-OneText = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)]
+
+def visible(text: str) -> str:
+    """A text, refused as `shrink predict` does where nothing of it can be seen."""
+    if not has_text(text):
+        raise PydanticCustomError("blank", "holds nothing that can be seen; give some words")
+    return text
+
+
+OneText = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS), AfterValidator(visible)]
 Body = TypeVar("Body", bound=BaseModel)
 EXACT = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -113,8 +122,6 @@ def read_writing(body: bytes) -> Writing:
         raise HTTPException(422, [{"field": "prompt", "problem": "give either prompt or messages"}])
     if question.raw and question.prompt is None:
         raise HTTPException(422, [{"field": "raw", "problem": "goes on with a prompt; give that"}])
-    if question.prompt is not None and not has_text(question.prompt):
-        raise HTTPException(422, [{"field": "prompt", "problem": "holds nothing that can be seen"}])
     return question
 
 

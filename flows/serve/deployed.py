@@ -2,7 +2,6 @@
 
 import logging
 import os
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,8 +67,3 @@ def write(path: Path, state: State) -> None:
 def told(registry: Any, name: str, evidence: Evidence) -> None:
     """Write evidence to its version in MLflow."""
     registry.set_model_version_tag(name, evidence.version, TAG, evidence.model_dump_json())
-
-
-def now() -> str:
-    """This moment, UTC."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

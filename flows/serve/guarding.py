@@ -7,7 +7,7 @@ import logging
 import time
 from pathlib import Path
 
-from flows.serve import child, serving
+from flows.serve import child, serving, telling
 from flows.serve.child import Failed
 from flows.serve.lanes import Lane, Refused, Slot
 from flows.serve.rollout import decided, phases
@@ -77,17 +77,17 @@ def decide(slot: Slot, cache: Path) -> None:
     if step == "refuse":
         slot.rollbacks += 1
         log.error("version %s of %s is refused (%s): %s", tried.served.version, slot.name, phase, why)
-        serving.note(slot, cache, "rolled back", tried.served.version, why, phase, seen, True)
+        telling.note(slot, cache, "rolled back", tried.served.version, why, phase, seen, True)
     elif slot.phase is None:
         log.info("version %s of %s stays", tried.served.version, slot.name)
-        serving.note(slot, cache, "serving", tried.served.version, WELL, phase, seen, False)
+        telling.note(slot, cache, "serving", tried.served.version, WELL, phase, seen, False)
     else:
-        serving.remember(slot, cache)
+        telling.remember(slot, cache)
 
 
 def back(slot: Slot, tried: Lane, why: str) -> None:
     """Answer by the version that was in place before; what is in flight at the refused one it may finish."""
-    slot.refused = Refused(version=tried.served.version, why=why, mark=slot.mark)
+    slot.refused = Refused(version=tried.served.version, why=why, mark=slot.mark, phase=slot.phase or "")
     slot.leaving.append(tried)
     if slot.phase == "watch":
         slot.serving, slot.former = slot.former, None

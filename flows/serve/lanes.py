@@ -3,19 +3,26 @@
 import math
 import threading
 import time
+from bisect import bisect
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field
 
 from flows.serve.child import Child, Failed, Gone, Part, rows
-from flows.serve.rollout import P95, Numbers, Options, Phase, Seen, late_ms, percentile
+from flows.serve.rollout import P95, TIMED, Numbers, Options, Phase, Seen, late_ms, percentile
 from registry.records import STRICT, ShrinkError, Task
 
-KEPT = 1000  # times of the last requests of a version
+KEPT = 5000  # times of the last requests of a version
+
+
+def now() -> str:
+    """This moment, UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class Served(BaseModel):
@@ -38,6 +45,8 @@ class Refused(BaseModel):
     version: str
     why: str
     mark: str = Field("", description="the ledger's entry that named it: promoted anew, it is tried anew")
+    phase: str = Field("", description="in which it was refused: opening, shadow, canary, watch or in place")
+    since: str = Field(default_factory=now, description="when it was refused, UTC")
     until: float = Field(math.inf, exclude=True, description="time.monotonic() at which it is tried again")
 
 
@@ -46,28 +55,44 @@ class Tally:
 
     def __init__(self) -> None:
         self.requests = self.errors = 0
-        self._spent: deque[float] = deque(maxlen=KEPT)
+        self._spent: deque[tuple[float, float]] = deque(maxlen=KEPT)  # when it was asked, and the milliseconds
         self._lock = threading.Lock()
 
-    def note(self, milliseconds: float | None) -> None:
-        """Count a request and its time; None: it was not answered."""
+    def note(self, milliseconds: float | None, asked: float = 0.0) -> None:
+        """Count a request, its time and when it was asked (time.perf_counter()); None: it was not answered."""
         with self._lock:
             self.requests += 1
             if milliseconds is None:
                 self.errors += 1
             else:
-                self._spent.append(milliseconds)
+                self._spent.append((asked, milliseconds))
 
     def numbers(self) -> Numbers:
         """Counts and percentiles."""
-        with self._lock:
-            spent, counts = list(self._spent), {"requests": self.requests, "errors": self.errors}
+        counts = {"requests": self.requests, "errors": self.errors}
+        spent = [milliseconds for _, milliseconds in self.spent()]
         return Numbers(**counts, p50_ms=percentile(spent, 0.5), p95_ms=percentile(spent, P95))
 
-    def above(self, milliseconds: float | None) -> int:
-        """How many took longer."""
+    def spent(self) -> list[tuple[float, float]]:
+        """When each of the last requests was asked and what it took, in that order."""
         with self._lock:
-            return 0 if milliseconds is None else sum(one > milliseconds for one in self._spent)
+            return sorted(self._spent)
+
+    def late(self, other: "Tally") -> tuple[int, float | None]:
+        """How many took longer than the other version's requests of the same moments allow, and the usual limit in ms.
+
+        What slows the machine for a while slows both. (0, None) where the other one was hardly asked.
+        """
+        known, own = other.spent(), self.spent()
+        if len(known) < TIMED or not own:
+            return 0, None
+        times, limits = [asked for asked, _ in known], list[float]()
+        for asked, _ in own:
+            at = min(max(bisect(times, asked), TIMED // 2), len(known) - TIMED // 2)
+            near = [milliseconds for _, milliseconds in known[max(0, at - TIMED) : at + TIMED]]
+            limits.append(late_ms(percentile(near, P95) or 0.0))
+        late = sum(spent > limit for (_, spent), limit in zip(own, limits, strict=True))
+        return late, percentile(limits, 0.5)
 
 
 @dataclass
@@ -94,7 +119,7 @@ class Lane:
             milliseconds: float | None = 1e3 * (time.perf_counter() - begun)
             if error is not None or not sound(done.result()):
                 milliseconds = None
-            self.tally.note(milliseconds)
+            self.tally.note(milliseconds, begun)
 
         future.add_done_callback(note)
         return number, future
@@ -117,14 +142,13 @@ class Slot:
     options: Options = field(default_factory=Options)
     serving: Lane | None = None
     candidate: Lane | None = None  # answers copies (shadow) or its share (canary)
-    former: Lane | None = None  # kept at hand while the one that took over is watched
+    former: Lane | None = None  # at hand while the one that took over is watched, and gets copies to compare times
     leaving: list[Lane] = field(default_factory=list)  # finish what they were asked
     phase: Phase | None = None
     since: float = 0.0  # time.monotonic() at which the phase began
-    baseline: Numbers = field(default_factory=Numbers)  # of the former version, before it was replaced
     compared: int = 0
     agreed: int = 0
-    copies: int = 0  # that the candidate has not answered yet
+    copies: int = 0  # that are not answered yet
     share: float = 0.0  # grows with every request; the canary takes one when it reaches 1
     refused: Refused | None = None
     trouble: str | None = None
@@ -137,17 +161,17 @@ class Slot:
 
     def seen(self) -> Seen:
         """The numbers of the present phase."""
-        candidate = self.serving if self.phase == "watch" else self.candidate
+        candidate, former = (
+            (self.serving, self.former) if self.phase == "watch" else (self.candidate, self.serving)
+        )  # fmt: skip
         assert candidate is not None
-        assert self.phase is not None
-        in_place = self.serving if self.phase != "watch" else None
-        former = in_place.tally.numbers() if in_place is not None else self.baseline
-        limit = late_ms(former, self.phase)
+        old = former.tally if former is not None else Tally()
+        late, limit = candidate.tally.late(old)
         return Seen(
             seconds=time.monotonic() - self.since,
-            former=former,
+            former=old.numbers(),
             candidate=candidate.tally.numbers(),
-            late=candidate.tally.above(limit),
+            late=late,
             late_ms=limit,
             compared=self.compared,
             agreed=self.agreed,
@@ -160,7 +184,7 @@ class Slot:
         """Enter a phase, counting anew."""
         self.phase, self.since = phase, time.monotonic()
         self.compared = self.agreed = 0
-        for lane in (self.serving, self.candidate):
+        for lane in self.lanes():
             if lane is not None:
                 lane.tally = Tally()
 

@@ -18,7 +18,7 @@ from flows.serve.rollout import Options
 from flows.servers import s3_config
 from flows.settings import settings
 from infra.services import current
-from registry import promotion, store, versions
+from registry import ledger, promotion, store, versions
 from registry.records import ShrinkError, directory_bytes
 from registry.standing import standing
 from tasks import extras, runtime
@@ -40,24 +40,29 @@ class Named(NamedTuple):
     back: bool = False
 
 
+_known: dict[tuple[store.S3Config, str], ledger.Known] = {}  # ledgers as they were when they were last looked at
+
+
 @lru_cache(maxsize=1)
 def _s3(config: store.S3Config) -> Any:
     return store.connect(config)
 
 
-def ledger(name: str) -> list[promotion.Entry]:
-    """All that a model's ledger holds, in order, its chain verified."""
+def entries_of(name: str) -> list[promotion.Entry]:
+    """All that a model's ledger holds, in order, its chain verified; only what is new is read."""
     found = current(settings().home)
     if found is None:
         raise ShrinkError(f"there are no servers in '{settings().home}'; start them with `shrink up`.")
-    return promotion.history(_s3(s3_config(found)), found.bucket, name)
+    config = s3_config(found)
+    _known[config, name] = ledger.newer(_s3(config), found.bucket, name, _known.get((config, name)))
+    return _known[config, name].entries
 
 
 def named(registry: Any, name: str, alias: str) -> Named:
     """What an alias names now; raises ShrinkError when that is nothing."""
     if alias not in {promotion.CHAMPION, promotion.PREVIOUS}:
         return Named(versions.resolve(registry, name, alias))
-    entries = ledger(name)
+    entries = entries_of(name)
     done = [one for one in entries if one.event == "done" and one.moves]
     previous = standing(entries).previous  # without what a person has rejected since
     found = None if not done else done[-1].target if alias == promotion.CHAMPION else previous

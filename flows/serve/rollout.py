@@ -19,8 +19,7 @@ LEAST_AGREEMENT = 0.8  # two students of one teacher agree in nine of ten texts 
 ERRORS, MORE_ERRORS = 3, 0.02  # so many errors, and so much larger a share of the requests than in the version in place
 DEATHS = 2  # one may be the machine's
 P95, TIMED = 0.95, 20  # requests of each, below which no p95 is compared
-SLOWER, SLOWER_MS = 2.0, 10.0  # times the p95 of the version in place, and more: what takes longer is late
-WATCHED_SLOWER = 4.0  # while it is watched the two were not, and what comes in may have changed
+SLOWER, SLOWER_MS = 2.0, 10.0  # times the p95 of the version in place at that moment, and more: longer is late
 
 
 class Options(BaseModel):
@@ -62,8 +61,8 @@ class Seen(BaseModel):
     seconds: float
     former: Numbers
     candidate: Numbers
-    late: int = 0  # of the candidate's answers, those that took longer than late_ms
-    late_ms: float | None = None
+    late: int = 0  # of the candidate's answers, those that took too long beside the other version's at that moment
+    late_ms: float | None = None  # the median of these limits: each answer has its moment's
     compared: int = 0
     agreed: int = 0
     deaths: int = 0
@@ -128,7 +127,8 @@ def slow(seen: Seen) -> str:
     if interval(seen.late, answered)[0] <= 1 - P95:
         return ""
     return (
-        f"{seen.late} of {answered} requests took it longer than {seen.late_ms:.1f} ms: {told(new)}, {told(old)} before"
+        f"{seen.late} of {answered} requests took it longer than allowed at that moment (about {seen.late_ms:.1f} ms): "
+        f"{told(new)}, beside it {told(old)}"
     )
 
 
@@ -137,11 +137,9 @@ def told(numbers: Numbers) -> str:
     return f"p95 {numbers.p95_ms or 0:.1f} ms"
 
 
-def late_ms(former: Numbers, phase: Phase) -> float | None:
-    """Milliseconds above which an answer is late, by the version in place; None where that was hardly asked."""
-    if former.p95_ms is None or former.requests < TIMED:
-        return None
-    return (WATCHED_SLOWER if phase == "watch" else SLOWER) * former.p95_ms + SLOWER_MS
+def late_ms(p95_ms: float) -> float:
+    """Milliseconds above which an answer is late, by the p95 of the other version's requests around its moment."""
+    return SLOWER * p95_ms + SLOWER_MS
 
 
 def interval(count: int, of: int) -> tuple[float, float]:

@@ -307,6 +307,8 @@ def test_predictions_have_labels_and_scores_in_the_order_asked(ready: TestClient
         (b'{"texts": []}', 422, "texts"),
         (b'{"texts": ["good", 3]}', 422, "texts.1"),
         (b'{"texts": ["good", ""]}', 422, "texts.1"),
+        (b'{"texts": ["good", " \\u200b\\n"]}', 422, "texts.1"),
+        (b'{"pairs": [["good", "\\t"]]}', 422, "pairs.0.1"),
         (b'{"texts": ["good"], "alias": "x"}', 422, "alias"),
         (b'{"texts": ["\\ud800"]}', 422, "body"),
         (b'{"texts": ["\xff"]}', 422, "body"),

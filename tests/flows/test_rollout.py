@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from flows.serve import rollout
+from flows.serve import lanes, rollout
 from flows.serve.rollout import Numbers, Options, Phase, Seen
 from registry.records import ShrinkError
 
@@ -29,7 +29,7 @@ def seen(**others: Any) -> Seen:
         ("shadow", {"compared": 30, "agreed": 5}, "refuse", "in 5 of 30 live requests"),  # others cannot make it good
         ("shadow", {"compared": 12, "agreed": 2}, "wait", ""),
         ("shadow", {"late": 5, "late_ms": 30.0}, "advance", ""),
-        ("shadow", {"late": 9, "late_ms": 30.0}, "refuse", "9 of 50 requests took it longer than 30.0 ms"),
+        ("shadow", {"late": 9, "late_ms": 30.0}, "refuse", "9 of 50 took it longer than allowed at that moment (about 30.0 ms)"),
         ("canary", {"compared": 0, "agreed": 0, "deaths": 1}, "advance", ""),
         ("canary", {"compared": 0, "agreed": 0, "deaths": 2}, "refuse", "its process ended 2 times"),
         ("watch", {"peak_mb": 301.0, "limit_mb": 300.0}, "refuse", "took 301 MB, allowed are 300"),
@@ -53,8 +53,30 @@ def test_a_version_just_as_good_is_hardly_ever_taken_back() -> None:
         late = sum(chance.random() < 0.03 for _ in range(50))
         refused += rollout.decided("shadow", seen(agreed=alike, late=late, late_ms=30.0), OPTIONS).step == "refuse"
     assert refused <= 6, refused
-    assert rollout.late_ms(OLD, "shadow") == 30.0 and rollout.late_ms(OLD, "watch") == 50.0
-    assert rollout.late_ms(Numbers(requests=19, p95_ms=1.0), "shadow") is None
+    assert rollout.late_ms(10.0) == 30.0
+
+
+def test_a_machine_that_is_slow_for_a_while_makes_no_version_late_and_a_slow_version_is() -> None:
+    """For 12 of 300 seconds all takes 40 times as long; the new one is asked once in five seconds, but always there."""
+    old, good, slow, few = (lanes.Tally() for _ in range(4))
+    for second in range(300):
+        load = 40.0 if 100 <= second < 112 else 1.0
+        old.note(5.0 * load, second)
+        if load > 1 or second % 5 == 0:
+            good.note(6.0 * load, second + 0.4)
+            slow.note(25.0 * load, second + 0.4)
+    late, limit = good.late(old)
+    numbers = good.numbers()
+    assert late == 0 and limit == 20.0
+    over = sum(spent > rollout.late_ms(old.numbers().p95_ms or 0.0) for _, spent in good.spent())
+    alike = {"candidate": numbers, "former": old.numbers(), "late_ms": limit}
+    assert over == 12 and rollout.decided("shadow", seen(**alike, late=over), OPTIONS).step == "refuse", (
+        "without moments"
+    )
+    assert rollout.decided("shadow", seen(**alike, late=late), OPTIONS).step == "advance"
+    assert slow.late(old)[0] == numbers.requests
+    few.note(5.0, 1.0)
+    assert good.late(few) == (0, None), "one that was hardly asked is nothing to compare with"
 
 
 def test_phases_that_are_not_wanted_are_left_out() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from flows.serve import api, bodies, deployed, doorway, guarding, lanes, opening, serving
+from flows.serve import answers, api, bodies, deployed, doorway, guarding, lanes, opening, serving
 from flows.serve.rollout import Options
 from infra import services
 from registry import promotion
@@ -109,6 +109,7 @@ def test_a_version_right_on_golden_texts_and_wrong_on_live_ones_is_taken_back(
     assert "xylograph" not in told_of and "marked-live-text" not in told_of
     health = TestClient(api.application(slot)).get("/healthz").json()
     assert (health["version"], health["refused"]["why"]) == (first, slot.refused.why)
+    assert health["refused"]["phase"] == told.phase and health["refused"]["since"][:2] == "20"
 
 
 def test_a_restart_comes_up_as_it_was_and_tries_a_refused_version_only_with_other_options(
@@ -131,6 +132,59 @@ def test_a_restart_comes_up_as_it_was_and_tries_a_refused_version_only_with_othe
     assert version_of(other) == second and other.former is not None, "with other options it is worth another try"
 
 
+def test_of_what_was_downloaded_only_what_is_served_before_it_and_tried_stays(
+    client: Any, slots: Slots, tmp_path: Path
+) -> None:
+    name = "swept"
+    slot, cache, (first, second) = offered(client, slots, tmp_path, name)
+    (cache / f".{name}-9.1234.torn").mkdir()
+    third, fourth = (put(client, name, tmp_path / word, power) for word, power in (("3", 2.0), ("4", 2.5)))
+    seen = []
+    for version in (second, third, fourth):
+        client.set_registered_model_alias(name, "live", version)
+        serving.reconcile(client, slot, cache)
+        if slot.candidate is not None:
+            drive(slot, cache, 300, ["good"])
+            guarding.guard(slot, cache)
+        serving.reconcile(client, slot, cache)
+        seen.append(sorted(path.name for path in cache.iterdir() if path.is_dir()))
+    assert seen == [[f"{name}-{one}" for one in pair] for pair in ((first, second), (second, third), (third, fourth))]
+
+
+def test_a_poll_of_a_ledger_that_did_not_change_is_one_request(
+    client: Any, servers: services.Services, crown: Callable[..., None], slots: Slots, tmp_path: Path
+) -> None:
+    from flows.servers import s3_config
+    from registry import ledger, store
+
+    name = "polled"
+    s3 = store.connect(s3_config(servers))
+    versions = [put(client, name, tmp_path / word, power) for word, power in (("1", 1.0), ("2", 2.0))]
+    for version in versions * 2:
+        crown(name, version)
+    asked: list[str] = []
+    s3.meta.events.register("before-send.s3", lambda request, **_: asked.append(request.url))
+    known = ledger.newer(s3, servers.bucket, name)
+    assert known.entries == ledger.read(s3, servers.bucket, name) and len(known.entries) == 8
+    asked.clear()
+    assert ledger.newer(s3, servers.bucket, name, known) is known and len(asked) == 1
+    crown(name, versions[0])
+    asked.clear()
+    more = ledger.newer(s3, servers.bucket, name, known)
+    assert more.entries == ledger.read(s3, servers.bucket, name) and len(more.entries) == 10
+    key = f"ledger/{name}/000010.json"
+    body = store.read_object(s3, servers.bucket, key)
+    assert body is not None
+    s3.put_object(Bucket=servers.bucket, Key=key, Body=body.replace(b'"who":"me"', b'"who":"it"'))
+    with pytest.raises(ledger.CorruptLedger, match="entry 10"):
+        ledger.read(s3, servers.bucket, name, client)
+    edited = ledger.newer(s3, servers.bucket, name, more).entries
+    assert edited[-1].who == "it", "an edited end is not overlooked by who knew it before"
+    s3.delete_object(Bucket=servers.bucket, Key=f"ledger/{name}/000009.json")
+    s3.delete_object(Bucket=servers.bucket, Key=key)
+    assert ledger.newer(s3, servers.bucket, name, more).entries == known.entries, "one that was cut off is read anew"
+
+
 def test_an_alias_that_goes_back_ends_the_trial(client: Any, slots: Slots, tmp_path: Path) -> None:
     slot, cache, (first, _) = offered(client, slots, tmp_path, "withdrawn")
     client.set_registered_model_alias("withdrawn", "live", first)
@@ -151,7 +205,7 @@ def test_the_ledger_is_rolled_back_only_when_that_was_asked_for(
     drive(slot, cache, 400, ["xylograph bad"])
     assert version_of(slot) == first
     serving.reconcile(client, slot, cache)
-    done = opening.ledger(name)
+    done = opening.entries_of(name)
     assert (done[-1].action, done[-1].target) == (("rollback", first) if asked_to else ("promote", second))
     assert ("agrees" in done[-1].why) == asked_to
     serving.reconcile(client, slot, cache)
@@ -279,6 +333,18 @@ def test_the_description_of_the_server_is_whole_and_loads_nothing_from_elsewhere
         body = found["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
         assert field in body["properties"] and body["additionalProperties"] is False
     assert "$ref" not in json.dumps(found["paths"]["/generate"]["post"]["requestBody"])
+    for path, answer in (("/predict", "predictions"), ("/embed", "embeddings"), ("/generate", "text")):
+        said = found["paths"][path]["post"]["responses"]
+        assert set(said) == {"200", "401", "404", "413", "422", "503"}
+        named = said["200"]["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[1]
+        assert answer in found["components"]["schemas"][named]["properties"]
+    real = http.post("/predict", json={"texts": ["good", "bad"]}).json()
+    assert answers.Predicted.model_validate(real).model_dump(exclude_none=True) == real
+    for code, body in ((422, b"{}"), (413, b" " * (bodies.MAX_BYTES + 1))):
+        refused = http.post("/predict", content=body)
+        assert refused.status_code == code and answers.Refusal.model_validate(refused.json())
+    head = http.head("/healthz")
+    assert (head.status_code, head.content) == (200, b"")
     assert http.get("/docs").status_code == http.get("/redoc").status_code == 404
 
 
