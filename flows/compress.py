@@ -31,7 +31,7 @@ from flows import (
     sources,
 )
 from flows import journal as journals
-from flows.obtain import Workshop, obtain
+from flows.obtain import Workshop, attempts, obtain
 from flows.preflight import preflight
 from flows.recipe import Recipe, load
 from flows.settings import settings
@@ -132,7 +132,8 @@ def opened(recipe: Recipe) -> Iterator[tuple[Workshop, dict[str, Any]]]:
     directory = here.home / "runs" / str(journal["run_id"])
     s3 = store.connect(servers.s3_config(services))
     aside = ThreadPoolExecutor(1)  # the meter takes two seconds to open, most of them asleep
-    meter = aside.submit(carbon.open_meter, here.country, directory / "samples.jsonl")
+    samples = directory / "samples.jsonl"
+    meter = aside.submit(carbon.open_meter, here.country, samples, home=here.home, lock=here.meter_slot)
     shop = Workshop(here, s3, services.bucket, directory, recipe.seed, meter)
     try:
         pictures.rename(flow_run, recipe.name, str(journal["run_id"]))
@@ -147,6 +148,7 @@ def opened(recipe: Recipe) -> Iterator[tuple[Workshop, dict[str, Any]]]:
     finally:
         aside.shutdown(wait=False)
         journal["stages"] = [record.model_dump(mode="json") for record in shop.records]
+        journal["attempts"] = [one.model_dump(mode="json") for one in attempts(shop)]
         close(shop, journal, directory)
 
 

@@ -19,6 +19,7 @@ from filelock import FileLock
 
 from flows.recipe import Recipe
 from registry.records import ShrinkError
+from tasks.meter import samples
 
 Journal = dict[str, Any]
 UNFINISHED = {"failed", "cancelled", "crashed"}
@@ -115,7 +116,11 @@ def with_stages(home: Path, journal: Journal) -> Journal:
     for path in sorted((home / "runs" / str(journal["run_id"])).glob("*/record.json")):
         with contextlib.suppress(OSError, ValueError):  # half written when it was killed
             found.append(json.loads(path.read_text(encoding="utf-8")))
-    return journal | {"stages": found}
+    known = {str(one.get("footprint", {}).get("samples")) for one in found}
+    vain = samples.lost(home / "runs" / str(journal["run_id"]) / "samples.jsonl", known)
+    if journal["status"] == "running":  # the stage that it is at is no vain attempt
+        vain = [one for one in vain if one.ended == "failed"]
+    return journal | {"stages": found, "attempts": [one.model_dump(mode="json") for one in vain]}
 
 
 def same_recipe(home: Path, journal: Journal, recipe: Recipe) -> bool:

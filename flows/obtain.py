@@ -18,9 +18,10 @@ from flows import cache, ways
 from flows.settings import Settings, worker_environment
 from flows.steps import name_of
 from registry import index, store
-from registry.records import Footprint, ShrinkError, StageRecord, digest_directory, directory_bytes
+from registry.records import Attempt, Footprint, ShrinkError, StageRecord, digest_directory, directory_bytes
 from tasks import carbon
 from tasks.kinds import AnyStageConfig
+from tasks.meter import samples
 from tasks.stage import StageCall, run_stage
 
 log = logging.getLogger("flows.obtain")
@@ -185,6 +186,11 @@ def alone(shop: Workshop, name: str) -> Iterator[None]:
         lock.release()
 
 
+def attempts(shop: Workshop) -> list[Attempt]:
+    """The goes at stages of this run that left no record, killed or failed: what they spent counts, too."""
+    return samples.lost(shop.directory / "samples.jsonl", {record.footprint.samples for record in shop.records})
+
+
 def check_room(home: Path, name: str, inputs: dict[str, Path]) -> None:
     """Refuse to begin a stage that the disk has no room for: its result and the copy on a local S3."""
     need = (2 * max(directory_bytes(path) for path in inputs.values()) + ROOM_BYTES) / 1e6
@@ -198,6 +204,6 @@ def check_room(home: Path, name: str, inputs: dict[str, Path]) -> None:
 
 def metered(shop: Workshop, call: StageCall) -> tuple[Any, Footprint]:
     """Run the stage under the meter; one metered stage at a time on a machine, so that nothing is counted twice."""
-    with carbon.measure(shop.meter.result(), call.name) as reading:
+    with carbon.measure(shop.meter.result(), call.name) as gauge:
         result = run_stage(call)
-    return result, reading()
+    return result, gauge.footprint()

@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock
 
 from flows import cache, kept, keys, made_of, report, units
-from flows.obtain import Curves, Workshop
+from flows.obtain import Curves, Workshop, attempts
 from flows.recipe import Recipe
 from flows.sentences import sentence
 from flows.servers import client, s3_config, services
@@ -45,7 +45,7 @@ def close_tracking(shop: Workshop, journal: dict[str, Any]) -> None:
     if journal["status"] in {"passed", "rejected"}:
         evaluation = Evaluation.model_validate(journal["evaluation"])
         runs.log_evaluation(client(), parent, evaluation, Verdict.model_validate(journal["verdict"]))
-    footprint = fp.whole(fp.spent(shop.records))
+    footprint = fp.whole(fp.spent(shop.records, attempts(shop)))
     match journal["status"]:
         case "passed" | "rejected":
             runs.close_run(client(), parent, "FINISHED", footprint)
@@ -100,6 +100,7 @@ def register(
     journal.update(digest=digest, licences=licences(recipe))
     journal.update(evaluation=evaluation.model_dump(mode="json"), verdict=verdict.model_dump(mode="json"))
     done = {**journal, "status": verdict_word, "stages": [record.model_dump(mode="json") for record in shop.records]}
+    done["attempts"] = [one.model_dump(mode="json") for one in attempts(shop)]
     facts = report.build([done], shop.settings.country)
     seen = shown(recipe.name, recipe.digest, digest, evaluation, verdict, shop.records, facts, shop.settings.country)
     key = keys.ready(shop.settings)
@@ -173,7 +174,7 @@ def write_evidence(
         signed_on=when,
         examples=examples,
     )
-    whole = fp.whole(fp.spent(shop.records))
+    whole = fp.whole(fp.spent(shop.records, attempts(shop)))
     text = card.render(
         recipe.name, recipe.model_dump(mode="json", exclude_none=True), evaluation, verdict, whole, story
     )

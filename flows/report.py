@@ -14,7 +14,7 @@ from flows import units, written
 from flows.limits import limits
 from registry import footprint as fp
 from registry.gate import is_smoke
-from registry.records import METRICS, Band, Evaluation, Footprint, StageRecord, Verdict
+from registry.records import METRICS, Attempt, Band, Evaluation, Footprint, StageRecord, Verdict
 
 TEMPLATES = Path(__file__).parent / "templates"
 MODELS = ("teacher", "student", "floor")
@@ -39,10 +39,13 @@ def build(
     judged = _judged(runs)
     evaluation = Evaluation.model_validate(judged["evaluation"]) if judged else None
     verdict = Verdict.model_validate(judged["verdict"]) if judged and judged.get("verdict") else None
-    spent, grid = fp.spent(stages), fp.grid_of(country)
+    vain = {run["run_id"]: [Attempt.model_validate(one) for one in run.get("attempts", [])] for run in runs}
+    spent, grid = fp.spent(stages, (one for goes in vain.values() for one in goes)), fp.grid_of(country)
     requests, smoke = _requests(evaluation, _power(judged)), bool(judged and is_smoke(judged["recipe"]))
     # a student pays back what all runs of its recipe took, the failed and rejected ones too
-    cost = fp.spent(record for run in runs if judged and run["recipe"] == judged["recipe"] for record in _records(run))
+    own = [run for run in runs if judged and run["recipe"] == judged["recipe"]]
+    tried = (one for run in own for one in vain[run["run_id"]])
+    cost = fp.spent((record for run in own for record in _records(run)), tried)
     payback = fp.Payback(requests=None, why="unknown: no student has been judged")
     if judged:
         payback = fp.payback(cost.kwh, requests["teacher"], requests["student"])

@@ -27,6 +27,7 @@ class Settings(BaseSettings):
     trusted_keys: str | None = Field(default=None, description="files of public keys whose signatures are believed")
     token: str | None = Field(default=None, min_length=16, description="what requests to `shrink deploy` must bear")
     token_file: Path | None = Field(default=None, description="a file that holds that token")
+    meter_slot: Path | None = Field(default=None, description="lock file of who meters this machine; null: the common")
     country: str | None = Field(default=None, description="ISO 3166 alpha-3 code of the grid, for gCO2e")
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,19 +46,21 @@ def comparison(evaluation: dict[str, Any]) -> Table:
     return table
 
 
-def energy_line(stages: list[dict[str, Any]], country: str | None) -> str:
+def energy_line(stages: list[dict[str, Any]], country: str | None, attempts: Sequence[dict[str, Any]] = ()) -> str:
     """What all stages behind this version cost: kWh always, gCO2e of the country or as a range over grids."""
     from registry import footprint as fp
-    from registry.records import StageRecord
+    from registry.records import Attempt, StageRecord
 
-    spent = fp.spent(StageRecord.model_validate(stage) for stage in stages)
+    vain = [Attempt.model_validate(one) for one in attempts]
+    spent = fp.spent((StageRecord.model_validate(stage) for stage in stages), vain)
     if spent.kwh is None:
         return "energy: not measured"
     grid = fp.grid_of(country)
     grams = fp.grams(spent.kwh, grid)
     assert grams is not None
     kwh = f"{digits(spent.kwh.central)} kWh ({digits(spent.kwh.low)} to {digits(spent.kwh.high)})"
-    part = f", {spent.unmeasured} of {spent.stages} stages not measured" if spent.unmeasured else ""
+    part = f", {spent.unmeasured} of {spent.stages} stages not wholly measured" if spent.unmeasured else ""
+    part += f", {len(vain)} killed or failed among them" if vain else ""
     where = grid.name if country else f"{grid.name}; SHRINK_COUNTRY=FRA names yours"
     return f"energy: {kwh}{part}, {digits(grams.low)} to {digits(grams.high)} gCO2e ({where})"
 
@@ -99,7 +102,8 @@ def summary(
         else f"registered as {name} version {version}"
     )
     say.append(f"{how}{moved}")
-    say += filter(None, (energy_line(journal["stages"], country), this_run(journal["stages"])))
+    spent = energy_line(journal["stages"], country, journal.get("attempts", []))
+    say += filter(None, (spent, this_run(journal["stages"])))
     screen.tell("\n".join(say))
     screen.console.print(comparison(journal["evaluation"]))
     screen.console.print("\n".join(links(name, str(version), directory, services)), markup=False, soft_wrap=True)

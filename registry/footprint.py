@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from registry.records import STRICT, Band, Footprint, ShrinkError, StageRecord
+from registry.records import STRICT, Attempt, Band, Footprint, ShrinkError, StageRecord
 
 SOURCE = "CodeCarbon's bundled global_energy_mix.json (Our World in Data)"
 SMALLEST_GRID_TWH = 1.0  # smaller grids are left out of the world range
@@ -69,9 +69,12 @@ def total(footprints: Iterable[Footprint]) -> Total:
     )
 
 
-def spent(stages: Iterable[StageRecord]) -> Total:
-    """Energy behind some runs: every execution, and each reused stage once where its execution is not among them."""
-    return total(record.footprint for record in charged(stages))
+def spent(stages: Iterable[StageRecord], attempts: Iterable[Attempt] = ()) -> Total:
+    """Energy behind some runs: every execution, and each reused stage once where its execution is not among them.
+
+    And what was spent in vain: goes at a stage that were killed or failed.
+    """
+    return total([*(one.footprint for one in charged(stages)), *(one.footprint for one in attempts)])
 
 
 def whole(added: Total) -> Footprint:

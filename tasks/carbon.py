@@ -1,198 +1,187 @@
 """Energy of a stage: one prewarmed CodeCarbon tracker per run in the parent process, read in short slices.
 
-A stage is measured as consecutive start_task/stop_task slices. Each slice is appended to a JSON Lines file and
-flushed, so that a killed run keeps what it had spent, and no hardware counter can wrap unseen within a slice.
-The whole machine is counted (machine mode): hold a meter slot while measuring. PUE and grams are the report's
-business, and a measurement that fails in any part is `unmeasured`, never 0.
+A stage is metered as consecutive slices. Each is appended to the run's samples.jsonl (tasks/meter/samples.py) and
+flushed, so that a killed run keeps what it had spent, and no hardware counter can wrap unseen within a slice. The whole
+machine is counted, by the one run that holds its slot (tasks/meter/slot.py). PUE and grams are the report's business,
+and a measurement that fails in any part is `unmeasured` with the reason, never 0.
 """
 
-import json
-import logging
+import queue
+import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from registry.records import Band, Footprint
+from registry.records import Band, Footprint, Part, Seconds, Tier
+from tasks.meter import samples, slot, summing, tracker
+from tasks.meter.summing import SLICE_SECONDS, Idle, Slice, Span
 
-SLICE_SECONDS = 15.0
-PLACEHOLDER_COUNTRY = "CHE"  # the tracker demands one; its emissions are never read
-PARTS = ("cpu", "ram", "gpu")
-# How far the truth may lie from a reading, as factors (low, high). Counters: a few per cent by their makers.
-# Modelled CPU: TDP x load differs 2.5 x between CodeCarbon's own two modes. RAM: 5 W a guessed module, while
-# idle modules take about 1 W and busy ones up to 7 W.
-SPREAD: dict[str, tuple[float, float]] = {"counter": (0.95, 1.05), "modelled": (0.4, 2.5), "constant": (0.2, 1.5)}
-COUNTER_MODES = ("intel_rapl", "windows_emi", "intel_power_gadget")
+END = "\n"  # no window is called so
+FIRST_SECONDS = 1.0  # slices grow from here to a meter's own: a kill loses no more than half of a young stage
 
 
 class Meter(BaseModel):
-    """An open meter; `tracker` is None when energy cannot be measured on this machine, `tiers` part -> method."""
+    """An open meter; `tracker` is None when energy cannot be measured on this machine (`why`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
     tracker: Any
-    tiers: dict[str, str]
+    tiers: dict[Part, Tier]
     samples: Path
     slice_seconds: float = SLICE_SECONDS
+    idle: Idle | None = None
+    slot: Path | None = None  # None: nobody else counts this machine
+    name: str = "a run"
+    why: str | None = None
 
 
-class Slice(BaseModel):
-    """Energy of one start_task/stop_task slice in kWh, before PUE."""
+def open_meter(
+    country: str | None,
+    path: Path,
+    slice_seconds: float = SLICE_SECONDS,
+    home: Path | None = None,
+    lock: Path | None = None,
+) -> Meter:
+    """Start and warm the run's one tracker (about 2 s); a failure gives a meter that says `unmeasured`.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    seconds: float
-    cpu: float
-    ram: float
-    gpu: float
-
-
-def open_meter(country: str | None, samples: Path, slice_seconds: float = SLICE_SECONDS) -> Meter:
-    """Start and warm the run's one tracker (about 2 s); a failure gives a meter that says `unmeasured`."""
-    samples.parent.mkdir(parents=True, exist_ok=True)
+    The machine's idle draw is kept in `home`; `lock` is the machine's slot where it is not the common one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    samples.begin_again(path)
+    common = {"samples": path, "slice_seconds": slice_seconds, "slot": lock or slot.place(), "name": path.parent.name}
     try:
-        tracker = _tracker(country)
-        tracker.start_task("warm-up")
-        if tracker.stop_task("warm-up") is None:
-            raise RuntimeError("the tracker returned nothing")
-        tiers = tiers_of(tracker._hardware)
+        running = tracker.opened(country)
+        running.start_task("hardware")  # what stands behind it is known after the first task
+        running.stop_task("hardware")
+        hardware = running._hardware
+        tiers = tracker.tiers_of(hardware)
+        idle = tracker.resting(running, tiers, home and home / "idle.json", hardware)
+        header = tracker.header(hardware, tiers, idle, slice_seconds)
     except Exception as error:  # whatever a third-party meter raises, the run goes on unmeasured
-        _append(samples, {"event": "unmeasured", "why": f"{type(error).__name__}: {error}"})
-        return Meter(tracker=None, tiers={}, samples=samples, slice_seconds=slice_seconds)
-    _append(samples, {"event": "open", "tiers": tiers, "mode": "machine", "pue": 1.0})
-    return Meter(tracker=tracker, tiers=tiers, samples=samples, slice_seconds=slice_seconds)
+        why = f"the meter did not open ({type(error).__name__}: {error})"
+        header = samples.Header(tiers={}, method={}, bands={}, machine={}, slice_seconds=slice_seconds, why=why)
+        samples.append(path, samples.line("open", header=header.model_dump(mode="json")))
+        return Meter(tracker=None, tiers={}, why=why, **common)
+    samples.append(path, samples.line("open", header=header.model_dump(mode="json")))
+    return Meter(tracker=running, tiers=tiers, idle=idle, **common)
+
+
+@dataclass
+class Gauge:
+    """A go at a stage while it is metered: `cut` begins a window of serving, `footprint` tells what there was."""
+
+    meter: Meter
+    stage: str
+    attempt: str = field(default_factory=lambda: secrets.token_hex(6))
+    began: float = field(default_factory=time.monotonic)
+    ended: float | None = None
+    slices: list[Slice] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    asked: "queue.Queue[str | None]" = field(default_factory=queue.Queue)
+    died: str | None = None  # why its samples are not whole
+    wall: datetime | None = None  # of the slice before
+
+    def cut(self, window: str | None) -> None:
+        """From now on slices belong to this window of serving, or to none."""
+        self.asked.put(window)
+
+    def footprint(self) -> Footprint:
+        """What the go took, once the block has ended, normally or not."""
+        ended = time.monotonic() if self.ended is None else self.ended
+        span = Span(self.began, ended, self.meter.slice_seconds)
+        died = "it is still being metered" if self.ended is None else self.died
+        return summing.footprint_of(self.slices, span, self.meter.idle, died, samples.digest(self.lines))
+
+    def window(self, label: str) -> Band | None:
+        """Energy of the machine in a window of serving."""
+        return summing.of_window(self.slices, label)
 
 
 @contextmanager
-def measure(meter: Meter, stage: str = "stage") -> Iterator[Callable[[], Footprint]]:
-    """Meter the block; the yielded function gives its Footprint once the block has ended, normally or not.
+def measure(meter: Meter, stage: str = "stage") -> Iterator[Gauge]:
+    """Meter the block; the yielded gauge gives its Footprint once the block has ended, normally or not.
 
-    >>> with measure(meter, "distill") as footprint: ...
-    >>> footprint().kwh
+    >>> with measure(meter, "distill") as gauge: ...
+    >>> gauge.footprint().kwh
     """
-    stop = threading.Event()
-    slices: list[Slice | None] = []
-    began = time.perf_counter()
-    ended: list[float] = []
-    opened = _begin(meter, stage)
-    thread = threading.Thread(target=_slice_loop, args=(meter, stage, slices, stop, opened), daemon=True)
+    gauge = Gauge(meter, stage)
+    _note(gauge, samples.line("begin", stage=stage, attempt=gauge.attempt, monotonic=gauge.began))
+    thread = threading.Thread(target=_read, args=(gauge,), daemon=True)
     thread.start()
-
-    def footprint() -> Footprint:
-        seconds = (ended[0] if ended else time.perf_counter()) - began
-        return footprint_of(slices if ended else [None], seconds, meter.tiers)
-
+    outcome = "failed"
     try:
-        yield footprint
+        yield gauge
+        outcome = "finished"
     finally:
-        stop.set()
+        gauge.cut(END)
         thread.join()
-        ended.append(time.perf_counter())
-        summary = footprint()
-        _append(meter.samples, {"event": "stage", "stage": stage, "footprint": summary.model_dump()})
+        gauge.ended = time.monotonic()
+        told = {"stage": stage, "attempt": gauge.attempt, "monotonic": gauge.ended, "outcome": outcome}
+        _note(gauge, samples.line("end", **told, footprint=gauge.footprint().model_dump(mode="json")))
 
 
-def footprint_of(slices: list[Slice | None], seconds: float, tiers: dict[str, str]) -> Footprint:
-    """Add slices up to a Footprint; one missing slice, or a part that must draw power and shows none, voids it."""
-    whole = [item for item in slices if item is not None]
-    sums = {part: sum(getattr(item, part) for item in whole) for part in PARTS if part in tiers}
-    dead = [part for part in ("cpu", "ram") if not sums.get(part, 0.0) > 0.0]
-    if seconds > 1.0 and "gpu" in sums and not sums["gpu"] > 0.0:
-        dead.append("gpu")
-    if not whole or len(whole) != len(slices) or dead:
-        return Footprint(kwh=None, seconds=seconds, tier="unmeasured")
-    return Footprint(
-        kwh=band_of(sums, tiers),
-        seconds=seconds,
-        cpu_kwh=sums["cpu"],
-        ram_kwh=sums["ram"],
-        gpu_kwh=sums.get("gpu"),
-        tier=", ".join(f"{part} {tiers[part]}" for part in PARTS if part in tiers),
-    )
-
-
-def band_of(sums: dict[str, float], tiers: dict[str, str]) -> Band:
-    """Low, central and high estimate of the sum of parts; each part spreads by its method."""
-    low = sum(value * SPREAD[tiers[part]][0] for part, value in sums.items())
-    high = sum(value * SPREAD[tiers[part]][1] for part, value in sums.items())
-    return Band(low=low, central=sum(sums.values()), high=high)
-
-
-def tiers_of(hardware: list[Any]) -> dict[str, str]:
-    """Which method stands behind each part: a hardware counter, a model of load, or a constant."""
-    tiers: dict[str, str] = {}
-    for item in hardware:
-        name = type(item).__name__
-        part = str(getattr(item, "chip_part", name)).lower()
-        if name == "CPU":
-            mode = str(item._mode)
-            tiers["cpu"] = "counter" if mode in COUNTER_MODES else "constant" if mode == "constant" else "modelled"
-        elif name == "RAM":
-            tiers["ram"] = "constant"
-        elif part in PARTS:
-            tiers[part] = "counter"  # NVML, amdsmi, a power-management chip or PowerMetrics
-    return tiers
-
-
-def _tracker(country: str | None) -> Any:
-    import codecarbon
-
-    logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
-    return codecarbon.OfflineEmissionsTracker(
-        country_iso_code=country or PLACEHOLDER_COUNTRY,
-        tracking_mode="machine",
-        allow_multiple_runs=True,
-        output_methods=[],
-        output_handlers=[],
-        emissions_endpoint=None,
-        electricitymaps_api_token=None,
-        cloud_provider=None,
-        cloud_region=None,
-        region=None,
-        force_cpu_power=None,
-        force_ram_power=None,
-        pue=1.0,
-        wue=0.0,
-        log_level="critical",
-    )
-
-
-def _slice_loop(meter: Meter, stage: str, slices: list[Slice | None], stop: threading.Event, opened: bool) -> None:
-    while True:
-        last = stop.wait(meter.slice_seconds)
-        reading = _end(meter) if opened else None
-        slices.append(reading)
-        _append(meter.samples, {"event": "slice", "stage": stage, "kwh": reading and reading.model_dump()})
-        if last:
-            return
-        opened = _begin(meter, stage)
-
-
-def _begin(meter: Meter, stage: str) -> bool:
-    if meter.tracker is None:
-        return False
+def _read(gauge: Gauge) -> None:
+    """The thread that reads slice after slice; it says why when it cannot go on."""
+    held: int | str = "" if gauge.meter.slot else -1
     try:
-        meter.tracker.start_task(f"{stage}-{time.monotonic_ns()}")
-    except Exception:
-        return False
-    return True
+        window: str | None = None
+        while window != END:
+            if isinstance(held, str) and gauge.meter.slot:
+                held = slot.take(gauge.meter.slot, f"run {gauge.meter.name}")
+            window = _slice(gauge, window, held if isinstance(held, str) else None)
+    except BaseException as error:
+        gauge.died = f"the meter died ({type(error).__name__}: {error})"
+    finally:
+        if isinstance(held, int) and gauge.meter.slot:
+            slot.leave(held)
 
 
-def _end(meter: Meter) -> Slice | None:
-    try:
-        data = meter.tracker.stop_task()
-        if data is None or not data.energy_consumed > 0.0:
-            return None
-        return Slice(seconds=data.duration, cpu=data.cpu_energy, ram=data.ram_energy, gpu=data.gpu_energy)
-    except Exception:
+def _slice(gauge: Gauge, window: str | None, shared: str | None) -> str | None:
+    """Meter until a window begins or ends, the stage ends, or the slice is over; returns the next slice's window."""
+    meter, began = gauge.meter, time.monotonic()
+    why = meter.why
+    if meter.tracker is not None:
+        try:
+            meter.tracker.start_task(f"{gauge.stage}-{time.monotonic_ns()}")
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+    following = window
+    with suppress(queue.Empty):
+        following = gauge.asked.get(timeout=min(meter.slice_seconds, max(FIRST_SECONDS, began - gauge.began)))
+    kwh = None
+    if why is None:
+        try:
+            kwh = tracker.read(meter.tracker, meter.tiers)
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+    ended = time.monotonic()
+    told = {"window": window, "shared": shared, "clock": _clock(gauge), "why": why}
+    read = Slice(seconds=Seconds(ended - began), monotonic=ended, tiers=meter.tiers, kwh=kwh, **told)
+    text = samples.line("slice", stage=gauge.stage, attempt=gauge.attempt, slice=_plain(read))
+    gauge.slices.append(read)
+    gauge.lines.append(text)
+    _note(gauge, text)
+    return following
+
+
+def _plain(read: Slice) -> dict[str, Any]:
+    """A slice as its line has it: `kwh` is there even where it is null."""
+    return read.model_dump(mode="json", exclude_none=True) | {"kwh": read.kwh}
+
+
+def _clock(gauge: Gauge) -> str | None:
+    """What the wall clock did between two slices, where it went back: kept and marked, times are the other clock's."""
+    before, gauge.wall = gauge.wall, samples.now()
+    if before is None or gauge.wall >= before:
         return None
+    return f"went back by {(before - gauge.wall).total_seconds():.3f} s"
 
 
-def _append(path: Path, event: dict[str, Any]) -> None:
-    line = json.dumps({"at": datetime.now(UTC).isoformat(timespec="seconds"), **event}, sort_keys=True)
-    with suppress(OSError), path.open("a", encoding="utf-8") as stream:  # a full disk must not stop the metering
-        stream.write(line + "\n")
-        stream.flush()
+def _note(gauge: Gauge, text: str) -> None:
+    gauge.died = samples.append(gauge.meter.samples, text) or gauge.died

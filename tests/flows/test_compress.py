@@ -21,6 +21,7 @@ from flows import journal as journals
 from infra import keys, services
 from infra.addresses import Services
 from registry import attested, provenance, runs, signing
+from tasks.meter import samples
 
 ROOT = Path(__file__).parents[2]
 MODELS = {"data", "floor", "finetune", "label", "prune", "distill", "export", "quantize"}  # not what measures time
@@ -103,6 +104,8 @@ def test_a_clone_elsewhere_that_lost_s3_and_was_killed_ends_with_the_same_digest
 
         process = run()  # starts S3 again
         until(process, "label")
+        begun(home, "04-*")
+        time.sleep(1.2)  # its first slice
         started = psutil.Process(process.pid).children(recursive=True)
         family = [one for one in started if "tasks.zygote" in one.cmdline()]  # S3 was started too, and is to stay
         assert family
@@ -116,6 +119,7 @@ def test_a_clone_elsewhere_that_lost_s3_and_was_killed_ends_with_the_same_digest
         assert process.returncode == 0, printed
         (last,) = journals.read_all(home)
         assert (last["status"], last["resumed"], last["version"]) == ("passed", 2, "1")
+        check_what_was_killed_counts(home, last)
         assert {"data", "floor", "finetune", "label"} <= {s["kind"] for s in last["stages"] if s["cached"]}
         undisturbed = next(j for j in journals.read_all(servers_home) if j["recipe"] == "tiny")
         assert last["digest"] == undisturbed["digest"]
@@ -165,6 +169,16 @@ def begun(home: Path, stage: str) -> None:
     while not list(home.glob(f"runs/*/{stage}/call.json")):
         assert time.monotonic() < late, f"{stage} did not begin"
         time.sleep(0.05)
+
+
+def check_what_was_killed_counts(home: Path, journal: dict[str, Any]) -> None:
+    """A killed stage is in the run's samples and in its journal, apart from the stage that was made in its place."""
+    killed = [one for one in journal["attempts"] if one["ended"] == "killed"]
+    assert killed and all(one["footprint"]["kwh"] is None and "killed" in one["footprint"]["why"] for one in killed)
+    own = [stage for stage in journal["stages"] if not stage["cached"]]
+    goes = samples.goes(home / "runs" / journal["run_id"] / "samples.jsonl")
+    told = {one["footprint"]["samples"] for one in (*journal["attempts"], *journal["stages"])}
+    assert {samples.digest(go.lines) for go in goes} == told and len(goes) > len(own)
 
 
 def check_nothing_hangs(home: Path, journal: dict[str, Any]) -> None:

@@ -2,15 +2,17 @@
 
 import shutil
 from collections import namedtuple
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from flows import cache, obtain
 from flows.settings import Settings
 from infra.addresses import Services
+from registry import footprint as fp
 from registry import index, store
 from registry.records import ShrinkError, StageRecord, digest_directory
 from tasks import carbon
@@ -29,7 +31,7 @@ def shop(servers: Services, tmp_path: Path) -> obtain.Workshop:
     )
     here = Settings(home=tmp_path / "home", threads=1)
     meter: Future[carbon.Meter] = Future()
-    meter.set_result(carbon.open_meter(None, tmp_path / "samples.jsonl"))
+    meter.set_result(carbon.open_meter(None, tmp_path / "samples.jsonl", lock=tmp_path / "slot"))
     return obtain.Workshop(here, store.connect(config), servers.bucket, tmp_path / "home" / "runs" / "one", 0, meter)
 
 
@@ -122,7 +124,38 @@ def test_damaged_local_data_is_made_again_with_the_same_digest(
     assert shop.records[-1].cached
 
 
-def no_meter(country: str | None, samples: Path) -> Any:
+def zygotes() -> list[psutil.Process]:
+    return [one for one in psutil.Process().children() if "tasks.zygote" in one.cmdline()]
+
+
+def test_a_stage_that_is_killed_counts_beside_the_one_made_in_its_place(
+    shop: obtain.Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(obtain, "run_stage", run_stage.fn)
+    folder = tmp_path / "home" / "runs" / "one"
+    shop.meter = Future()
+    shop.meter.set_result(carbon.open_meter(None, folder / "samples.jsonl", lock=tmp_path / "slot"))
+    (tmp_path / "source").mkdir()
+    lines = [f"{n}\t{1 if n % 2 else -1}\tsentence {n} is word{n} and more{n * n}" for n in range(1, 10_000)]
+    (tmp_path / "source" / "rated.txt").write_text("\n".join(lines))
+    config = DataConfig(kind="data", file="rated.txt", format="rated", max_length=16)
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(obtain.obtain, shop, config, "data", {"source": tmp_path / "source"})
+        while not (forked := [one for zygote in zygotes() for one in zygote.children()]):
+            assert not made.done(), "the stage was over before it could be killed"
+        forked[0].kill()
+        with pytest.raises(RuntimeError, match="ended with status -9"):
+            made.result()
+    (attempt,) = obtain.attempts(shop)
+    assert attempt.ended == "failed" and attempt.stage == "00-data" and attempt.footprint.kwh is not None
+    obtain.obtain(shop, config, "data", {"source": tmp_path / "source"})
+    assert obtain.attempts(shop) == [attempt]
+    spent = fp.spent(shop.records, obtain.attempts(shop))
+    assert spent.stages == 2 and spent.kwh is not None and shop.records[0].footprint.kwh is not None
+    assert spent.kwh.central == attempt.footprint.kwh.central + shop.records[0].footprint.kwh.central
+
+
+def no_meter(country: str | None, samples: Path, **more: Any) -> Any:
     """A meter that measures nothing: CodeCarbon has tests of its own."""
     from tasks.carbon import Meter
 

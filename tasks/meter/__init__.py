@@ -1,0 +1,1 @@
+"""The parts of the energy meter; tasks/carbon.py puts them together."""
