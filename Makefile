@@ -2,6 +2,7 @@
 PYTHON ?= python3.11
 TORCH  ?= torch==2.13.0
 RECIPE ?= sentiment
+JOBS   ?= 2
 BIN := .venv/bin
 
 .PHONY: run test lint install up down clean
@@ -19,8 +20,9 @@ install: .venv/.installed
 run: install
 	@$(BIN)/shrink run $(RECIPE) --smoke-first
 
+# so many processes, each with one thread (more would fight); a file of tests stays in one of them
 test: install
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: install
 	@$(BIN)/ruff check .

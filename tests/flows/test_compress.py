@@ -60,7 +60,8 @@ def test_the_whole_loop(servers: Services, servers_home: Path, tiny: Path) -> No
     assert "has no alias 'champoin'; did you mean 'champion'" in refused.stderr
     assert not (servers_home / "page").exists()
     scored = json.loads(shrink(servers_home, "plan", "--score", first["run_id"], "--json").stdout)
-    assert len(scored["stages"]) == len(first["stages"]) and scored["errors"]["parameters"]["worst"] == 0
+    computed = [stage for stage in first["stages"] if not stage["cached"]]  # the rest where another test ran it before
+    assert len(scored["stages"]) == len(computed) >= 1 and scored["errors"]["parameters"]["worst"] == 0
     assert all(stage["ram_mb"]["ratio"] < 2 for stage in scored["stages"])
     answer = json.loads(shrink(servers_home, "predict", "tiny@champion", "good fine great film", "--json").stdout)
     assert answer[0]["label"] in {"negative", "positive"} and 0.5 <= answer[0]["score"] <= 1.0
