@@ -3,7 +3,6 @@
 Both are written down first: what cannot be told now, or was cut off by a kill, is told at a later turn.
 """
 
-import contextlib
 import getpass
 import logging
 import shutil
@@ -96,15 +95,16 @@ def where(slot: Slot, cache: Path) -> Path:
 
 
 def sweep(slot: Slot, cache: Path) -> None:
-    """Remove the downloaded versions that are neither in place, nor before that, nor being tried, and torn downloads.
+    """Remove the downloaded versions that are neither in place, nor before that, nor being tried, and what was torn.
 
     To be called by whoever downloads, between two downloads.
     """
-    state = deployed.read(where(slot, cache))
     with slot.lock:
+        state = deployed.read(where(slot, cache))
         used = {lane.served.version for lane in (*slot.lanes(), *slot.leaving)} | {state.serving, state.former}
-    kept = {f"{slot.name}-{version}" for version in used}
-    with contextlib.suppress(FileNotFoundError):  # nothing was downloaded yet
-        for path in cache.iterdir():
+        kept = {f"{slot.name}-{version}" for version in used}
+        for path in cache.glob("*"):
             if path.is_dir() and path.name not in kept:
                 shutil.rmtree(path, ignore_errors=True)
+            elif path.name.startswith(f".{where(slot, cache).name}."):  # a kill cut off its writing
+                path.unlink(missing_ok=True)

@@ -3,6 +3,8 @@
 import json
 import math
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from tasks import evaluate, models, runtime
 from tasks.export import onnx
 from tasks.quantize import int4_weight_only, int8_dynamic, int8_static
 from tests import chromium
+from tests.flows.test_compress import ROOT
 from tests.flows.test_report import EVALUATION, run, stage
 from tests.tasks.test_onnx_stages import made, write_rows
 from tests.tasks.test_torch_stages import make_model, make_tokenizer
@@ -23,6 +26,7 @@ from tests.tasks.test_torch_stages import make_model, make_tokenizer
 Versions = dict[str, Path]
 READY = "(document.body?.dataset.state ?? 'loading') !== 'loading' && document.body.dataset.state"
 SPENT = "document.getElementById('spent').textContent"
+LOOPBACK = ("unshare", "--net", "--map-root-user", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
 ODD = "Ünïcode — “quotes”, 3½ 日本語 😀 [MASK] don't " + "good film " * 30
 
 
@@ -99,6 +103,24 @@ def test_the_page_answers_as_onnx_runtime_does_with_no_network(
             refused = page.value(f"fetch({outside!r}).then(() => 'answered', (error) => error.message)")
             assert refused == "Failed to fetch"
         assert sum("Content Security Policy" in line for line in page.said()) >= 2, page.said()
+
+
+def test_the_page_answers_in_a_namespace_that_has_only_loopback(versions: Versions, home: Path, tmp_path: Path) -> None:
+    tried = subprocess.run([*LOOPBACK, "true"], capture_output=True, text=True)
+    if tried.returncode != 0:
+        pytest.skip(f"no network namespace with loopback can be made here: {tried.stderr.strip()}")
+    bundle.browser(versions["int8"], "7", tmp_path / "page", home)
+    text = "good fine great film"
+    command = [*LOOPBACK, sys.executable, "-m", "tests.alone", str(tmp_path / "page"), str(tmp_path / "profile"), text]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = json.loads(done.stdout)
+    assert (seen["interfaces"], seen["outside"]) == (["lo"], "Network is unreachable"), seen
+    assert (seen["state"], seen["others"], seen["check"]["passed"]) == ("ready", [], True)
+    row = runtime.predict(versions["int8"] / "model", [text])[0].tolist()
+    share = 100 / (1 + math.exp(row[1] - row[0]))
+    tolerance = 0.06 + 60 * seen["check"]["tolerance"]
+    assert float(seen["labels"][0].split()[0]) == pytest.approx(share, abs=tolerance)
 
 
 def test_an_embedding_model_asks_for_two_texts_and_says_how_alike_they_are(
