@@ -29,6 +29,7 @@ class Settings(BaseSettings):
     token_file: Path | None = Field(default=None, description="a file that holds that token")
     meter_slot: Path | None = Field(default=None, description="lock file of who meters this machine; null: the common")
     country: str | None = Field(default=None, description="ISO 3166 alpha-3 code of the grid, for gCO2e")
+    carbon: Path | None = Field(default=None, description="YAML file: factors, PUE, water, prices and the like")
 
 
 def settings() -> Settings:
