@@ -44,6 +44,11 @@ def fail(sentence: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
 def unfinished() -> str | None:
     """The run that this process worked on and did not finish."""
     from flows.journal import UNFINISHED, alive, read_all

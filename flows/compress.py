@@ -13,8 +13,10 @@ from typing import Any
 
 import prefect.runtime
 from prefect import flow, tags
+from prefect.client.schemas.objects import State
 from prefect.context import TagsContext
-from prefect.exceptions import TerminationSignal
+from prefect.exceptions import CancelledRun, TerminationSignal
+from prefect.states import Cancelled
 
 from flows import (
     admit,
@@ -37,6 +39,7 @@ from flows.recipe import Recipe, load
 from flows.settings import settings
 from flows.smoke import layers_of
 from flows.smoke import smoke as smoke_of
+from flows.start import budget as budgets
 from flows.steps import source_of, steps_of
 from flows.trouble import explained
 from registry import gate, store
@@ -51,24 +54,30 @@ OURS = ("flows", "tasks", "registry")  # loggers whose lines go to Prefect
 
 
 @flow(name=reconcile.FLOW, flow_run_name="{recipe}", persist_result=False, log_prints=False)
-def compress(recipe: str, smoke: bool = False) -> dict[str, Any]:
+def compress(
+    recipe: str, smoke: bool = False, max_kwh: float | None = None, max_minutes: float | None = None
+) -> dict[str, Any] | State[Any]:
     """Compress by a shipped recipe's name or a recipe file; returns the run's journal.
 
     Cache: registry/index, per stage. Secrets: S3 credentials from .shrink/credentials.json.
-    Raises ShrinkError for what the user can mend, RuntimeError for a stage that broke.
+    Raises ShrinkError for what the user can mend, RuntimeError for a stage that broke. A run that stops by its budget
+    is cancelled, in the state OverBudget.
     """
     for name in OURS:
         logging.getLogger(name).setLevel(logging.INFO)
-    here = settings()
+    here, budget = settings(), budgets.given(max_kwh, max_minutes)
     keys.ready(here)
     chosen = registered.pinned(load(recipe), here.home)
     teacher, data = sources.resolve(chosen.teacher, here.home), sources.resolve(chosen.data_source, here.home)
     others = {name: sources.resolve(source, here.home) for name, source in chosen.more.items()}
     with hushing():  # from here on users' rows are read, and Prefect keeps what is raised
-        return walked(chosen, {MAIN: teacher, **others, "data": data}, smoke)
+        try:
+            return walked(chosen, {MAIN: teacher, **others, "data": data}, smoke, budget)
+        except budgets.OverBudget as error:
+            return Cancelled(name="OverBudget", message=f"{error}")
 
 
-def walked(chosen: Recipe, origins: dict[str, Path], smoke: bool) -> dict[str, Any]:
+def walked(chosen: Recipe, origins: dict[str, Path], smoke: bool, budget: budgets.Budget) -> dict[str, Any]:
     """The flow, from the recipe and the directories of its teachers and data by their names; returns the journal."""
     here, teacher, data = settings(), origins[MAIN], origins["data"]
     others = {name: path for name, path in origins.items() if name not in {MAIN, "data"}}
@@ -80,6 +89,7 @@ def walked(chosen: Recipe, origins: dict[str, Path], smoke: bool) -> dict[str, A
     untagged = TagsContext(current_tags=set())  # Prefect asks its server about each tag of a task: 0.7 s a stage
     with untagged, opened(chosen) as (shop, journal):
         planned.write(shop.directory, foretold)
+        journal["budget"], shop.allow = budget.model_dump(), budgets.guard(budget, shop, foretold)
         found = chain(shop, chosen, origins)
         rival = patiently(reigning.inputs, shop, chosen, found["student"])
         evaluated = obtain(shop, chosen.evaluate, "evaluation", {**found, **rival})
@@ -97,11 +107,17 @@ def walked(chosen: Recipe, origins: dict[str, Path], smoke: bool) -> dict[str, A
     return journal
 
 
-def start(recipe: str, smoke: bool = False) -> dict[str, Any]:
-    """Run the flow in this process, its Prefect run tagged with the process from the very beginning."""
+def start(recipe: str, smoke: bool = False, budget: budgets.Budget = budgets.NONE) -> dict[str, Any]:
+    """Run the flow in this process, its Prefect run tagged with the process from the very beginning.
+
+    Raises OverBudget where the budget stops it.
+    """
     try:
         with tags(journals.process_tag()):
-            return compress(recipe, smoke)
+            journal: dict[str, Any] = compress(recipe, smoke, **budget.model_dump())
+            return journal
+    except CancelledRun as error:  # the flow's own word, by nothing else
+        raise budgets.OverBudget(f"{error}") from None
     except ShrinkError as error:
         raise ShrinkError(told(error)) from None
     except Exception as error:
@@ -143,7 +159,8 @@ def opened(recipe: Recipe) -> Iterator[tuple[Workshop, dict[str, Any]]]:
         yield shop, journal
     except BaseException as error:
         cancelled = isinstance(error, KeyboardInterrupt | TerminationSignal)  # Ctrl-C, or SIGTERM as Prefect has it
-        journal["status"], journal["error"] = "cancelled" if cancelled else "failed", explained(here.home, error)
+        stopped = "stopped" if isinstance(error, budgets.OverBudget) else "failed"
+        journal["status"], journal["error"] = "cancelled" if cancelled else stopped, explained(here.home, error)
         raise
     finally:
         aside.shutdown(wait=False)

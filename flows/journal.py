@@ -22,7 +22,7 @@ from registry.records import ShrinkError
 from tasks.meter import samples
 
 Journal = dict[str, Any]
-UNFINISHED = {"failed", "cancelled", "crashed"}
+UNFINISHED = {"failed", "cancelled", "crashed", "stopped"}
 TAG = "process"
 NO_RUNS = "no runs yet; `shrink run sentiment` makes one"
 NEEDED = {"run_id", "recipe", "recipe_digest", "status", "pid", "pid_created", "verdict", "version", "stages"}

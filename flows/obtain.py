@@ -5,7 +5,7 @@ import datetime
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,10 @@ LOCAL_ONLY = {"data", "floor", "label"}  # hold the user's text, its words, or w
 Curves = tuple[tuple[str, float, int], ...]
 
 
+def anything(name: str) -> None:
+    """Let every stage be computed: a run without a budget."""
+
+
 @dataclass
 class Workshop:
     """What the stages of one run share: where, with which servers, and how they are metered."""
@@ -44,6 +48,7 @@ class Workshop:
     digests: dict[Path, str] = field(default_factory=dict)
     records: list[StageRecord] = field(default_factory=list)
     curves: dict[str, Curves] = field(default_factory=dict)
+    allow: Callable[[str], None] = anything  # asked before a stage is computed; raises where that is over a budget
 
 
 def obtain(shop: Workshop, config: AnyStageConfig, role: str, inputs: dict[str, Path]) -> Path:
@@ -125,6 +130,7 @@ def compute(
     method = getattr(config, "method", None)
     name = name_of(len(shop.records), config)
     directory = shop.directory / name
+    shop.allow(name)
     check_room(shop.settings.home, name, inputs)
     call = StageCall(
         name=name,

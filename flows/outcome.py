@@ -49,7 +49,7 @@ def close_tracking(shop: Workshop, journal: dict[str, Any]) -> None:
     match journal["status"]:
         case "passed" | "rejected":
             runs.close_run(client(), parent, "FINISHED", footprint)
-        case "cancelled":
+        case "cancelled" | "stopped":
             runs.close_run(client(), parent, "KILLED", footprint)
         case _:
             runs.close_run(client(), parent, "FAILED", footprint)

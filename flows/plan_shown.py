@@ -70,8 +70,28 @@ def scored(found: dict[str, Any]) -> str:
                 f"{FIELDS[field]}: off by {error['median']:.1%} in the middle, {error['worst']:.0%} at worst, "
                 f"of {error['stages']} stages"
             )
+    lines += total(found)
     lines.append(f"times by {found['pace']}")
     return "\n".join(lines)
+
+
+def total(found: dict[str, Any]) -> list[str]:
+    """What was foretold of a run's computed stages together beside what came, in one line; none where none was."""
+    if not found["stages"]:
+        return []
+    time, kwh = found["total"]["seconds"], found["total"]["kwh"]
+    came = f"{units.duration(time['measured'])}{'' if time['within'] else ' (outside)'}"
+    drawn = "not measured"
+    if kwh["measured"]:
+        inside = "" if kwh["within"] else "; outside"
+        drawn = f"{wh(kwh['measured'])} Wh ({wh(kwh['measured'], 'low')} to {wh(kwh['measured'], 'high')}{inside})"
+    said = f"{spread(time['foretold'])} and {wh(kwh['foretold'])} Wh ({wh(kwh['foretold'], 'low')} to "
+    return [f"estimate: {said}{wh(kwh['foretold'], 'high')}); came: {came} and {drawn}"]
+
+
+def wh(band: dict[str, float], end: str = "central") -> str:
+    """An end of a band of kWh in Wh."""
+    return digits(band[end] * 1000)
 
 
 def shown(field: str, one: dict[str, Any]) -> str:

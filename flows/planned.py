@@ -47,9 +47,7 @@ class Plan(BaseModel):
 
     def total(self, field: str) -> Band:
         """The sum of seconds or kwh over all stages."""
-        bands: list[Band] = [getattr(stage, field) for stage in self.stages]
-        low, central, high = (sum(getattr(band, end) for band in bands) for end in ("low", "central", "high"))
-        return Band(low=low, central=central, high=high)
+        return added([getattr(stage, field) for stage in self.stages])
 
 
 def write(directory: Path, plan: Plan) -> None:
@@ -95,7 +93,30 @@ def score(directory: Path) -> dict[str, Any]:
         errors[field] = (
             {"stages": len(ratios), "median": statistics.median(ratios), "worst": max(ratios)} if ratios else None
         )
-    return {"run_id": directory.name, "recipe": plan.recipe, "pace": plan.pace, "stages": stages, "errors": errors}
+    told = {"run_id": directory.name, "recipe": plan.recipe, "pace": plan.pace}
+    return {**told, "stages": stages, "errors": errors, "total": {"seconds": took(found), "kwh": drew(found)}}
+
+
+def took(found: list[tuple[StagePlan, StageRecord]]) -> dict[str, Any]:
+    """Seconds of all computed stages together: foretold, measured, and whether they came within the band."""
+    said = added([stage.seconds for stage, _ in found])
+    came = sum(record.footprint.seconds for _, record in found)
+    return {"foretold": said.model_dump(), "measured": came, "within": said.low <= came <= said.high}
+
+
+def drew(found: list[tuple[StagePlan, StageRecord]]) -> dict[str, Any]:
+    """The same of their energy in kWh, which is a band itself; null where one was not measured."""
+    said = added([stage.kwh for stage, _ in found])
+    bands = [record.footprint.kwh for _, record in found if record.footprint.kwh is not None]
+    came = added(bands) if len(bands) == len(found) else None
+    within = said.low <= came.central <= said.high if came else None
+    return {"foretold": said.model_dump(), "measured": came and came.model_dump(), "within": within}
+
+
+def added(bands: list[Band]) -> Band:
+    """The sum of bands: errors of one method go the same way, so bounds add up."""
+    low, central, high = (sum(getattr(band, end) for band in bands) for end in ("low", "central", "high"))
+    return Band(low=low, central=central, high=high)
 
 
 def compared(stage: StagePlan, record: StageRecord) -> dict[str, dict[str, float | None]]:

@@ -104,11 +104,21 @@ def summary(
     say.append(f"{how}{moved}")
     spent = energy_line(journal["stages"], country, journal.get("attempts", []))
     say += filter(None, (spent, this_run(journal["stages"])))
+    say += estimate(journal["run_id"])
     screen.tell("\n".join(say))
     screen.console.print(comparison(journal["evaluation"]))
     screen.console.print("\n".join(links(name, str(version), directory, services)), markup=False, soft_wrap=True)
     steps = next_steps(name, str(version), passed, task, pairs=bool(facts.get("pairs")))
     screen.console.print("\n".join(steps), markup=False, soft_wrap=True)
+
+
+def estimate(run_id: str) -> list[str]:
+    """What was foretold of the stages that this run computed beside what came; nothing where it computed none."""
+    from flows import plan_shown, planned
+    from flows.settings import settings
+
+    directory = Path(settings().home) / "runs" / run_id
+    return plan_shown.total(planned.score(directory)) if planned.read(directory) else []
 
 
 def links(name: str, version: str, directory: str, services: Any) -> list[str]:

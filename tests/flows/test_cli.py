@@ -21,7 +21,7 @@ import pytest
 import typer.main
 from rich.console import Console
 
-from flows import cli, doctor, fields, sentences, summed, written
+from flows import cli, cli_run, doctor, fields, sentences, summed, written
 from flows import console as screen
 from flows import journal as journals
 from infra.addresses import Services
@@ -411,7 +411,7 @@ def test_a_run_that_re_used_stages_says_what_it_took_itself(tmp_path: Path, monk
     for number, version in enumerate(("1", "1", "2", None)):
         a_run(tmp_path, f"{number}-aaaa", recipe="tiny", status="passed", version=version)
     found = journals.read_all(tmp_path)
-    assert [cli.registered_before(one) for one in found] == [False, True, False, False]
+    assert [cli_run.registered_before(one) for one in found] == [False, True, False, False]
 
 
 def test_what_a_line_says() -> None:

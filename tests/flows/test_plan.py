@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from flows import cache, plan, plan_shown, planned, sources
-from flows.cli import check
+from flows.cli_run import check
 from flows.forecast import pace
 from flows.forecast.amounts import Made
 from flows.forecast.counted import Counted
