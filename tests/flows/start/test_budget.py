@@ -56,9 +56,8 @@ def sampled(path: Path, *slices: dict[str, Any], ended: bool) -> None:
     go = {"stage": "00-data", "attempt": "a"}
     text = [samples.line("open", header=header), samples.line("begin", **go, monotonic=0.0)]
     for number, one in enumerate(slices, 1):
-        text.append(
-            samples.line("slice", **go, slice={"seconds": 15.0, "monotonic": 15.0 * number, "tiers": tiers} | one)
-        )
+        read = {"seconds": 15.0, "monotonic": 15.0 * number, "tiers": tiers} | one
+        text.append(samples.line("slice", **go, slice=read))
     text += [samples.line("end", **go, monotonic=30.0, outcome="finished")] if ended else []
     path.write_text("\n".join([*text, text[-1][:40]]))
 
