@@ -8,7 +8,7 @@ reason; only what has nothing to do with the version (servers away, a full disk)
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from flows.servers import client, s3_config, services
 from flows.settings import settings, worker_environment
 from registry import admission, contents, promotion, signing, store, versions
 from registry.records import STRICT, Check, ShrinkError, digest_directory
+from tasks import rescore
 from tasks.reload import ReloadConfig
 from tasks.stage import StageCall, run_stage
 
@@ -54,6 +55,17 @@ class Admission(BaseModel):
         """The failed demands with their reasons; empty when there are none."""
         return "; ".join(f"{one.name}: {one.why}" for one in self.checks if not one.passed)
 
+    @property
+    def left_out(self) -> str:
+        """The demands that could not be made here, which let it pass; empty when there are none."""
+        return left_out(one.model_dump() for one in self.checks)
+
+
+def left_out(checks: Iterable[Mapping[str, Any]]) -> str:
+    """The same of checks as records have them."""
+    known = (one for one in checks if one["passed"] and str(one["why"]).startswith(rescore.NOT))
+    return "; ".join(f"{one['name']}: {one['why']}" for one in known)
+
 
 def admitted(name: str, version: str, shop: Workshop | None = None, forced: bool = False) -> Admission:
     """Every check of a registered version; the result is marked on the version in MLflow for people to see.
@@ -79,7 +91,7 @@ def admitted(name: str, version: str, shop: Workshop | None = None, forced: bool
 
 def mark(result: Admission) -> None:
     """Write the result to the version's tags; nothing reads them back."""
-    tags = {TAG: ADMITTED if result.passed else REFUSED, REASON_TAG: result.why[:TAG_CHARS]}
+    tags = {TAG: ADMITTED if result.passed else REFUSED, REASON_TAG: (result.why or result.left_out)[:TAG_CHARS]}
     for tag, value in tags.items():
         client().set_model_version_tag(result.model, result.version, tag, value)
 

@@ -32,8 +32,8 @@ def lines(found: dict[str, Any], metric: str) -> list[str]:
         told += [behaved(one) for one in groups]
     if seen := found.get("leakage"):
         told.append(
-            f"leakage: {seen['exact']} of {seen['texts']} evaluated texts word for word, {seen['near']} nearly among "
-            f"{seen['learnt']:,} that were learnt from"
+            f"leakage: {seen['exact']} of {seen['texts']} evaluated texts word for word, {seen['near']} nearly, "
+            f"{seen.get('part', 0)} in part among {seen['learnt']:,} that were learnt from"
         )
     return told
 

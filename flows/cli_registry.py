@@ -49,11 +49,25 @@ def why(
         verdict = seen["verdict"]
     name = model.partition("@")[0]
     lines = [f"{name} {of}", *sentences.verdict_lines(verdict, name)]
+    if admitted := admission(judged[-1]) if judged else seen.get("admission"):
+        lines.append(f"admission: {admitted}")
     told = beyond.facts(seen)
     lines += beyond.lines(told, seen.get("metric", "accuracy"))
     if judged and judged[-1] is not here[-1]:
         lines.append(f"newer, and not judged: run {here[-1]['run_id']} is {here[-1]['status']}")
-    say({"model": name, "of": of} | verdict | told, as_json, screen.fitted("\n".join(lines)))
+    say({"model": name, "of": of, "admission": admitted} | verdict | told, as_json, screen.fitted("\n".join(lines)))
+
+
+def admission(run: dict[str, Any]) -> str | None:
+    """How the admission of a run's version ended, and what was left out of it; None of one that was not asked for."""
+    from flows import admit
+
+    if run.get("refused"):
+        return f"{admit.REFUSED}; {run['refused']}"
+    checks = [
+        one for stage in run["stages"] if stage["kind"] == "reload" for one in stage["measured"].get("checks", ())
+    ]
+    return f"{admit.ADMITTED}; {told}" if (told := admit.left_out(checks)) else None
 
 
 def unjudged(run: dict[str, Any]) -> str:

@@ -45,5 +45,5 @@ gate:   # what the student must reach to become @champion
   beat_floor: true
 {paired}  bytes_ratio_min: {bytes_ratio}
   speed_ratio_min: {speed_ratio}
-  leakage_max: 0.01   # most share of test texts that were learnt from, word for word or nearly
+  leakage_max: 0.01   # most share of test texts that were learnt from: word for word, nearly, in part
 """

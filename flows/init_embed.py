@@ -27,6 +27,6 @@ gate:   # what the student must reach to become @champion
   beat_floor_of: [overlap_at_10, spearman]
   bytes_ratio_min: {bytes_ratio}
   speed_ratio_min: {speed_ratio}
-  leakage_max: 0.01   # most share of test texts that were learnt from, word for word or nearly
+  leakage_max: 0.01   # most share of test texts that were learnt from: word for word, nearly, in part
   # champion_margin: 0.03   # points of the measure that keeps least, below the champion that it would replace
 """

@@ -60,8 +60,6 @@ def check_gate(recipe: "Recipe", said: str) -> None:
     gate = recipe.gate
     if gate.behaviour_min is not None and recipe.behaviour is None:
         raise ShrinkError(f"{said}: gate.behaviour_min is given but no checks: name their file in behaviour.")
-    if recipe.behaviour is not None and recipe.task == "embed":
-        raise ShrinkError(f"{said}: behaviour checks are for models that classify or write, not embed: leave it out.")
     if gate.score_min is not None and recipe.task != "classify":
         raise ShrinkError(f"{said}: gate.score_min is for task classify, not {recipe.task}: take retention_min_of.")
     if gate.flips_max is not None and recipe.task == "generate":

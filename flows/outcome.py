@@ -12,7 +12,7 @@ from filelock import FileLock
 from flows import cache, kept, keys, made_of, report, units
 from flows.obtain import Curves, Workshop, attempts
 from flows.recipe import Recipe
-from flows.sentences import sentence
+from flows.sentences import admission, sentence
 from flows.servers import client, s3_config, services
 from flows.settings import settings
 from flows.shown import emitted, shown
@@ -250,8 +250,11 @@ def describe(model: str) -> dict[str, Any]:
     name, _ = split_name(model)
     facts: dict[str, Any] = json.loads((directory / "evidence" / "show.json").read_text())
     seen = versions.describe(client(), name, version)
-    told = {"footprint": emitted(facts["footprint"], settings().country)}  # the country may be known by now
+    told: dict[str, Any] = {
+        "footprint": emitted(facts["footprint"], settings().country)
+    }  # the country may be known by now
     told["verdict"] = attested.verdict(directory).model_dump(mode="json")
+    told["admission"] = admission(client().get_model_version(name, version).tags)
     key, when = provenance.signed(attested.provenance(directory))
     return {"version": version, "aliases": seen["aliases"]} | facts | told | {"signed": {"key": key, "when": when}}
 

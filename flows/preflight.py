@@ -12,7 +12,7 @@ from flows import preflight_decoder, units
 from flows.forecast.sizes import check_stages
 from flows.recipe import BEHAVIOUR, Recipe
 from registry.records import ShrinkError
-from tasks import behaviour, data, extras, layout, pairs, pieces, slices, splits, tables
+from tasks import checklist, data, extras, layout, pairs, pieces, slices, splits, tables
 from tasks.embed import static
 from tasks.embed.floor import EmbedFloorConfig
 from tasks.floor import FloorConfig
@@ -28,7 +28,7 @@ def preflight(
     """Raise ShrinkError when the sources cannot go through the recipe's stages; `others`: further teachers by name."""
     check_extras(recipe)
     if recipe.behaviour is not None and recipe.task == "generate":
-        behaviour.fit(behaviour.read((others or {})[BEHAVIOUR]), recipe.task, (), paired=False)
+        checklist.fit(checklist.read((others or {})[BEHAVIOUR]), recipe.task, (), paired=False)
     if recipe.task == "generate":
         preflight_decoder.preflight(recipe, teacher_directory, data_directory, others or {})
         return
@@ -41,8 +41,8 @@ def preflight(
         check_folds(recipe, parts["train"], labels)
     slices.check(rows, recipe.rows.kept)
     if recipe.behaviour is not None:
-        checks = behaviour.read((others or {})[BEHAVIOUR])
-        behaviour.fit(checks, recipe.task, labels, recipe.rows.pair_column is not None)
+        checks = checklist.read((others or {})[BEHAVIOUR])
+        checklist.fit(checks, recipe.task, labels, recipe.rows.pair_column is not None)
     check_calibration(recipe, len(parts["train"]))
     for file in recipe.rows.transfer:
         tables.require_file(data_directory, file, "transfer")

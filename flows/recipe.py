@@ -79,7 +79,8 @@ class Recipe(BaseModel):
         default=None, description="of text of another domain (task generate), which data.second_file is a file of"
     )
     behaviour: Source | None = Field(
-        default=None, description="of checks that a model must pass, one .jsonl as file:PATH (tasks/behaviour.py)"
+        default=None,
+        description="of checks that a model must pass, one .jsonl or .csv as file:PATH (tasks/checklist.py)",
     )
     data: AnyData
     floor: AnyFloor = FloorConfig()

@@ -1,6 +1,7 @@
 """What is said of stages, runs and models in sentences, and the numbers in them; it prints nothing."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from flows import units, written
@@ -90,6 +91,12 @@ def verdict_lines(verdict: dict[str, Any], model: str) -> list[str]:
     lacking = bool(states) and "failed" not in states
     outcome = "passed" if verdict["passed"] else "REJECTED: not proven" if lacking else "REJECTED"
     return [f"verdict: {outcome}{open_gate}", *lines]
+
+
+def admission(tags: Mapping[str, str]) -> str | None:
+    """How a version's admission ended and what was left out of it, by its tags in MLflow; None before there was one."""
+    said, why = tags.get("shrink.admission"), tags.get("shrink.admission_why")
+    return said if not said or not why else f"{said}; {why}"
 
 
 def state_of(check: dict[str, Any]) -> str:

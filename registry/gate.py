@@ -108,8 +108,8 @@ class Gate(BaseModel):
         ge=0,
         lt=1,
         allow_inf_nan=False,
-        description="most share of the evaluated texts that were learnt from, word for word or nearly; null: any that "
-        "stands there word for word fails",
+        description="most share of the evaluated texts that were learnt from, word for word, nearly or in part; "
+        "null: any that stands there word for word fails",
     )
     p50_ms_max: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="most milliseconds of the student's p50 latency, one thread"

@@ -63,18 +63,21 @@ def leakage(seen: Leakage | None, most: float | None) -> Iterator[Check]:
 
     Then it is only told when it fails: what nobody asked for lets nothing pass.
     """
-    if seen is None or seen.texts < 1 or not 0 <= seen.exact + seen.near <= seen.texts:
+    counts = (0, 0, 0) if seen is None else (seen.exact, seen.near, seen.part)
+    if seen is None or seen.texts < 1 or min(counts) < 0 or sum(counts) > seen.texts:
         if most is not None:
             yield failed("leakage", most, f"the evaluation does not tell what of its texts was learnt from: {AGAIN}")
         return
-    found = seen.exact if most is None else seen.exact + seen.near
+    found = seen.exact if most is None else sum(counts)
     share, limit = found / seen.texts, most or 0.0
     passed = share <= limit
     if passed and most is None:
         return
+    partly = f", {seen.part} in part" if seen.part else ""
     why = (
         f"{seen.exact} of {seen.texts} evaluated texts stand word for word among the {seen.learnt} that were learnt "
-        f"from and {seen.near} nearly; {share:.2%} {'stays within' if passed else 'exceeds'} the most {limit:.2%}"
+        f"from and {seen.near} nearly{partly}; {share:.2%} {'stays within' if passed else 'exceeds'} the most "
+        f"{limit:.2%}"
     )
     state = "passed" if passed else "failed"
     yield Check(name="leakage", value=share, limit=limit, passed=passed, state=state, why=why)

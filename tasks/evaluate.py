@@ -13,6 +13,7 @@ from tasks import (
     behaviour,
     bench,
     champion,
+    checklist,
     floor,
     leakage,
     metrics,
@@ -163,7 +164,7 @@ def beside(
 
     right = {role: metrics.equal(guesses[role], labels) for role in ("teacher", "student")}
     parts = slices.parts_of(rows, runtime.settings(inputs["student"])["labels"], config.slices)
-    checks = behaviour.read(inputs["behaviour"]) if "behaviour" in inputs else {}
+    checks = checklist.read(inputs["behaviour"]) if "behaviour" in inputs else {}
     return {
         "against_teacher": against("teacher"),
         "champion": champion.rival(inputs, lambda: against("champion")),

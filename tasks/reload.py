@@ -161,10 +161,13 @@ def speed(inputs: dict[str, Path], evaluation: Evaluation | None) -> Check:
 
 
 def scored(inputs: dict[str, Path], evaluation: Evaluation | None, config: ReloadConfig) -> Iterator[Check]:
-    """The evaluation's scores come out again of the delivered bytes, on the same rows."""
-    from tasks import rescore
+    """The evaluation's scores come out again of the delivered bytes, on the same rows; where these lack, it says so."""
+    from tasks import rescore, sound
 
-    if evaluation is None or config.evaluate is None or "data" not in inputs:
+    if evaluation is None or config.evaluate is None:
         return
     judged = config.evaluate
+    if lacks := rescore.lacking(inputs, judged):
+        yield sound.check("score", True, f"{rescore.NOT}: {lacks} not on this machine")
+        return
     yield from asked("score", lambda: rescore.check(inputs, judged, evaluation, config.score_tolerance))

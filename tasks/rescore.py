@@ -14,6 +14,16 @@ from tasks.generate.evaluate import GenerateEvaluateConfig
 AnyEvaluateConfig = EvaluateConfig | EmbedEvaluateConfig | GenerateEvaluateConfig
 
 
+NOT = "not recomputed"  # begins the reason of a score that nothing was known of
+
+
+def lacking(inputs: dict[str, Path], config: AnyEvaluateConfig) -> str | None:
+    """What the scores would have to be computed from and is not here; None where all of it is."""
+    if "data" not in inputs:
+        return "rows"
+    return "teacher" if isinstance(config, EmbedEvaluateConfig) and "teacher" not in inputs else None
+
+
 def check(inputs: dict[str, Path], config: AnyEvaluateConfig, evaluation: Evaluation, tolerance: float) -> Check:
     """Every score that can be had without the other models; a perplexity's difference is relative."""
     found, told = scores(inputs, config), declared(evaluation)
@@ -41,12 +51,12 @@ def declared(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def scores(inputs: dict[str, Path], config: AnyEvaluateConfig) -> dict[str, float]:
-    """The scores by name, from inputs["model"] and ["data"]; of embeddings ["teacher"] is needed, else none."""
+    """The scores by name, from inputs["model"] and ["data"]; of embeddings ["teacher"] as well."""
     match config:
         case EvaluateConfig():
             return of_labels(inputs, config)
         case EmbedEvaluateConfig():
-            return of_vectors(inputs, config) if "teacher" in inputs else {}
+            return of_vectors(inputs, config)
         case GenerateEvaluateConfig():
             return of_text(inputs, config)
 

@@ -147,6 +147,7 @@ class Leakage(BaseModel):
     learnt: int  # texts of training, calibration and transfer
     exact: int  # the same words
     near: int  # not the same, but nearly
+    part: int = 0  # neither, but a passage of theirs
 
 
 class Evaluation(BaseModel):

@@ -1,4 +1,4 @@
-"""What the gate asks of an embedding student beyond the whole: paired differences, slices, leakage.
+"""What the gate asks of an embedding student beyond the whole: paired differences, slices, behaviour, leakage.
 
 All by the measure that kept least. A champion's vectors may have another width: similarities are compared.
 """
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from registry.records import Difference, Evaluation, MeasureName
-from tasks import champion, floor, leakage, paired, runtime, slices
+from registry.records import Behaviour, Difference, Evaluation, MeasureName
+from tasks import behaviour, champion, checklist, floor, leakage, paired, runtime, slices
 from tasks.embed import measures
 
 if TYPE_CHECKING:
@@ -42,8 +42,16 @@ def found(
         "against_teacher": paired.of_sums(own["teacher"], own["student"], ones, drawn),
         "champion": champion.rival(inputs, against_champion),
         "slices": slices.of_sums(parts, own["teacher"], own["student"], ones, config.bootstrap, seed),
+        "behaviour": behaved(inputs),
         "leakage": leakage.of_split(inputs["data"], [row["text"] for row in rows]),
     }
+
+
+def behaved(inputs: dict[str, Path]) -> tuple[Behaviour, ...]:
+    """The user's checks of both models' vectors; none where there are none."""
+    if "behaviour" not in inputs:
+        return ()
+    return behaviour.of_vectors(checklist.read(inputs["behaviour"]), inputs["teacher"], inputs["student"])
 
 
 def of_champion(inputs: dict[str, Path], rows: list[dict[str, Any]], teacher: Any, metric: str, batch: int) -> Floats:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from registry.records import Behaviour, Difference, Slice
-from tasks import behaviour, champion, data, leakage, paired, slices
+from tasks import behaviour, champion, checklist, data, leakage, paired, slices
 from tasks.embed.measures import resamples
 from tasks.generate.judging import Seen, documents
 from tasks.generate.runtime import Opened
@@ -52,4 +52,4 @@ def behaved(inputs: dict[str, Path], teacher: Opened, student: Opened) -> tuple[
     def asker(model: Opened) -> Any:
         return lambda prompt: model.text(list(model.stream(model.ids(prompt), behaviour.TOKENS)))
 
-    return behaviour.of_writers(behaviour.read(inputs["behaviour"]), asker(teacher), asker(student))
+    return behaviour.of_writers(checklist.read(inputs["behaviour"]), asker(teacher), asker(student))

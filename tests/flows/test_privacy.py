@@ -1,7 +1,7 @@
 """Marked texts and secrets go through real runs; then every byte of every store is searched for them.
 
 The stores: the S3 folder, MLflow's and Prefect's databases and artifacts, the servers' and our own logs, the index, the
-versions that were fetched. Run directories and the stage cache lie on the user's own disk and hold the data; they show
+versions that were fetched. Run directories, the stage cache and fetched sources lie on the user's own disk and hold the data; they show
 that the search finds what is there.
 """
 
@@ -27,7 +27,7 @@ from tests.tasks.test_torch_stages import make_texts
 
 MARK = re.compile(rb"qzmark", re.IGNORECASE)
 TOKEN = "qzsecret-5f1d0c"
-OURS = ("runs", "cache")  # of the home: never sent
+OURS = ("runs", "cache", "sources")  # of the home: never sent
 
 
 def searched(home: Path) -> Iterator[Path]:

@@ -227,6 +227,18 @@ def test_a_text_that_was_learnt_word_for_word_fails_unasked() -> None:
     assert not one(Gate(leakage_max=0.008, **NONE), seen(leakage=clean)).passed
 
 
+def test_a_passage_that_was_learnt_counts_where_leakage_is_asked_for() -> None:
+    partly = Leakage(texts=1000, learnt=5000, exact=0, near=9, part=2)
+    assert judge(Gate(**NONE), seen(leakage=partly)).checks == ()
+    assert one(Gate(leakage_max=0.011, **NONE), seen(leakage=partly)).passed
+    check = one(Gate(leakage_max=0.01, **NONE), seen(leakage=partly))
+    assert not check.passed and "and 9 nearly, 2 in part; 1.10% exceeds the most 1.00%" in check.why
+    for broken in ({"part": -1}, {"part": 992}):
+        assert (
+            "does not tell" in one(Gate(leakage_max=0.01, **NONE), seen(leakage=partly.model_copy(update=broken))).why
+        )
+
+
 def test_perplexities_are_compared_by_the_logarithm_of_their_ratio() -> None:
     against = Difference(examples=90, interval=Interval(point=-0.016, low=-0.023, high=-0.009), variance=0.001)
     model = written().model_copy(update={"against_teacher": against})

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from flows import admit
+from flows.outcome import describe
 from infra import keys
 from registry import promotion, versions
 from tests.sabotage import harm, models
@@ -222,4 +224,12 @@ def test_sabotage_spares(yard: Any, sound: dict[str, Candidate], tmp_path: Path,
     assert promotion.champion(yard.s3, yard.bucket, name) == versions.alias(yard.client, name, "champion") == version
     demands = {one.name for one in found.checks}
     assert {"signature", "provenance", "verdict", "licence", "bytes", "tokenizer", "golden"} <= demands
-    assert ("score" in demands) == (case != "another home"), "where the rows are at hand the score is computed again"
+    (score,) = [one for one in found.checks if one.name == "score"]
+    if case == "another home":  # it is told, in the record that people see, and never silently left out
+        assert score.why == "not recomputed: rows not on this machine" and score.value is None
+        assert yard.client.get_model_version(name, version).tags[admit.REASON_TAG] == f"score: {score.why}"
+        told = describe(f"{name}@{version}")["admission"]
+        assert told == "admitted; score: not recomputed: rows not on this machine"
+    else:
+        assert "the evaluation says" in score.why, "where the rows are at hand the score is computed again"
+        assert yard.client.get_model_version(name, version).tags[admit.REASON_TAG] == ""
