@@ -1,8 +1,8 @@
 """Marked texts and secrets go through real runs; then every byte of every store is searched for them.
 
 The stores: the S3 folder, MLflow's and Prefect's databases and artifacts, the servers' and our own logs, the index, the
-versions that were fetched. Run directories, the stage cache and fetched sources lie on the user's own disk and hold the data; they show
-that the search finds what is there.
+versions that were fetched. Run directories, the stage cache and fetched sources lie on the user's own disk and hold the
+data; they show that the search finds what is there.
 """
 
 import json
