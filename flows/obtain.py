@@ -18,8 +18,16 @@ from flows import cache, ways
 from flows.settings import Settings, worker_environment
 from flows.steps import name_of
 from registry import index, store
-from registry.records import Attempt, Footprint, ShrinkError, StageRecord, digest_directory, directory_bytes
-from tasks import carbon
+from registry.records import (
+    Attempt,
+    Footprint,
+    ServingEnergy,
+    ShrinkError,
+    StageRecord,
+    digest_directory,
+    directory_bytes,
+)
+from tasks import carbon, windows
 from tasks.kinds import AnyStageConfig
 from tasks.meter import samples
 from tasks.stage import StageCall, run_stage
@@ -211,5 +219,9 @@ def check_room(home: Path, name: str, inputs: dict[str, Path]) -> None:
 def metered(shop: Workshop, call: StageCall) -> tuple[Any, Footprint]:
     """Run the stage under the meter; one metered stage at a time on a machine, so that nothing is counted twice."""
     with carbon.measure(shop.meter.result(), call.name) as gauge:
-        result = run_stage(call)
+        result = run_stage(call, gauge.cut)
+    serving = result.measured.get("serving")
+    if serving:
+        whole = windows.filled(ServingEnergy.model_validate(serving), gauge.window, gauge.meter.tiers, gauge.shared())
+        result = result.model_copy(update={"measured": {**result.measured, "serving": whole.model_dump(mode="json")}})
     return result, gauge.footprint()

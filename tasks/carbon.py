@@ -98,9 +98,13 @@ class Gauge:
         died = "it is still being metered" if self.ended is None else self.died
         return summing.footprint_of(self.slices, span, self.meter.idle, died, samples.digest(self.lines))
 
-    def window(self, label: str) -> Band | None:
-        """Energy of the machine in a window of serving."""
+    def window(self, label: str) -> tuple[Band | None, float]:
+        """Energy of the machine in a window of serving, None where a reading failed, and its seconds."""
         return summing.of_window(self.slices, label)
+
+    def shared(self) -> str | None:
+        """Who else was metered on this machine during a window of serving."""
+        return next((one.shared for one in self.slices if one.window and one.shared), None)
 
 
 @contextmanager
@@ -153,7 +157,8 @@ def _slice(gauge: Gauge, window: str | None, shared: str | None) -> str | None:
             why = f"{type(error).__name__}: {error}"
     following = window
     with suppress(queue.Empty):
-        following = gauge.asked.get(timeout=min(meter.slice_seconds, max(FIRST_SECONDS, began - gauge.began)))
+        young = FIRST_SECONDS if window else max(FIRST_SECONDS, began - gauge.began)
+        following = gauge.asked.get(timeout=min(meter.slice_seconds, young))
     kwh = None
     if why is None:
         try:

@@ -23,6 +23,7 @@ from tasks import (
     progress,
     runtime,
     slices,
+    windows,
 )
 
 SPEED = ("p50_ms", "p95_ms", "throughput", "peak_rss_mb", "speeds")
@@ -91,7 +92,9 @@ def run(inputs: dict[str, Path], config: EvaluateConfig, out: Path, seed: int) -
     logits = predictions(inputs, texts, config.batch)
     progress.report(2, 3, "timing")
     speed = bench.measure({role: inputs[role] for role in ROLES}, texts, config.rounds)
-    result = evaluation(inputs, logits, labels, speed, config, seed)
+    progress.report(2, 3, "energy of serving")
+    serving = windows.of_encoders({role: inputs[role] for role in windows.ROLES}, texts, config.rounds)
+    result = evaluation(inputs, logits, labels, speed, config, seed).model_copy(update={"serving": serving})
     guesses = {role: decide(logits[role], labels.ndim == 2) for role in logits}
     result = result.model_copy(update=beside(inputs, guesses, rows, labels, config, seed))
     write_json(out / "evaluation.json", quality(result))

@@ -19,6 +19,11 @@ def metric(name: str, value: float, step: int) -> None:
     _send({"metric": name, "value": value, "step": step})
 
 
+def window(label: str | None) -> None:
+    """From now on a window of serving is to be metered by itself, under this name; none, once it is over."""
+    _send({"window": label})
+
+
 def _send(event: dict[str, object]) -> None:
     if enabled:
         sys.stdout.write(json.dumps(event) + "\n")

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ FRAME = re.compile(r'\s+File "(.+)", line \d+, in ')  # of a traceback
 KIND = re.compile(r"[\w.]+(?=: |$)")  # of the error, in a traceback's last line
 SAY_SECONDS = 10.0  # between two progress lines in Prefect's log
 PRELOADED = ("torch", "transformers.models.bert.modeling_bert", "onnxscript", "onnxruntime")
+Cut = Callable[[str | None], None]
 kept: dict[tuple[tuple[str, str], ...], subprocess.Popen[str]] = {}  # the zygote that has imported torch
 
 
@@ -73,8 +74,8 @@ class StageResult(BaseModel):
 
 
 @task(name="stage", task_run_name="{call.name}", cache_policy=NO_CACHE, persist_result=False)
-def run_stage(call: StageCall) -> StageResult:
-    """Run one stage in its own process.
+def run_stage(call: StageCall, cut: Cut | None = None) -> StageResult:
+    """Run one stage in its own process; `cut` is told of each window of serving that is to be metered by itself.
 
     Raises ShrinkError with the stage's sentence when the user can mend it, RuntimeError with the end of its log else;
     what they quote is left out, since Prefect keeps them (tasks/discreet.py).
@@ -88,7 +89,7 @@ def run_stage(call: StageCall) -> StageResult:
         (directory / "call.json").write_text(json.dumps({**described, "parent": zygote.pid}, indent=1))
         pid = forked(zygote, call)
         with limited(pid, call) as over:
-            curves, status = follow(zygote, call.name, directory / "printed.txt")
+            curves, status = follow(zygote, call.name, directory / "printed.txt", cut)
     if over:
         raise RuntimeError(over[0])
     if not (directory / "result.json").exists() or status != 0:
@@ -198,7 +199,9 @@ def end(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def follow(zygote: subprocess.Popen[str], name: str, printed: Path) -> tuple[list[tuple[str, float, int]], int]:
+def follow(
+    zygote: subprocess.Popen[str], name: str, printed: Path, cut: Cut | None = None
+) -> tuple[list[tuple[str, float, int]], int]:
     """Read a stage's lines until it ends; logs its progress and returns the curve points and the exit status.
 
     What a library prints may hold text: it goes to the file `printed` and no further.
@@ -219,6 +222,9 @@ def follow(zygote: subprocess.Popen[str], name: str, printed: Path) -> tuple[lis
                 if done == total or time.monotonic() - said > SAY_SECONDS:
                     said = time.monotonic()
                     log.info("%s: %s/%s %s", name, done, total, note)
+            case {"window": label}:
+                if cut is not None:
+                    cut(label)
             case {"metric": metric, "value": value, "step": step}:
                 curves.append((metric, value, step))
             case {"ended": status}:

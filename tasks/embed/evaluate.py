@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from registry.records import STRICT, Evaluation, MeasureName, ModelScore, ShrinkError
-from tasks import bench, floor, metrics, progress, runtime
+from tasks import bench, floor, metrics, progress, runtime, windows
 from tasks.embed import beside, measures
 from tasks.embed import floor as embed_floor
 from tasks.evaluate import ROLES, model_bytes, quality, write_golden, write_json
@@ -65,7 +65,9 @@ def run(inputs: dict[str, Path], config: EmbedEvaluateConfig, out: Path, seed: i
         values["probe_accuracy"] = {role: (guesses[role] == labels).astype(np.float64) for role in ROLES}
     progress.report(4, 5, "timing")
     speed = bench.measure({role: inputs[role] for role in ROLES}, texts, config.rounds)
-    result = evaluation(inputs, values, guesses, speed, config, seed)
+    progress.report(4, 5, "energy of serving")
+    serving = windows.of_encoders({role: inputs[role] for role in windows.ROLES}, texts, config.rounds)
+    result = evaluation(inputs, values, guesses, speed, config, seed).model_copy(update={"serving": serving})
     result = result.model_copy(update=beside.found(inputs, rows, held, values, result, config, seed))
     write_json(out / "evaluation.json", quality(result))
     save_file(

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import BaseModel, Field
 
-from registry.records import STRICT, WRITING, Evaluation, ModelScore, Speed, Task
+from registry.records import STRICT, WRITING, Evaluation, ModelScore, ServingEnergy, Speed, Task
 from tasks import champion, layout, progress
 from tasks.evaluate import ROLES, model_bytes, quality, write_json
 from tasks.generate import beside
@@ -87,6 +87,8 @@ def run(inputs: dict[str, Path], config: GenerateEvaluateConfig, out: Path, seed
     behaved = beside.behaved(inputs, opened["teacher"], opened["student"])
     del models, opened
     result = evaluation(inputs, seen, config).model_copy(update={"sample": sample, "behaviour": behaved})
+    progress.report(STEPS - 1, STEPS, "energy of serving")
+    result = result.model_copy(update={"serving": served(inputs, config, result)})
     result = result.model_copy(update=beside.found(inputs, seen, config, seed))
     write_json(out / "evaluation.json", quality(result))
     save_file({name: one for name, one in seen.values.items() if name != "nats.champion"}, out / "values.safetensors")
@@ -163,6 +165,16 @@ def speeds(
         for role in ROLES
     }
     return found, tuple(one.get("", one["teacher"]).speed for one in timed)
+
+
+def served(inputs: dict[str, Path], config: GenerateEvaluateConfig, result: Evaluation) -> ServingEnergy:
+    """What teacher and student take to write, on prompts from the judged documents."""
+    from tasks.generate import speed, windows
+
+    text = " ".join(documents(inputs["data"], config.split, config.text_bytes))
+    subjects = {role: speed.Subject(inputs[role], config.runtime) for role in ("teacher", "student")}
+    macs = {"teacher": result.teacher.macs, "student": result.student.macs}
+    return windows.of_writers(subjects, text, config.rounds, macs)
 
 
 def write_golden(student: Opened, runtime: Runtime, path: Path) -> None:

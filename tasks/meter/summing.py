@@ -109,13 +109,13 @@ def idling(idle: Idle | None, seconds: Seconds) -> Band | None:
     return summed([spread(drawn(watts, seconds), idle.tiers[part]) for part, watts in idle.watts.items()])
 
 
-def of_window(slices: list[Slice], label: str) -> Band | None:
-    """Energy of the machine in a window of serving, whoever counts it; None where a reading of it failed."""
+def of_window(slices: list[Slice], label: str) -> tuple[Band | None, float]:
+    """Energy of the machine in a window of serving, whoever counts it, and its seconds; None where a reading failed."""
     inside = [one for one in slices if one.window == label]
-    if not inside or any(one.kwh is None for one in inside):
-        return None
-    parts = components(inside)
-    return summed([one.kwh for one in parts.values()]) if parts.get("cpu") and not _dead(inside, Seconds(0)) else None
+    seconds = sum(one.seconds for one in inside)
+    if not inside or any(one.kwh is None for one in inside) or _dead(inside, Seconds(0.0)):
+        return None, seconds
+    return summed([one.kwh for one in components(inside).values()]), seconds
 
 
 def _missing(slices: list[Slice], span: Span) -> list[str]:

@@ -141,9 +141,9 @@ def test_a_stage_that_is_killed_counts_beside_the_one_made_in_its_place(
     config = DataConfig(kind="data", file="rated.txt", format="rated", max_length=16)
     with ThreadPoolExecutor(1) as pool:
         made = pool.submit(obtain.obtain, shop, config, "data", {"source": tmp_path / "source"})
-        while not (forked := [one for zygote in zygotes() for one in zygote.children()]):
-            assert not made.done(), "the stage was over before it could be killed"
-        forked[0].kill()
+        while not (folder / "00-data" / "out.partial").is_dir():
+            assert not made.done(), "the stage did not begin"
+        next(one for zygote in zygotes() for one in zygote.children()).kill()
         with pytest.raises(RuntimeError, match="ended with status -9"):
             made.result()
     (attempt,) = obtain.attempts(shop)
