@@ -39,6 +39,7 @@ def test_the_whole_loop(servers: Services, servers_home: Path, tiny: Path) -> No
     printed = shrink(servers_home, "run", str(tiny / "tiny.yaml"), "--json").stdout
     first = json.loads(printed[printed.index("{\n") :])
     assert first["status"] == "passed"
+    check_serving_is_metered(servers_home, first)
     shown = json.loads(shrink(servers_home, "show", "tiny@champion", "--json").stdout)
     assert shown["digest"] == first["digest"] and shown["verdict"]["passed"]
     compared = {one["export"]: one for one in shown["exports"]}
@@ -170,6 +171,25 @@ def begun(home: Path, stage: str) -> None:
     while not list(home.glob(f"runs/*/{stage}/call.json")):
         assert time.monotonic() < late, f"{stage} did not begin"
         time.sleep(0.05)
+
+
+def check_serving_is_metered(home: Path, journal: dict[str, Any]) -> None:
+    """Every window's energy is there, follows from the run's raw samples, and says how well it is known."""
+    serving = journal["evaluation"]["serving"]
+    goes = samples.goes(home / "runs" / journal["run_id"] / "samples.jsonl")
+    slices = [one for go in goes for one in go.slices if one.window and one.kwh]
+    assert len({one.window for one in slices}) == 10 and serving["unit"] == "request"
+    assert serving["ratio_is_time"] == (slices[0].tiers["cpu"] != "counter") and serving["tier"] != "unmeasured"
+    for role in ("teacher", "student"):
+        for turn, window in enumerate(serving[role]["windows"]):
+            own = [one for one in slices if one.window == f"{role}.{turn}"]
+            watts = sum(sum((one.kwh or {}).values()) for one in own) / sum(one.seconds for one in own)
+            assert abs(window["kwh"]["central"] / window["seconds"] / watts - 1) < 1e-6
+        assert serving[role]["wh_per_1000"]["central"] > 0 and serving[role]["macs_per_inference"] > 0
+    for stage in journal["stages"]:
+        (go,) = (go for go in goes if samples.digest(go.lines) == stage["footprint"]["samples"])
+        total = sum(sum((one.kwh or {}).values()) for one in go.slices)
+        assert abs(stage["footprint"]["kwh"]["central"] / total - 1) < 1e-9
 
 
 def check_what_was_killed_counts(home: Path, journal: dict[str, Any]) -> None:

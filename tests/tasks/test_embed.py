@@ -214,6 +214,8 @@ def check_deployable(rows: Path, teacher: Path, taught: Path, folder: Folder) ->
     out, config = folder("evaluation"), evaluate.EmbedEvaluateConfig(rounds=3, bootstrap=200)
     inputs = {"teacher": full, "student": small, "floor": base, "data": rows, "champion": exported}
     found = Evaluation.model_validate(evaluate.run(inputs, config, out, 0))
+    assert found.serving and found.serving.unit == "request" and len(found.serving.student.windows) == 5
+    assert "serving" not in json.loads((out / "evaluation.json").read_text())
     assert set(found.measures) == {"overlap_at_10", "spearman", "probe_accuracy"}
     assert found.measures["spearman"].teacher == pytest.approx(1) and found.measures["overlap_at_10"].teacher == 1
     assert found.measures["overlap_at_10"].student > found.measures["overlap_at_10"].floor

@@ -313,6 +313,8 @@ def test_evaluation_end_to_end(artifacts: dict[str, Path], tmp_path: Path) -> No
     out = tmp_path / "again"
     out.mkdir()
     found = Evaluation.model_validate(evaluate.run(roles, evaluate.EvaluateConfig(rounds=3, bootstrap=200), out, 0))
+    assert found.serving and found.teacher.macs and found.serving.teacher.macs_per_inference
+    assert 0 < found.serving.teacher.macs_per_inference <= found.teacher.macs, "texts are no longer than max_length"
     assert found.examples == 24 and (found.floor.accuracy or 0) > 0.9
     assert found.student.bytes < found.teacher.bytes
     assert 0 < found.student.p50_ms <= found.student.p95_ms and (found.student.peak_rss_mb or 0) > 20

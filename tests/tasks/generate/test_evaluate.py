@@ -156,6 +156,10 @@ def test_speeds_come_with_one_and_two_threads_and_memory(judged: tuple[Evaluatio
         assert score.parameters == 64 * 32 + 3 * (2 * 32 * 32 + 2 * 16 * 32 + 3 * 64 * 32 + 2 * 32) + 32
         assert score.macs == score.parameters - 7 * 32
     assert [one.threads for one in seen.reference] == [1, 2]
+    assert seen.serving is not None and seen.serving.unit == "written token"
+    for served, score in ((seen.serving.teacher, seen.teacher), (seen.serving.student, seen.student)):
+        assert len(served.windows) == 5 and served.macs_per_inference == score.macs
+        assert served.cpu_seconds_per_1000.median > 0 and served.wh_per_1000 is None, "nobody metered it here"
 
 
 def test_golden_answers_are_what_the_student_writes(made: dict[str, Path], judged: tuple[Evaluation, Path]) -> None:
