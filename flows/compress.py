@@ -150,6 +150,8 @@ def opened(recipe: Recipe) -> Iterator[tuple[Workshop, dict[str, Any]]]:
     aside = ThreadPoolExecutor(1)  # the meter takes two seconds to open, most of them asleep
     samples = directory / "samples.jsonl"
     meter = aside.submit(carbon.open_meter, here.country, samples, home=here.home, lock=here.meter_slot)
+    if not (here.home / carbon.IDLE).is_file():
+        meter.result()  # once on a machine: its idle draw is measured, and this process sleeps meanwhile
     shop = Workshop(here, s3, services.bucket, directory, recipe.seed, meter)
     try:
         pictures.rename(flow_run, recipe.name, str(journal["run_id"]))

@@ -72,9 +72,11 @@ def total(footprints: Iterable[Footprint]) -> Total:
 def spent(stages: Iterable[StageRecord], attempts: Iterable[Attempt] = ()) -> Total:
     """Energy behind some runs: every execution, and each reused stage once where its execution is not among them.
 
-    And what was spent in vain: goes at a stage that were killed or failed.
+    And what was spent in vain: goes at a stage that were killed or failed, unless another run took their work up.
     """
-    return total([*(one.footprint for one in charged(stages)), *(one.footprint for one in attempts)])
+    made = [record.footprint for record in charged(stages)]
+    known = {footprint.samples for footprint in made if footprint.samples}
+    return total([*made, *(one.footprint for one in attempts if one.footprint.samples not in known)])
 
 
 def whole(added: Total) -> Footprint:

@@ -23,6 +23,7 @@ from registry.records import Band, Footprint, Part, Seconds, Tier
 from tasks.meter import samples, slot, summing, tracker
 from tasks.meter.summing import SLICE_SECONDS, Idle, Slice, Span
 
+IDLE = "idle.json"
 END = "\n"  # no window is called so
 FIRST_SECONDS = 1.0  # slices grow from here to a meter's own: a kill loses no more than half of a young stage
 
@@ -61,7 +62,7 @@ def open_meter(
         running.stop_task("hardware")
         hardware = running._hardware
         tiers = tracker.tiers_of(hardware)
-        idle = tracker.resting(running, tiers, home and home / "idle.json", hardware)
+        idle = tracker.resting(running, tiers, home and home / IDLE, hardware)
         header = tracker.header(hardware, tiers, idle, slice_seconds)
     except Exception as error:  # whatever a third-party meter raises, the run goes on unmeasured
         why = f"the meter did not open ({type(error).__name__}: {error})"

@@ -126,4 +126,4 @@ def _lost(go: Go) -> Attempt:
     tail = f"killed: what it drew after its last sample, {every:g} s at most, is not known" if killed else None
     span = Span(began=go.monotonic, ended=ended, slice_seconds=every)
     footprint = footprint_of(list(go.slices), span, header.idle if header else None, tail, digest(go.lines))
-    return Attempt(stage=go.stage, ended="failed" if go.failed else "killed", started=go.at, footprint=footprint)
+    return Attempt(stage=go.stage, ended="killed" if killed else "failed", started=go.at, footprint=footprint)

@@ -22,6 +22,7 @@ from registry.records import (
 
 SLICE_SECONDS = 15.0
 GAP_SLICES = 2.0  # so many slices without a reading, and the whole is not known
+QUIET = 0.1  # busy share of all threads' time up to which a machine counts as idle
 GPU_SHOWS_AFTER = 1.0  # seconds: a counter that moves slowly may show nothing sooner
 
 
@@ -103,8 +104,8 @@ def tier(tiers: dict[Part, Tier]) -> str:
 
 
 def idling(idle: Idle | None, seconds: Seconds) -> Band | None:
-    """What an idle machine draws in this time; None where that was never measured."""
-    if idle is None:
+    """What an idle machine draws in this time; None where it was never seen idle."""
+    if idle is None or idle.load > QUIET:
         return None
     return summed([spread(drawn(watts, seconds), idle.tiers[part]) for part, watts in idle.watts.items()])
 

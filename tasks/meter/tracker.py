@@ -14,14 +14,13 @@ import psutil
 from registry.records import PARTS, SPREAD_FROM, Kwh, Part, Seconds, Tier, Watts
 from tasks.meter import samples
 from tasks.meter.samples import Header
-from tasks.meter.summing import Idle
+from tasks.meter.summing import QUIET, Idle
 
 PLACEHOLDER_COUNTRY = "CHE"  # the tracker demands one; its emissions are never read
 COUNTER_MODES = ("intel_rapl", "windows_emi", "intel_power_gadget")
 WATTS_A_THREAD = 4  # CodeCarbon's, for a processor that its table does not have
 IDLE_SECONDS = 1.0
 LOOK_SECONDS = 3.0  # between two looks at the load within a slice, whose power the model takes the mean of
-QUIET = 0.1  # busy share of the threads' time below which a machine counts as idle
 
 
 def opened(country: str | None) -> Any:

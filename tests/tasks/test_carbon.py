@@ -18,7 +18,7 @@ import pytest
 from registry.records import Kwh, Part, Tier
 from tasks import carbon
 from tasks.meter import samples, summing, tracker
-from tasks.meter.summing import Slice, Span, footprint_of
+from tasks.meter.summing import Idle, Slice, Span, footprint_of
 
 TIERS: dict[Part, Tier] = {"cpu": "modelled", "ram": "constant"}
 PROGRAM = """
@@ -183,7 +183,8 @@ def test_real_tracker_says_what_it_measures_and_how(tmp_path: Path, capfd: pytes
     result = gauge.footprint()
     assert result.kwh is not None and result.kwh.central > 0.0
     assert result.seconds < 3.0
-    assert result.idle_kwh is not None and result.idle_kwh.central > 0.0
+    assert meter.idle is not None and sum(meter.idle.watts.values()) > 0.0 and (tmp_path / carbon.IDLE).is_file()
+    assert (result.idle_kwh is not None) == (meter.idle.load <= summing.QUIET)
     assert "codecarbon" not in capfd.readouterr().err
     header = events(meter.samples, "open")[0]["header"]
     assert set(header["method"]) == set(header["bands"]) == set(header["tiers"]) == set(meter.tiers)
@@ -193,6 +194,29 @@ def test_real_tracker_says_what_it_measures_and_how(tmp_path: Path, capfd: pytes
     (go,) = samples.goes(meter.samples)
     assert samples.digest(go.lines) == result.samples and go.ended
     assert samples.lost(meter.samples, {result.samples}) == []
+
+
+def test_idle_draw_is_told_beside_and_only_of_a_machine_that_was_idle() -> None:
+    span = Span(0.0, 1.0, 1.0)
+    watts = {"cpu": 1.8, "ram": 3.6}
+    told = {"at": "then", "seconds": 1.0, "watts": watts, "tiers": TIERS, "machine": "here"}
+    quiet, busy = (Idle.model_validate({**told, "load": load}) for load in (0.05, 0.8))
+    bare, beside = footprint_of([piece(1.0)], span), footprint_of([piece(1.0)], span, quiet)
+    assert beside.idle_kwh is not None and beside.idle_kwh.central == pytest.approx(5.4 / 3.6e6)
+    assert beside.kwh == bare.kwh, "it is never subtracted"
+    assert footprint_of([piece(1.0)], span, busy).idle_kwh is None
+
+
+def test_an_idle_draw_taken_at_work_is_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracker, "IDLE_SECONDS", 0.05)
+    running, kept = fake(reading), tmp_path / "idle.json"
+    first = tracker.resting(running, TIERS, kept, [])
+    assert first is not None and Idle.model_validate_json(kept.read_text()) == first
+    kept.write_text(first.model_copy(update={"load": 0.01, "at": "kept"}).model_dump_json())
+    assert (again := tracker.resting(running, TIERS, kept, [])) and again.at == "kept", "once is enough"
+    more = dict.fromkeys(TIERS, 99.0)
+    kept.write_text(first.model_copy(update={"load": 0.9, "at": "kept", "watts": more}).model_dump_json())
+    assert (lower := tracker.resting(running, TIERS, kept, [])) and lower.at != "kept"
 
 
 def test_counters_are_read_through_a_wrap_around(tmp_path: Path) -> None:
