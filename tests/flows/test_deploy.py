@@ -91,6 +91,11 @@ def put(
 ) -> str:
     model = make_model(folder / "model", strength, **kind)
     golden = make_golden(folder / "evidence", model, shift) if evidence else None
+    return enrol(client, name, model, golden, signer)
+
+
+def enrol(client: Any, name: str, model: Path, golden: Path | None, signer: Path | None = None) -> str:
+    """Register a model's folder with its evidence, signed; returns the version."""
     run, home = client.create_run("0").info.run_id, settings().home
     signature, trust = signatures.sealed(name, model, golden, signer or home), signatures.trust(home)
     digest = digest_directory(model)

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -361,18 +362,26 @@ def test_what_waits_together_goes_through_the_model_together(held: lanes.Slot) -
     assert [one["rows"] for one in answers] == [one["rows"] for one in alone]
 
 
-@pytest.fixture
-def writes(slots: Slots, tmp_path: Path) -> lanes.Slot:
+LLAMA = pytest.param("llama_cpp", marks=pytest.mark.skipif(find_spec("llama_cpp") is None, reason="it is an extra"))
+
+
+@pytest.fixture(params=["transformers", LLAMA])
+def writes(slots: Slots, tmp_path: Path, request: pytest.FixtureRequest) -> lanes.Slot:
     from tasks.generate.runtime import open_model
     from tests.tasks.generate import decoders
+    from tests.tasks.generate.test_export import export
 
-    folder = decoders.folder(tmp_path / "model", max_position_embeddings=64)
-    config = json.loads((folder / "config.json").read_text()) | {"task": "generate"}
-    (folder / "config.json").write_text(json.dumps(config))
-    opened = open_model(folder, "transformers")
+    folder = tmp_path / "model"
+    if request.param == "transformers":
+        decoders.folder(folder, max_position_embeddings=64)
+        config = json.loads((folder / "config.json").read_text()) | {"task": "generate"}
+        (folder / "config.json").write_text(json.dumps(config))
+    else:
+        export(decoders.folder(tmp_path / "lm", head_dim=16, max_position_embeddings=64), folder)
+    opened = open_model(folder, request.param)
     prompts = ["the quick brown", "the lazy dog"]
     ids = [list(opened.stream(opened.ids(one), 4)) for one in prompts]
-    golden = {"runtime": "transformers", "prompts": prompts, "ids": ids, "logprobs": []}
+    golden = {"runtime": request.param, "prompts": prompts, "ids": ids, "logprobs": []}
     from tasks.generate.multiple_choice import log_probabilities
 
     for prompt, found in zip(prompts, ids, strict=True):
@@ -386,7 +395,8 @@ def writes(slots: Slots, tmp_path: Path) -> lanes.Slot:
 def test_a_model_that_writes_answers_whole_and_as_it_writes(writes: lanes.Slot, tmp_path: Path) -> None:
     from tasks.generate.runtime import open_model
 
-    ours = open_model(tmp_path / "model", "transformers")
+    assert writes.serving is not None
+    ours = open_model(tmp_path / "model", writes.serving.served.runtime)  # type: ignore[arg-type]
     prompt = ours.ids("the quick")
     expected = ours.text(list(ours.stream(prompt, 12)))
     with TestClient(api.application(writes)) as http:
