@@ -387,7 +387,7 @@ def writes(slots: Slots, tmp_path: Path, request: pytest.FixtureRequest) -> lane
     for prompt, found in zip(prompts, ids, strict=True):
         known = opened.ids(prompt)
         logits = opened.logits(known + found)[len(known) - 1 : -1]
-        golden["logprobs"].append(log_probabilities(logits, found).tolist() if found else [])  # type: ignore[attr-defined]
+        golden["logprobs"].append(log_probabilities(logits, found).tolist() if found else [])
     (tmp_path / "golden.json").write_text(json.dumps(golden))
     return slots("writes", serving=opening.opened(folder, tmp_path / "golden.json", "1"))
 
