@@ -24,16 +24,16 @@ from flows.servers import client, s3_config, services
 from flows.settings import settings, worker_environment
 from registry import admission, contents, promotion, signing, store, versions
 from registry.records import STRICT, Check, ShrinkError, digest_directory
+from registry.standing import standing
 from tasks import rescore
 from tasks.reload import ReloadConfig
 from tasks.stage import StageCall, run_stage
 
-TAG, REASON_TAG = "shrink.admission", "shrink.admission_why"
-ADMITTED, REFUSED = "admitted", "refused"
+REASON_TAG, ADMITTED = "shrink.admission_why", "admitted"
 GROWS = 12  # times a model's bytes that its reload may hold, for graphs that ask for terabytes
 LEAST_MB = 3000.0  # that every reload may hold
 TAG_CHARS = 4000  # MLflow keeps 5,000 of a tag
-CRASHES = ("over its limit", "status -4", "status -6", "status -7", "status -8", "status -11")  # by what was opened
+CRASHES = ("MB, over its limit", "status -4", "status -6", "status -7", "status -8", "status -11")  # by what was opened
 
 
 class Admission(BaseModel):
@@ -90,10 +90,19 @@ def admitted(name: str, version: str, shop: Workshop | None = None, forced: bool
 
 
 def mark(result: Admission) -> None:
-    """Write the result to the version's tags; nothing reads them back."""
-    tags = {TAG: ADMITTED if result.passed else REFUSED, REASON_TAG: (result.why or result.left_out)[:TAG_CHARS]}
-    for tag, value in tags.items():
-        client().set_model_version_tag(result.model, result.version, tag, value)
+    """Write the result to the version's tags; all that reads them back is the choice of the alias `challenger`."""
+    tagged(result.model, result.version, ADMITTED if result.passed else versions.REFUSED, result.why or result.left_out)
+
+
+def mark_refused(name: str, version: str, why: str) -> None:
+    """Mark a version that was admitted and that the ledger then spoke against."""
+    tagged(name, version, versions.REFUSED, why)
+
+
+def tagged(name: str, version: str, word: str, why: str) -> None:
+    """Set the tags of an admission."""
+    for tag, value in {versions.ADMISSION_TAG: word, REASON_TAG: why[:TAG_CHARS]}.items():
+        client().set_model_version_tag(name, version, tag, value)
 
 
 def checks(name: str, version: str, place: Path, shop: Workshop | None, forced: bool) -> Iterator[Check]:
@@ -123,8 +132,8 @@ def champion(name: str, digest: str) -> str | None:
     """The digest of the champion that a model would replace, by the ledger; None where that is the same, or none."""
     found = services(settings().home)
     s3 = store.connect(s3_config(found))
-    version = promotion.champion(s3, found.bucket, name)
-    reigns = None if version is None else promotion.digest_of(s3, found.bucket, name, version)
+    now = standing(promotion.history(s3, found.bucket, name, trust=keys.trust(settings())))
+    reigns = None if now.champion is None else now.digests[now.champion]
     return None if reigns == digest else reigns
 
 
@@ -133,7 +142,8 @@ def known_digest(name: str, version: str, shop: Workshop | None) -> str | None:
     if shop is not None:
         return next(record for record in shop.records if record.kind == "evaluate").inputs["student"]
     found = services(settings().home)
-    return promotion.digest_of(store.connect(s3_config(found)), found.bucket, name, version)
+    s3 = store.connect(s3_config(found))
+    return promotion.digest_of(s3, found.bucket, name, version, trust=keys.trust(settings()))
 
 
 def demand_of(error: Exception) -> str:

@@ -81,11 +81,10 @@ def require(model: str, version: bool = True) -> None:
     With version=False only the model has to be there: its alias may be set later.
     """
     from flows.servers import client
-    from registry import versions
+    from registry import contents, listing, versions
 
-    name, _, wanted = model.partition("@")
-    wanted = wanted or "champion"
-    found = {str(one.name): one for one in client().search_registered_models(max_results=1000)}
+    name, wanted = contents.split_name(model)
+    found = listing.models(client())
     if name not in found:
         hint = nearest(name, sorted(found), "registered are") or "`shrink run` makes the first one."
         raise ShrinkError(f"model '{name}' is not registered; {hint}")

@@ -21,35 +21,52 @@ def promote(
     force: Annotated[bool, typer.Option("--force", help="although it was rejected; the ledger says so")] = False,
     as_json: Json = False,
 ) -> None:
-    """Make a version the champion, admitted once more as the registry gives it; the ledger keeps who and why."""
+    """Make a version the champion, admitted once more as the registry gives it; the ledger keeps who and why.
+
+    Exit code 3: it was refused at its admission, and nothing was changed.
+    """
     opened(model, reason)
     from flows.promote import promote as act
+    from registry.patience import patiently
 
-    tell(act(model, reason, force), as_json)
+    ended = patiently(act, model, reason, force)
+    if ended.entry is None:
+        said = f"REFUSED, nothing was promoted: {ended.refused}"
+        say({"model": model, "refused": ended.refused, "exit_code": 3}, as_json, screen.fitted(said))
+        raise typer.Exit(3)
+    if ended.before and not as_json:
+        entry = ended.entry
+        of = f"{entry.model} version {entry.target}"
+        typer.echo(screen.fitted(f"{of} is champion already, since {entry.when}; nothing was to be done"))
+        return
+    tell(ended.entry, as_json)
 
 
 def rollback(model: Model, reason: Reason, as_json: Json = False) -> None:
     """Return to the champion before this one."""
     opened(model, reason, version=False)
     from flows.promote import rollback as act
+    from registry.patience import patiently
 
-    tell(act(model, reason), as_json)
+    tell(patiently(act, model, reason), as_json)
 
 
 def approve(model: Version, reason: Reason, as_json: Json = False) -> None:
     """Say that a version may be promoted: these bytes, for as many hours as its gate says."""
     opened(model, reason)
     from flows.promote import approve as act
+    from registry.patience import patiently
 
-    tell(act(model, reason), as_json)
+    tell(patiently(act, model, reason), as_json)
 
 
 def reject(model: Version, reason: Reason, as_json: Json = False) -> None:
-    """Say that a version must not be promoted; `shrink approve` takes it back."""
+    """Say that a version must not be promoted, the only champion there is withdrawn; `shrink approve` takes it back."""
     opened(model, reason)
     from flows.promote import reject as act
+    from registry.patience import patiently
 
-    tell(act(model, reason), as_json)
+    tell(patiently(act, model, reason), as_json)
 
 
 def history(model: Model, as_json: Json = False) -> None:
@@ -129,5 +146,6 @@ def tell(entry: Entry, as_json: bool) -> None:
         case "approve":
             said = f"{of} is approved until {entry.until}; `shrink promote {entry.model}@{entry.target} --reason …`"
         case _:
-            said = f"{of} is rejected; `shrink approve` takes it back"
+            gone = " and no champion any more: none is" if entry.former == entry.target else ""
+            said = f"{of} is rejected{gone}; `shrink approve` takes it back"
     say(entry.model_dump(mode="json"), as_json, screen.fitted(said))

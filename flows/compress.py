@@ -102,6 +102,8 @@ def walked(chosen: Recipe, origins: dict[str, Path], smoke: bool, budget: budget
             journal["refused"] = admission.why
             if admission.passed:
                 patiently(promote.of_run, shop, chosen.name, version, journal)
+            else:
+                patiently(promote.reconcile, chosen.name)  # what was refused is no challenger
         patiently(pictures.publish, shop, chosen.name, evaluation, verdict)
         journal["status"] = "passed" if verdict.passed and not journal["refused"] else "rejected"
     return journal

@@ -34,6 +34,10 @@ class Finding(BaseModel):
 
 def examine(home: Path) -> list[Finding]:
     """All findings about this machine, the installation, and the state below `home`; changes nothing."""
+    from flows.doctor_ledgers import examined
+
+    answering = servers(home)
+    well = all(one.state == "ok" for one in answering)  # else each question would wait for a server that is away
     return [
         python(),
         machine(),
@@ -42,8 +46,9 @@ def examine(home: Path) -> list[Finding]:
         disk(home),
         torch_build(),
         *libraries(),
-        *servers(home),
+        *answering,
         signatures(home),
+        *(examined(home) if well else []),
         state(home),
         runs(home),
     ]

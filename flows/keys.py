@@ -11,6 +11,7 @@ from flows.settings import Settings
 from infra import keys
 from registry import signing
 from registry.records import ShrinkError
+from registry.sealing import Keys
 from registry.signing import Signer, Trust
 
 SIGNING, TRUSTED = "SHRINK_SIGNING_KEY", "SHRINK_TRUSTED_KEYS"
@@ -47,3 +48,10 @@ def ready(here: Settings) -> Signer:
             f"{TRUSTED} does not hold the key {found.public.id[:12]} that {SIGNING} signs with; add its public half."
         )
     return found
+
+
+def of_ledger(here: Settings) -> Keys:
+    """What ledgers are read and written with; without a signer where only a public key is. Raises ShrinkError."""
+    if here.signing_key is None and not (keys.folder(here.home) / keys.KEY).exists():
+        return Keys(trust(here))
+    return Keys(trust(here), ready(here))

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from flows import cache, ways
 from flows.settings import Settings, worker_environment
 from flows.steps import name_of
-from registry import index, store
+from registry import admission, index, store
 from registry.records import (
     Attempt,
     Footprint,
@@ -91,6 +91,8 @@ def reuse(shop: Workshop, key: str) -> StageRecord | None:
         return None
     if not all(check["passed"] for check in record.measured.get("checks", ())):
         return None  # a reload that failed is tried again: the machine may have been busy
+    if record.kind == "evaluate" and admission.stale(record.started):
+        return None  # no promotion would go by it
     if not sent:
         publish(shop, record)
     elif found_elsewhere:

@@ -19,6 +19,7 @@ from flows.shown import emitted, shown
 from registry import attested, card, contents, promotion, provenance, runs, signing, store, versions
 from registry import footprint as fp
 from registry.records import Evaluation, ShrinkError, Verdict, digest_directory
+from registry.standing import standing
 from tasks import pairs
 from tasks.pairs import Text
 
@@ -94,6 +95,7 @@ def register(
     Raises RuntimeError when what was evaluated is not what would be registered.
     """
     digest = digest_directory(student)
+    judgement = next(record for record in shop.records if record.kind == "evaluate")
     if (was := judged(shop)) != digest:
         raise RuntimeError(f"the student changed after its evaluation: {was[:12]} was judged, {digest[:12]} is there")
     verdict_word = versions.PASSED if verdict.passed else versions.REJECTED
@@ -116,6 +118,7 @@ def register(
         versions.RECIPE_TAG: recipe.digest,
         versions.INPUTS_TAG: json.dumps(inputs, sort_keys=True),
         versions.VERDICT_TAG: verdict_word,
+        versions.EVALUATED_TAG: f"{(judgement.started or '')[:10]} {judgement.inputs.get('champion', 'alone')}",
         versions.KEY_TAG: sealed.key,
     }
     text, about = description(verdict, sentence(seen)), about_model(recipe)
@@ -221,15 +224,33 @@ def judged(shop: Workshop) -> str:
 
 def split_name(model: str) -> tuple[str, str]:
     """MODEL@ALIAS (or MODEL@VERSION) in its two parts; without one, champion is meant. Raises ShrinkError."""
-    name, _, wanted = model.partition("@")
-    return contents.checked_name(name), wanted or "champion"
+    return contents.split_name(model)
 
 
 def fetched(model: str, home: Path) -> tuple[str, Path]:
-    """A version and its verified local directory (model/ and evidence/)."""
+    """A version and its verified local directory (model/ and evidence/).
+
+    An alias that the ledger projects must be where the signed ledger has it. Raises ShrinkError where it is not.
+    """
     name, wanted = split_name(model)
     version = versions.resolve(client(), name, wanted)
+    if wanted in {promotion.CHAMPION, promotion.PREVIOUS}:
+        agreed(name, wanted, version)
     return version, by_ledger(client(), name, version, home / "models" / name / version)
+
+
+def agreed(name: str, alias: str, version: str) -> None:
+    """Raise ShrinkError unless a model's ledger has an alias where MLflow has it, or has no entry at all."""
+    here = settings()
+    found = services(here.home)
+    entries = promotion.history(store.connect(s3_config(found)), found.bucket, name, client(), keys.trust(here))
+    now = standing(entries)
+    named = now.champion if alias == promotion.CHAMPION else now.previous
+    if entries and named != version:
+        raise ShrinkError(
+            f"alias '{alias}' of model {name} is at version {version} in MLflow and at {named or 'none'} in its signed "
+            f"ledger; `shrink reconcile {name}` mends that, or name {name}@{version}."
+        )
 
 
 def by_ledger(registry: Any, name: str, version: str, dest: Path) -> Path:
@@ -240,8 +261,9 @@ def by_ledger(registry: Any, name: str, version: str, dest: Path) -> Path:
     """
     here = settings()
     found = services(here.home)
-    digest = promotion.digest_of(store.connect(s3_config(found)), found.bucket, name, version, registry)
-    return versions.fetch(registry, name, version, dest, keys.trust(here), digest)
+    s3, trust = store.connect(s3_config(found)), keys.trust(here)
+    digest = promotion.digest_of(s3, found.bucket, name, version, registry, trust)
+    return versions.fetch(registry, name, version, dest, trust, digest)
 
 
 def describe(model: str) -> dict[str, Any]:

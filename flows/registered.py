@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from flows.recipe import Recipe, Source, instead
 from flows.sources import scratch_in
-from registry import versions
+from registry import listing, versions
 from registry.records import ShrinkError, digest_directory, sha256_json
 
 SCHEME = "models:"
@@ -57,7 +57,7 @@ def version_of(uri: str) -> str:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        known = sorted(str(one.name) for one in client().search_registered_models(max_results=1000))
+        known = sorted(listing.models(client()))
         hint = instead(name, known, "registered are") if known else "none is yet."
         raise ShrinkError(f"source '{uri}': model '{name}' is not registered; {hint}") from None
     if alias is not None and alias not in aliases:

@@ -6,11 +6,12 @@ is run again finds its evaluation again.
 
 from pathlib import Path
 
-from flows import outcome
+from flows import keys, outcome
 from flows.obtain import Workshop, digest_of
 from flows.recipe import Recipe
 from flows.servers import client
 from registry import promotion
+from registry.standing import standing
 
 CHAMPION = "champion"
 
@@ -30,13 +31,15 @@ def inputs(shop: Workshop, recipe: Recipe, student: Path) -> dict[str, Path]:
 
 
 def before(shop: Workshop, name: str, digest: str) -> str | None:
-    """The newest champion by the ledger that is another model than this one."""
+    """The newest champion by the ledger that is another model than this one and was not withdrawn."""
+    entries = promotion.history(shop.s3, shop.bucket, name, trust=keys.trust(shop.settings))
+    now = standing(entries)
     reigned = [
-        entry
-        for entry in promotion.history(shop.s3, shop.bucket, name)
-        if entry.event == "done" and entry.action in {"promote", "rollback"} and entry.digest != digest
+        entry.target
+        for entry in entries
+        if entry.event == "done" and entry.counts and entry.moves and entry.digest != digest
     ]
-    return reigned[-1].target if reigned else None
+    return next((one for one in reversed(reigned) if one in now.line or not now.rejected(one)), None)
 
 
 def digest(shop: Workshop, found: dict[str, Path]) -> str | None:

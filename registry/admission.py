@@ -19,6 +19,7 @@ from registry.gate import Gate, judge
 from registry.records import STRICT, Check, Evaluation, Verdict, directory_bytes, sha256_json
 
 FRESH_DAYS = 90  # of an evaluation: libraries and data have gone on by then
+AGAIN = "run its recipe again, which evaluates it anew"
 AHEAD = timedelta(days=1)  # by which another machine's clock may be wrong
 OWN = ("dir:", "file:", "models:")  # what is here already: its licence is nobody else's business
 UNNAMED = {"", "unknown", "none", "null"}
@@ -113,7 +114,13 @@ def age(said: Told, asked: Asked) -> Check:
         return check("age", False, f"it was evaluated {-days:.1f} days from now", days, FRESH_DAYS)
     fresh = days <= FRESH_DAYS
     said_so = f"it was evaluated {max(days, 0):.1f} days ago, {FRESH_DAYS} are allowed"
-    return check("age", fresh, said_so if fresh else said_so + ": evaluate it again", max(days, 0.0), FRESH_DAYS)
+    return check("age", fresh, said_so if fresh else said_so + f": {AGAIN}", max(days, 0.0), FRESH_DAYS)
+
+
+def stale(started: str) -> bool:
+    """Whether an evaluation that began then is too old for a promotion."""
+    made = datetime.fromisoformat(started)
+    return datetime.now(UTC) - (made if made.tzinfo else made.replace(tzinfo=UTC)) > timedelta(days=FRESH_DAYS)
 
 
 def finite(evaluation: Evaluation) -> Check:
@@ -172,7 +179,7 @@ def champion(said: Told, asked: Asked) -> Check:
     if said.gate.champion_margin is None or asked.reigning in {None, None if rival is None else rival.digest}:
         return check("champion", True, "no other champion reigns than the one it was compared with, if any")
     than = "none" if rival is None else rival.digest[:12]
-    why = f"it was compared with {than} and {str(asked.reigning)[:12]} is champion now: evaluate it again"
+    why = f"it was compared with {than} and {str(asked.reigning)[:12]} is champion now: {AGAIN}"
     return check("champion", asked.forced, why)
 
 

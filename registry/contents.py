@@ -13,6 +13,8 @@ from pydantic import BaseModel
 from registry.records import STRICT, ShrinkError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,126}")
+ALIAS = re.compile(r"[A-Za-z0-9._-]{1,255}")  # or a version's number
+RESERVED = re.compile(r"latest|v[0-9]+", re.IGNORECASE)  # MLflow takes neither for an alias
 SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9 ._+@=-]{0,200}")  # of a path; no dot in front
 KINDS = {
     *(
@@ -52,6 +54,21 @@ def checked_name(name: str) -> str:
     if NAME.fullmatch(name) is None or ".." in name:
         raise ShrinkError(f"model is {name!r} but a name has letters, digits, '.', '_' and '-' only; name another.")
     return name
+
+
+def split_name(model: str) -> tuple[str, str]:
+    """MODEL@ALIAS or MODEL@VERSION in its two parts; without one, champion is meant. Raises ShrinkError."""
+    name, at, wanted = model.partition("@")
+    if at and ALIAS.fullmatch(wanted) is None:
+        raise ShrinkError(
+            f"model is {model!r} but behind '@' stands an alias (letters, digits, '.', '_', '-') or a number; "
+            f"write {name or 'NAME'}@champion or {name or 'NAME'}@3."
+        )
+    if RESERVED.fullmatch(wanted):
+        raise ShrinkError(
+            f"model is {model!r} but '{wanted}' is never an alias: name a version by its number, {name}@3."
+        )
+    return checked_name(name), wanted or "champion"
 
 
 def check(files: Iterable[Listed], parts: Iterable[str], declared: int | None, place: Path) -> int:

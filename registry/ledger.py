@@ -4,9 +4,14 @@ Entries are only ever appended. Where the S3 honours `If-None-Match` (it is trie
 writers, of several hosts too; elsewhere writers hold a lock file, and all of them must be on one host. An entry that
 was edited or removed breaks the chain; the model's tag `shrink.ledger` in MLflow remembers the last entry, so that an
 edited end and one that was cut off are seen as well.
+
+Entries are signed (registry/sealing.py): appending takes the key, not only the bucket. An entry that no trusted key
+signed counts for nothing (registry/standing.py): of before there were signatures, or by a key that is trusted no more,
+it is history once a signed one follows; behind the last signed one somebody else wrote it, and the ledger is refused.
 """
 
 import hashlib
+import json
 import re
 import secrets
 from datetime import UTC, datetime
@@ -14,16 +19,15 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, Field, ValidationError
 
+from registry import sealing
+from registry.conditional import put_new
 from registry.records import STRICT
-from registry.store import error_code, read_object
+from registry.signing import Signer, Trust
+from registry.store import read_object
 
 HEAD_TAG = "shrink.ledger"
-TAKEN = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
-UNKNOWN = {"NotImplemented", "InvalidArgument", "501", "400"}
-PROBE, ENTRY, FIRST = "ledger/.probe/object", re.compile(r"\d{6}\.json"), "0" * 64
+ENTRY, FIRST = re.compile(r"\d{6}\.json"), "0" * 64
 Action = Literal["promote", "rollback", "approve", "reject"]
-
-_tried: dict[tuple[str, str], bool] = {}
 
 
 class CorruptLedger(RuntimeError):
@@ -61,16 +65,27 @@ class Entry(BaseModel):
     until: str | None = None  # when an approval ends
     id: str = ""  # one for an action, so that nobody takes another's entry for his own
     before: str | None = None  # SHA-256 of the object before this one; null in a ledger that is older than the chain
+    key: str | None = None  # id of the key that signed it
+    signature: str | None = None
     own: str = Field("", exclude=True)  # SHA-256 of this object as it was read or written
+    proved: bool | None = Field(None, exclude=True)  # by a trusted key; null where nobody asked
 
     @property
     def moves(self) -> bool:
         """Whether it makes its target the champion."""
         return self.action in {"promote", "rollback"}
 
+    @property
+    def counts(self) -> bool:
+        """Whether it is believed; a rejection always is, it takes nothing into production."""
+        return self.proved is not False or self.action == "reject"
 
-def read(s3: Any, bucket: str, name: str, client: Any = None) -> list[Entry]:
-    """All entries in order, the chain checked; with a client of MLflow its end, too. Raises CorruptLedger."""
+
+def read(s3: Any, bucket: str, name: str, client: Any = None, trust: Trust | None = None) -> list[Entry]:
+    """All entries in order, the chain checked; with a client of MLflow its end, with `trust` the signatures, too.
+
+    Raises CorruptLedger.
+    """
     prefix = _prefix(name)
     keys: list[str] = []
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
@@ -80,8 +95,8 @@ def read(s3: Any, bucket: str, name: str, client: Any = None) -> list[Entry]:
     for key in sorted(key for key in keys if ENTRY.fullmatch(key.removeprefix(prefix))):
         if key != _key(name, len(entries) + 1):
             raise _broken(name, len(entries) + 1, "is missing")
-        entries.append(_checked(name, read_object(s3, bucket, key), entries))
-    entries = catch_up(s3, bucket, name, entries)  # what was appended since they were listed
+        entries.append(_checked(name, read_object(s3, bucket, key), entries, trust))
+    entries = catch_up(s3, bucket, name, entries, trust)  # what was appended since they were listed
     if head is not None and len(entries) < head[0]:
         raise _broken(name, head[0], "is missing")
     if head is not None and entries[head[0] - 1].own != head[1]:
@@ -89,15 +104,22 @@ def read(s3: Any, bucket: str, name: str, client: Any = None) -> list[Entry]:
     return entries
 
 
-def catch_up(s3: Any, bucket: str, name: str, entries: list[Entry]) -> list[Entry]:
-    """These entries and all that were appended since."""
+def catch_up(s3: Any, bucket: str, name: str, entries: list[Entry], trust: Trust | None = None) -> list[Entry]:
+    """These entries and all that were appended since; raises CorruptLedger."""
     found = list(entries)
     while (body := read_object(s3, bucket, _key(name, len(found) + 1))) is not None:
-        found.append(_checked(name, body, found))
+        found.append(_checked(name, body, found, trust))
+    proved = [one.seq for one in found if one.proved]
+    if proved and proved[-1] < len(found):
+        number = proved[-1] + 1
+        raise CorruptLedger(
+            f"entry {number} of the ledger of {name} is not signed by a key that is trusted: if nobody who may promote "
+            f"wrote it, move the object {_key(name, number)} and those behind it away; else trust the key again"
+        )
     return found
 
 
-def newer(s3: Any, bucket: str, name: str, known: Known | None = None) -> Known:
+def newer(s3: Any, bucket: str, name: str, known: Known | None = None, trust: Trust | None = None) -> Known:
     """A ledger that was read before, with what was appended since: one request where that is nothing.
 
     Where its last object is another one now, or gone, all of it is read anew. Raises CorruptLedger.
@@ -108,47 +130,24 @@ def newer(s3: Any, bucket: str, name: str, known: Known | None = None) -> Known:
     if known is not None and before and said.get(_key(name, len(before))) == known.last is not None:
         if _key(name, len(before) + 1) not in said:
             return known
-        entries = catch_up(s3, bucket, name, before)
+        entries = catch_up(s3, bucket, name, before, trust)
     else:
-        entries = read(s3, bucket, name)
+        entries = read(s3, bucket, name, None, trust)
     return Known(entries, said.get(_key(name, len(entries))))
 
 
-def append(s3: Any, bucket: str, entry: Entry) -> Entry:
-    """Write one entry where none may be and read it back; raises Taken when another writer was first.
+def append(s3: Any, bucket: str, entry: Entry, signer: Signer | None = None) -> Entry:
+    """Sign one entry, write it where none may be and read it back; raises Taken when another writer was first.
 
     On an S3 that does not honour the condition the caller holds the lock.
     """
-    from botocore.exceptions import ClientError
-
+    entry = entry.model_copy(update={"key": None, "signature": None})
+    if signer is not None:
+        entry = Entry.model_validate(sealing.sealed(entry.model_dump(mode="json"), signer))
     key, body = _key(entry.model, entry.seq), entry.model_dump_json().encode()
-    asked = {"IfNoneMatch": "*"} if conditional(s3, bucket) else {}
-    if asked or read_object(s3, bucket, key) is None:
-        try:
-            s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json", **asked)
-        except ClientError as error:
-            if error_code(error) not in TAKEN:
-                raise
-    if read_object(s3, bucket, key) != body:  # ours, where a request was answered twice
+    if not put_new(s3, bucket, key, body):
         raise Taken(f"another writer took entry {entry.seq} of the ledger of {entry.model}")
-    return entry.model_copy(update={"own": _sha(body)})
-
-
-def conditional(s3: Any, bucket: str) -> bool:
-    """Whether this S3 refuses to write over an object when it is asked to; it is tried once in a process."""
-    from botocore.exceptions import ClientError
-
-    where = (str(s3.meta.endpoint_url), bucket)
-    if where not in _tried:
-        try:
-            for _ in range(2):
-                s3.put_object(Bucket=bucket, Key=PROBE, Body=b"{}", IfNoneMatch="*")
-            _tried[where] = False
-        except ClientError as error:
-            if error_code(error) not in TAKEN | UNKNOWN:
-                raise
-            _tried[where] = error_code(error) in TAKEN
-    return _tried[where]
+    return entry.model_copy(update={"own": _sha(body), "proved": True if signer else None})
 
 
 def remembered(client: Any, name: str) -> tuple[int, str] | None:
@@ -187,21 +186,23 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _checked(name: str, body: bytes | None, before: list[Entry]) -> Entry:
+def _checked(name: str, body: bytes | None, before: list[Entry], trust: Trust | None) -> Entry:
     """The entry in an object that follows these."""
     number, last = len(before) + 1, before[-1] if before else None
     if body is None:
         raise _broken(name, number, "is missing")
     try:
-        entry = Entry.model_validate_json(body)
-    except ValidationError:
+        said = json.loads(body)  # once, for the signature and for what it says
+        entry = Entry.model_validate(said)
+    except (ValidationError, ValueError, RecursionError):
         raise _broken(name, number, "cannot be read") from None
     if (entry.seq, entry.model) != (number, name):
         raise _broken(name, number, "was edited")
     unchained = entry.before is None and (last is None or last.before is None)
     if not unchained and entry.before != (last.own if last else FIRST):
         raise _broken(name, number - 1 if last else 1, "was edited")
-    return entry.model_copy(update={"own": _sha(body)})
+    proved = None if trust is None else sealing.holds(said, trust)
+    return entry.model_copy(update={"own": _sha(body), "proved": proved})
 
 
 def _sha(body: bytes) -> str:

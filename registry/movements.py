@@ -11,10 +11,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from registry.conditional import put_new
 from registry.records import STRICT
-from registry.store import error_code, read_object
-
-TAKEN = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
+from registry.store import read_object
 
 
 class Movement(BaseModel):
@@ -51,17 +50,9 @@ def history(s3: Any, bucket: str, recipe: str, digest: str) -> list[Movement]:
 
 def append(s3: Any, bucket: str, entry: Movement) -> bool:
     """Write an entry where none may be, and read it back; whether it is ours that stands there now."""
-    from botocore.exceptions import ClientError
-
     key = f"{_prefix(entry.recipe, entry.recipe_digest)}{entry.seq:06d}.json"
     body = json.dumps(entry.model_dump(mode="json"), sort_keys=True).encode()
-    if read_object(s3, bucket, key) is None:
-        try:
-            s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json", IfNoneMatch="*")
-        except ClientError as error:
-            if error_code(error) not in TAKEN:
-                raise
-    return read_object(s3, bucket, key) == body
+    return put_new(s3, bucket, key, body)
 
 
 def now() -> str:

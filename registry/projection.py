@@ -1,7 +1,7 @@
 """MLflow's aliases `champion`, `challenger`, `previous` as a projection of a ledger, for people and MLflow's clients.
 
-The challenger is the newest version that passed its gate, is newer than the champion, was never champion and was not
-rejected by a person. Other aliases are left alone.
+The challenger is the newest version that passed its gate, was not refused at its admission, is newer than the champion,
+was never champion and was not rejected by a person. Other aliases are left alone.
 """
 
 import time
@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from registry import ledger, versions
 from registry.ledger import Entry
+from registry.records import ShrinkError
+from registry.sealing import Keys
 from registry.standing import Standing, standing
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
@@ -17,12 +19,29 @@ LOOKS = 30  # at the aliases, until they are as the ledger says
 
 
 class Book(NamedTuple):
-    """One model's ledger: the clients, the bucket, whose it is."""
+    """One model's ledger: the clients, the bucket, whose it is, and the keys; without any nothing is signed."""
 
     client: Any
     s3: Any
     bucket: str
     name: str
+    keys: Keys | None = None
+
+    def read(self) -> list[Entry]:
+        """All that it holds, verified."""
+        return ledger.read(self.s3, self.bucket, self.name, self.client, self.keys.trust if self.keys else None)
+
+    def newer(self, entries: list[Entry]) -> list[Entry]:
+        """These entries and all that were appended since, verified."""
+        return ledger.catch_up(self.s3, self.bucket, self.name, entries, self.keys.trust if self.keys else None)
+
+    def append(self, entry: Entry) -> Entry:
+        """One entry more, signed; raises Taken when another writer was first, ShrinkError where no key signs."""
+        if self.keys is not None and self.keys.signer is None:
+            raise ShrinkError(
+                "SHRINK_SIGNING_KEY is not set and no key signs here: a ledger's entries are signed; name a key."
+            )
+        return ledger.append(self.s3, self.bucket, entry, self.keys.signer if self.keys else None)
 
 
 class Moved(NamedTuple):
@@ -53,7 +72,7 @@ def project(book: Book, entries: list[Entry]) -> list[Entry]:
             if not str(error.error_code).startswith(("BAD_REQUEST", "INTERNAL_ERROR")):
                 raise
             time.sleep(0.2)  # two that make an alias at once: one of them is answered so
-        newer = ledger.catch_up(book.s3, book.bucket, book.name, entries)
+        newer = book.newer(entries)
         if not wrong and len(newer) == len(entries):
             return entries
         entries = newer
@@ -70,7 +89,8 @@ def following(client: Any, name: str, now: Standing) -> dict[str, str | None]:
 def challenger(client: Any, name: str, now: Standing) -> str | None:
     """The version that would be promoted next, or None."""
     found = client.search_model_versions(f"name = '{name}'")
-    passed = [str(one.version) for one in found if one.tags.get(versions.VERDICT_TAG) == versions.PASSED]
+    fit = [one for one in found if one.tags.get(versions.ADMISSION_TAG) != versions.REFUSED]
+    passed = [str(one.version) for one in fit if one.tags.get(versions.VERDICT_TAG) == versions.PASSED]
     least = int(now.champion or 0)
     free = [one for one in passed if int(one) > least and one not in now.promoted and not now.rejected(one)]
     return max(free, key=int, default=None)

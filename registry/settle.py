@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from registry import ledger, projection
+from registry.conditional import conditional
 from registry.ledger import Action, Entry
 from registry.projection import ALIASES, Book, Moved
 from registry.standing import Standing, standing
@@ -32,7 +33,7 @@ def act(book: Book, lock: Path, action: Action, target: str | None, who: str, wh
     """
     ends = time.monotonic() + ACT_SECONDS
     with _locked(lock):
-        entries = ledger.read(book.s3, book.bucket, book.name, book.client)
+        entries = book.read()
         mine = entries[-1] if entries and entries[-1].event == "intent" else None
         while time.monotonic() < ends:
             entries = _settled(book, entries)
@@ -47,10 +48,10 @@ def act(book: Book, lock: Path, action: Action, target: str | None, who: str, wh
                 entries, model=book.name, action=action, former=now.champion, who=who, why=why, **said
             )
             try:
-                entries = [*entries, ledger.append(book.s3, book.bucket, intent)]
+                entries = [*entries, book.append(intent)]
             except ledger.Taken:
                 _pause(4)
-                entries = ledger.catch_up(book.s3, book.bucket, book.name, entries)
+                entries = book.newer(entries)
                 continue
             return _done(_finish(book, entries), intent)
     raise RuntimeError(f"others wrote to the ledger of {book.name} for {ACT_SECONDS:g} s: run it again")
@@ -59,7 +60,7 @@ def act(book: Book, lock: Path, action: Action, target: str | None, who: str, wh
 def repair(book: Book, lock: Path) -> list[Moved]:
     """Finish what a kill left open and make the aliases follow the ledger; returns those that did not."""
     with _locked(lock):
-        entries = ledger.read(book.s3, book.bucket, book.name, book.client)
+        entries = book.read()
         before = projection.aliases(book.client, book.name)
         entries = projection.project(book, _settled(book, entries))
         if entries:
@@ -78,13 +79,13 @@ def _settled(book: Book, entries: list[Entry]) -> list[Entry]:
 
 def _awaited(book: Book, entries: list[Entry]) -> list[Entry]:
     """The ledger once another host has finished its open intent, or was given the time to."""
-    if not ledger.conditional(book.s3, book.bucket):  # all writers are on this host, and the lock is ours
+    if not conditional(book.s3, book.bucket):  # all writers are on this host, and the lock is ours
         return entries
     ends, found, looks = time.monotonic() + PATIENCE_SECONDS, entries, 0
     while time.monotonic() < ends and len(found) == len(entries):
         _pause(looks)
         looks += 1
-        found = ledger.catch_up(book.s3, book.bucket, book.name, entries)
+        found = book.newer(entries)
     return found
 
 
@@ -100,9 +101,9 @@ def _finish(book: Book, entries: list[Entry]) -> list[Entry]:
     if entries[-1] == intent:
         done = {**intent.model_dump(exclude={"seq", "when", "before"}), "event": "done"}
         try:
-            entries = [*entries, ledger.append(book.s3, book.bucket, ledger.following(entries, **done))]
+            entries = [*entries, book.append(ledger.following(entries, **done))]
         except ledger.Taken:
-            entries = ledger.catch_up(book.s3, book.bucket, book.name, entries)
+            entries = book.newer(entries)
     ledger.remember(book.client, entries)
     return entries
 

@@ -52,17 +52,22 @@ def standing(entries: list[Entry]) -> Standing:
     left: dict[str, Entry] = {}
     words: dict[str, Entry] = {}
     for entry in entries:
-        if entry.event == "done":
+        if entry.event == "done" or not entry.counts:
             continue
-        digests[entry.target] = entry.digest or digests.get(entry.target, "")
+        if entry.proved is not False:
+            digests[entry.target] = entry.digest or digests.get(entry.target, "")
         match entry.action:
             case "promote":
                 line.append(entry.target)
                 promoted.add(entry.target)
                 left.pop(entry.target, None)
             case "rollback":
-                left[line.pop()] = entry
+                if line:
+                    left[line.pop()] = entry
                 left.pop(entry.target, None)
+                if line[-1:] != [entry.target]:  # whoever signed it knew entries that count here no more
+                    line.append(entry.target)
+                promoted.add(entry.target)
             case "approve" | "reject":
                 words[entry.target] = entry
                 if entry.action == "reject":  # a rollback must not return to it

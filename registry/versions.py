@@ -30,7 +30,9 @@ VERDICT_TAG = "shrink.verdict"
 INPUTS_TAG = "shrink.inputs"
 BYTES_TAG = "shrink.bytes"  # of all its files
 KEY_TAG = "shrink.signed_by"
-PASSED, REJECTED = "passed", "rejected"
+EVALUATED_TAG = "shrink.evaluated"  # the day, and the digest of the champion that it was compared with
+ADMISSION_TAG = "shrink.admission"
+PASSED, REJECTED, REFUSED = "passed", "rejected", "refused"
 SOURCE = re.compile(r"models:/(m-[0-9a-f]{32})")
 
 
@@ -51,7 +53,7 @@ def register(
     signature: Path | None,
     about: str = "",
 ) -> str:
-    """Register a directory as a version and return its number; same digest, recipe and verdict give the same version.
+    """Register a directory as a version; the same digest, recipe, verdict and evaluation give the same number.
 
     `signature` is the folder with the signature over model and evidence; without one the version is stored and nobody
     loads it. A version whose stored files are damaged, or whose signature `trust` does not hold, is not taken up: a new
@@ -180,7 +182,7 @@ def _ensure_model(client: Any, name: str, about: str) -> None:
 def _find(
     client: Any, name: str, digest: str, tags: Mapping[str, str], trust: Trust, below: int | None = None
 ) -> str | None:
-    """The oldest version (of those `below` a number) of this digest, recipe and verdict that is whole and signed."""
+    """The oldest version (of those `below` a number) of this digest, recipe, verdict, evaluation; whole and signed."""
     found = client.search_model_versions(f"name = '{name}' and tags.`{DIGEST_TAG}` = '{digest}'")
     alike = {int(one.version): one for one in found if _alike(one.tags, tags) and one.status == "READY"}
     for number in sorted(one for one in alike if below is None or one < below):
@@ -220,7 +222,7 @@ def _says(version: Path, word: str | None) -> None:
 
 
 def _alike(tags: Mapping[str, str], others: Mapping[str, str]) -> bool:
-    return all(tags.get(tag) == others.get(tag) for tag in (RECIPE_TAG, VERDICT_TAG))
+    return all(tags.get(tag) == others.get(tag) for tag in (RECIPE_TAG, VERDICT_TAG, EVALUATED_TAG))
 
 
 def _left(client: Any, name: str, marks: Mapping[str, str], run_id: str) -> tuple[str, Mapping[str, str]] | None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flows import keys
 from flows.outcome import by_ledger
 from flows.serve import child
 from flows.serve.lanes import Lane, Served
@@ -20,6 +21,7 @@ from flows.settings import settings
 from infra.services import current
 from registry import ledger, promotion, store, versions
 from registry.records import ShrinkError, directory_bytes
+from registry.signing import Trust
 from registry.standing import standing
 from tasks import extras, runtime
 
@@ -40,7 +42,7 @@ class Named(NamedTuple):
     back: bool = False
 
 
-_known: dict[tuple[store.S3Config, str], ledger.Known] = {}  # ledgers as they were when they were last looked at
+_known: dict[tuple[store.S3Config, str, Trust], ledger.Known] = {}  # ledgers as they were when they were last looked at
 
 
 @lru_cache(maxsize=1)
@@ -49,13 +51,14 @@ def _s3(config: store.S3Config) -> Any:
 
 
 def entries_of(name: str) -> list[promotion.Entry]:
-    """All that a model's ledger holds, in order, its chain verified; only what is new is read."""
+    """All that a model's ledger holds, in order, its chain and signatures verified; only what is new is read."""
     found = current(settings().home)
     if found is None:
         raise ShrinkError(f"there are no servers in '{settings().home}'; start them with `shrink up`.")
-    config = s3_config(found)
-    _known[config, name] = ledger.newer(_s3(config), found.bucket, name, _known.get((config, name)))
-    return _known[config, name].entries
+    config, trust = s3_config(found), keys.trust(settings())
+    key = (config, name, trust)
+    _known[key] = ledger.newer(_s3(config), found.bucket, name, _known.get(key), trust)
+    return _known[key].entries
 
 
 def named(registry: Any, name: str, alias: str) -> Named:
@@ -63,11 +66,12 @@ def named(registry: Any, name: str, alias: str) -> Named:
     if alias not in {promotion.CHAMPION, promotion.PREVIOUS}:
         return Named(versions.resolve(registry, name, alias))
     entries = entries_of(name)
-    done = [one for one in entries if one.event == "done" and one.moves]
-    previous = standing(entries).previous  # without what a person has rejected since
-    found = None if not done else done[-1].target if alias == promotion.CHAMPION else previous
+    through = entries[:-1] if entries and entries[-1].event == "intent" else entries  # what is done
+    now = standing(through)  # without what a person has rejected since
+    done = [one for one in through if one.event == "done" and one.moves and one.counts]
+    found = now.champion if alias == promotion.CHAMPION else now.previous
     if found is None:
-        raise ShrinkError(f"model {name} has no {alias} in the ledger: promote a version with `shrink run`.")
+        raise ShrinkError(f"model {name} has no {alias} in the ledger, signed: promote a version with `shrink run`.")
     return Named(found, str(done[-1].seq), done[-1].action == "rollback")
 
 

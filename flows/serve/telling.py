@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from flows import keys
 from flows.serve import deployed
 from flows.serve.deployed import Evidence, Outcome, State
 from flows.serve.lanes import Slot, now
@@ -82,11 +83,13 @@ def rolled_back(registry: Any, slot: Slot, state: State) -> None:
     """Append a rollback to the ledger, if the version is still its champion."""
     found = services(settings().home)
     s3, lock = store.connect(s3_config(found)), settings().home / "locks" / f"promotion-{slot.name}.lock"
-    if slot.alias != promotion.CHAMPION or promotion.champion(s3, found.bucket, slot.name) != state.rollback:
+    held = keys.of_ledger(settings())
+    champion = promotion.champion(s3, found.bucket, slot.name, trust=held.trust)
+    if slot.alias != promotion.CHAMPION or champion != state.rollback:
         return
     why = next((one.why for one in state.outbox if one.version == state.rollback), "it was unfit")
     who = f"{getpass.getuser()} (shrink deploy --rollback)"
-    promotion.rollback(registry, s3, found.bucket, lock, slot.name, who, why)
+    promotion.rollback(registry, s3, found.bucket, lock, slot.name, who, why, held)
 
 
 def where(slot: Slot, cache: Path) -> Path:

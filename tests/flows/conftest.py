@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from flows import keys
 from flows.serve import guarding, lanes
 from flows.serve.rollout import Options
 from flows.servers import s3_config
+from flows.settings import settings
 from infra import services
 from registry import promotion, runs, store, versions
 
@@ -44,6 +46,7 @@ def crown(client: Any, servers: services.Services, tmp_path: Path) -> Callable[.
 
     def promoted(name: str, version: str) -> None:
         client.set_model_version_tag(name, version, versions.VERDICT_TAG, versions.PASSED)
-        promotion.promote(client, s3, servers.bucket, tmp_path / "lock", name, version, "me", "a test")
+        held = keys.of_ledger(settings())
+        promotion.promote(client, s3, servers.bucket, tmp_path / "lock", name, version, "me", "a test", keys=held)
 
     return promoted

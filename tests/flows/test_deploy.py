@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from flows import deploy, outcome
+from flows import deploy, doctor_ledgers, keys, outcome, promote
 from flows.serve import api, bodies, deployed, lanes, opening, serving
 from flows.servers import s3_config
 from flows.settings import settings
 from infra import addresses, services
-from registry import promotion, runs, store, versions
+from registry import ledger, promotion, runs, store, versions
 from registry.records import ShrinkError, digest_directory
 from tasks import runtime
 from tests import signatures
@@ -251,10 +251,11 @@ def test_artifacts_and_tag_that_were_changed_together_do_not_outvote_the_ledger(
 ) -> None:
     name, s3 = "outvoted", store.connect(s3_config(servers))
     where = (client, s3, servers.bucket, tmp_path / "lock", name)
+    held = keys.of_ledger(settings())
     first, second = (put(client, name, tmp_path / word, power) for word, power in (("1", 1.0), ("2", 2.0)))
     for version in (first, second):
         client.set_model_version_tag(name, version, versions.VERDICT_TAG, versions.PASSED)
-        promotion.promote(*where, version, "me", "a test")
+        promotion.promote(*where, version, "me", "a test", keys=held)
     judged = promotion.digest_of(s3, servers.bucket, name, first)
     source = client.get_model_version(name, first).source.removeprefix("models:/")
     (stored,) = [path for path in (servers_home / "s3").rglob("config.json") if source in path.parts]
@@ -267,8 +268,8 @@ def test_artifacts_and_tag_that_were_changed_together_do_not_outvote_the_ledger(
     with pytest.raises(versions.CorruptVersion, match=r"what was signed: model/config\.json was changed"):
         versions.fetch(client, name, first, tmp_path / "by tag", signatures.trust(servers_home))
     with pytest.raises(versions.CorruptVersion, match="another digest"):
-        promotion.promote(*where, first, "me", "again")
-    promotion.rollback(*where, "me", "back")
+        promotion.promote(*where, first, "me", "again", keys=held)
+    promotion.rollback(*where, "me", "back", held)
     assert promotion.digest_of(s3, servers.bucket, name, first) == judged, "the rollback did not note the forged tag"
     slot = slots(name, "champion")
     serving.reconcile(client, slot, tmp_path / "cache")
@@ -405,3 +406,44 @@ def test_no_request_fails_while_the_version_changes(client: Any, process: tuple[
     started.send_signal(signal.SIGTERM)
     assert started.wait(20) in (0, -signal.SIGTERM)
     assert "serving version" in (tmp_path / "serve.log").read_text()
+
+
+def test_a_promotion_that_nobody_signed_is_followed_by_nobody(
+    client: Any,
+    servers: services.Services,
+    servers_home: Path,
+    slots: Callable[..., lanes.Slot],
+    crown: Callable[..., None],
+    tmp_path: Path,
+) -> None:
+    name, s3 = "appended-to", store.connect(s3_config(servers))
+    good, other = (put(client, name, tmp_path / word, power) for word, power in (("1", 1.0), ("2", 2.0)))
+    crown(name, good)
+    slot = slots(name, "champion")
+    serving.reconcile(client, slot, tmp_path / "cache")
+    assert version_of(slot) == good
+    digest = client.get_model_version(name, other).tags[versions.DIGEST_TAG]
+    said = {"model": name, "action": "promote", "target": other, "former": good, "previous": good, "digest": digest}
+    entries = promotion.history(s3, servers.bucket, name)
+    for event in ("intent", "done"):
+        one = ledger.following(entries, **said, event=event, who="mallory", why="mine")
+        entries.append(ledger.append(s3, servers.bucket, one))
+    assert promotion.champion(s3, servers.bucket, name) == other, "its chain is in order"
+    serving.reconcile(client, slot, tmp_path / "cache")
+    assert version_of(slot) == good and "is not signed by a key that is trusted" in str(slot.trouble)
+    fresh = slots(name, "champion")
+    serving.reconcile(client, fresh, tmp_path / "another")
+    assert fresh.serving is None and "is not signed by a key that is trusted" in str(fresh.trouble)
+    for act in (
+        lambda: outcome.fetched(f"{name}@champion", servers_home),
+        lambda: outcome.fetched(f"{name}@{other}", servers_home),
+        lambda: promote.reconcile(name),
+        lambda: promote.reconcile(None),
+    ):
+        with pytest.raises(ledger.CorruptLedger, match=f"entry 3 of the ledger of {name} is not signed"):
+            act()
+    (found,) = [one for one in doctor_ledgers.ledgers(servers_home) if name in one.what]
+    assert found.state == "broken" and "is not signed by a key that is trusted" in found.what
+    for number in (3, 4):
+        s3.delete_object(Bucket=servers.bucket, Key=f"ledger/{name}/{number:06d}.json")
+    assert promote.reconcile(name) == {name: []}

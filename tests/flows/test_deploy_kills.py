@@ -24,10 +24,11 @@ import pytest
 from fastapi import HTTPException
 from pydantic import BaseModel
 
-from flows import outcome
+from flows import keys, outcome
 from flows.serve import asking, child, deployed, guarding, lanes, opening, serving, telling
 from flows.serve.rollout import Options
 from flows.servers import s3_config
+from flows.settings import settings
 from infra import services
 from infra.services import current
 from registry import ledger, promotion, runs, store, versions
@@ -249,7 +250,8 @@ def main(plan: Plan) -> None:
         ends.append(end.model_copy(update={"ledger": last or [one.action for one in more]}))
         if plan.rollback:
             where = (registry, s3, found.bucket, plan.home / "lock", plan.name)
-            promotion.promote(*where, plan.second, "me", "a test")
+            held = keys.of_ledger(settings())
+            promotion.promote(*where, plan.second, "me", "a test", keys=held)
     print(json.dumps([one.model_dump() for one in ends]))
 
 

@@ -73,6 +73,14 @@ def test_a_version_waits_for_its_person_and_goes_back_and_forth(
     assert [line.split("  ")[1].strip() for line in lines] == [
         one["action"] + " (forced)" * one["forced"] for one in told("history", NAME)
     ]
+    assert told("promote", f"{NAME}@1", *WHY)["action"] == "rollback", "the entry that made it champion"
+    assert "is champion already, since" in shrink("promote", f"{NAME}@1", *WHY)[1]
+    withdrawn = shrink("reject", f"{NAME}@1", *WHY)[1]
+    assert "version 1 is rejected and no champion any more: none is; `shrink approve`" in " ".join(withdrawn.split())
+    assert "has no alias 'champion'" in refused(shrink("show", NAME))
+    again = run(servers_home, asks, status=3)
+    assert again["status"] == "rejected" and "version 1 of tiny-asks was rejected by" in again["refused"]
+    assert told("doctor")[-3]["what"].endswith("signed and followed")
     assert len(lines) == 7 and "– → 1" in lines[1] and WHY[1] in lines[0]
 
 
@@ -93,6 +101,11 @@ def test_what_cannot_be_promoted_is_refused_in_a_sentence(
         (["promote", f"{NAME}@chalenger", *WHY], "has no alias 'chalenger'"),
         (["promote", "tiny-aks@1", *WHY], "is not registered; did you mean"),
         (["rollback", f"{NAME}@1", *WHY], "no version is meant here"),
+        (["predict", f"{NAME}@latest", "fine"], "'latest' is never an alias; name a version's number: tiny-asks@3"),
+        (["show", f"{NAME}@"], "behind '@' stands an alias"),
+        (["show", f"{NAME}@v2"], "'v2' is never an alias"),
+        (["promote", f"{NAME}@1@2", *WHY], "behind '@' stands an alias"),
+        (["promote", "../x@1", *WHY], "a name has letters, digits"),
         (["history", "nobody"], "is not registered"),
         (["reconcile", "nobody"], "is not registered"),
     ):

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from flows import keys
 from flows.serve import answers, api, bodies, deployed, doorway, guarding, lanes, opening, serving
 from flows.serve.rollout import Options
+from flows.settings import settings
 from infra import services
 from registry import promotion
 from registry.records import ShrinkError
@@ -231,7 +233,9 @@ def test_a_rollback_in_the_ledger_is_followed_without_a_trial(
     serving.reconcile(client, slot, cache)
     assert version_of(slot) == second
     s3 = store.connect(s3_config(servers))
-    promotion.rollback(client, s3, servers.bucket, tmp_path / "lock", name, "me", "a complaint")
+    promotion.rollback(
+        client, s3, servers.bucket, tmp_path / "lock", name, "me", "a complaint", keys.of_ledger(settings())
+    )
     serving.reconcile(client, slot, cache)
     assert version_of(slot) == first and slot.phase is None and slot.candidate is None
 

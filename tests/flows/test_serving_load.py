@@ -15,8 +15,10 @@ import httpx
 import psutil
 import pytest
 
+from flows import keys
 from flows.serve import deployed
 from flows.servers import s3_config
+from flows.settings import settings
 from infra import services
 from registry import promotion, store
 from tests.flows.test_deploy import put
@@ -124,7 +126,9 @@ def test_no_request_is_dropped_while_versions_come_go_and_die(
             time.sleep(0.05)
         s3 = store.connect(s3_config(servers))
         for _ in range(2):
-            promotion.rollback(client, s3, servers.bucket, tmp_path / "lock", NAME, "me", "a test")
+            promotion.rollback(
+                client, s3, servers.bucket, tmp_path / "lock", NAME, "me", "a test", keys.of_ledger(settings())
+            )
         health(address, lambda found: found["version"] == first)
         time.sleep(0.5)
     assert not clients.wrong and len(clients.versions) > 200

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from registry import promotion, runs, store
+from registry import movements, promotion, runs, sealing, signing, store
 from registry.records import ShrinkError
 
 WROTE, NOTHING, BROKEN = 0, 3, 4  # exit statuses: an entry of its own, none, an error
@@ -30,6 +30,7 @@ class Act(BaseModel):
     mlflow: str
     s3: store.S3Config
     dies: int | None = None
+    signs: signing.Signer | None = None
 
 
 class Mortal:
@@ -68,11 +69,19 @@ def perform(act: Act) -> promotion.Entry:
     """The action, in this process."""
     client, s3 = clients(act)
     where = (client, s3, act.s3.bucket, Path(act.lock), act.name)
+    keys = sealing.Keys(signing.Trust(keys=(act.signs.public,)), act.signs) if act.signs else None
     if act.what == "rollback":
-        return promotion.rollback(*where, "racer", act.why)
+        return promotion.rollback(*where, "racer", act.why, keys)
     assert act.version is not None
     doing: Callable[..., promotion.Entry] = getattr(promotion, act.what)
-    return doing(*where, act.version, "racer", act.why)
+    return doing(*where, act.version, "racer", act.why, keys=keys)
+
+
+def watched(act: Act) -> bool:
+    """Whether this process is the one that starts the first run of a recipe's movement."""
+    given = {"seq": 1, "event": "start", "recipe": act.name, "recipe_digest": "d" * 64, "versions": {}, "digests": {}}
+    entry = movements.Movement.model_validate(given | {"attempt": 1, "who": act.why, "when": movements.now()})
+    return movements.append(clients(act)[1], act.s3.bucket, entry)
 
 
 def forked(act: Act) -> int:
@@ -82,7 +91,8 @@ def forked(act: Act) -> int:
         return child
     status = BROKEN
     try:
-        status = WROTE if perform(act).why == act.why else NOTHING
+        wrote = watched(act) if act.what == "watch" else perform(act).why == act.why
+        status = WROTE if wrote else NOTHING
     except ShrinkError:
         status = NOTHING
     except BaseException as error:

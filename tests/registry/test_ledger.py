@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 
+from infra import keys as made
 from infra.addresses import Services
-from registry import ledger, promotion, runs, standing, store, versions
+from registry import ledger, movements, promotion, runs, signing, standing, store, versions
+from registry.conditional import conditional
 from registry.promotion import Judged
 from registry.records import ShrinkError
+from registry.sealing import Keys
 from tests import ceph
 from tests.registry.actors import NOTHING, WROTE, Act
 
@@ -44,6 +47,14 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[store.S3Config]
     with ceph.running(tmp_path_factory.mktemp("ceph")) as config:
         store.ensure_bucket(store.connect(config), config.bucket)
         yield config
+
+
+def keys_in(home: Path) -> Keys:
+    """A key of its own that signs and is trusted."""
+    home.mkdir(parents=True, exist_ok=True)
+    made.ensure(home)
+    key = signing.signer(made.folder(home) / made.KEY, "key")
+    return Keys(signing.Trust(keys=(key.public,)), key)
 
 
 @pytest.fixture(scope="module")
@@ -199,13 +210,15 @@ def test_nothing_is_promoted_against_a_persons_word(client: Any, s3: Any, tmp_pa
     assert promotion.champion(s3, BUCKET, name) is None
     forced = promotion.promote(*where, "1", "me", "no other way", force=True)
     assert forced.forced and promotion.promote(*where, "1", "me", "again", force=True) == forced
-    with pytest.raises(ShrinkError, match="is the champion"):
-        promotion.reject(*where, "1", "anna", "rude")
     promotion.approve(*where, "2", "anna", "looks right")
     assert not promotion.promote(*where, "2", "me", "better", asks["2"], force=True).forced
+    with pytest.raises(ShrinkError, match="is the champion"):
+        promotion.reject(*where, "2", "anna", "rude")
     promotion.reject(*where, "1", "anna", "rude")
     with pytest.raises(ShrinkError, match="no earlier champion"):
         promotion.rollback(*where, "me", "back to what was rejected")
+    assert promotion.reject(*where, "2", "anna", "rude, too").former == "2", "the only champion is withdrawn"
+    assert promotion.champion(s3, BUCKET, name, client) is None and aliases(client, name) == {}
     whole(client, s3, BUCKET, name)
 
 
@@ -301,8 +314,9 @@ def test_a_hundred_racers_leave_one_line_and_one_champion(
 ) -> None:
     config: store.S3Config = request.getfixturevalue(which)
     s3, name = store.connect(config), registered(client, 5)
-    assert ledger.conditional(s3, config.bucket) == (which == "strict")
-    given: dict[str, Any] = {"name": name, "mlflow": servers.mlflow_uri, "s3": config}
+    assert conditional(s3, config.bucket) == (which == "strict")
+    held = keys_in(tmp_path / "keys")
+    given: dict[str, Any] = {"name": name, "mlflow": servers.mlflow_uri, "s3": config, "signs": held.signer}
     acts = []
     for number in range(100):
         lock = str(tmp_path / ("lock" if which == "embedded" else f"lock of host {number}"))
@@ -315,7 +329,18 @@ def test_a_hundred_racers_leave_one_line_and_one_champion(
         act.why for act, status in zip(acts, ended, strict=True) if status == WROTE
     )
     assert len(intents) > 20 and {"promote", "rollback"} == {one.action for one in intents}
-    assert promotion.reconcile(client, s3, config.bucket, tmp_path / "lock", name) == []
+    assert promotion.reconcile(client, s3, config.bucket, tmp_path / "lock", name, held) == []
+    assert all(one.proved for one in promotion.history(s3, config.bucket, name, client, held.trust))
+
+
+def test_of_many_watchers_on_many_hosts_one_starts_a_movement(
+    strict: store.S3Config, together: Together, servers: Services
+) -> None:
+    given: dict[str, Any] = {"what": "watch", "name": "moved", "lock": "", "mlflow": servers.mlflow_uri, "s3": strict}
+    ended = together([Act(why=f"watcher {number}", **given) for number in range(12)])
+    assert sorted(ended) == [WROTE] + [NOTHING] * 11
+    (entry,) = movements.history(store.connect(strict), strict.bucket, "moved", "d" * 64)
+    assert entry.who == f"watcher {ended.index(WROTE)}"
 
 
 def test_an_intent_that_another_host_left_open_is_finished_for_it(

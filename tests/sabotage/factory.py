@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from flows import admit, cache, outcome, settings
+from flows import admit, cache, keys, outcome, settings
 from flows.obtain import Workshop
 from flows.recipe import Recipe
 from flows.steps import source_of, steps_of
@@ -138,7 +138,9 @@ class Yard(BaseModel):
         if found.passed:
             lock = self.home / "locks" / f"promotion-{name}.lock"
             seen = promotion.Judged(digest=str(found.digest), evidence=None, passed=True)
-            promotion.promote(self.client, self.s3, self.bucket, lock, name, version, "tests", "admitted", seen)
+            where = (self.client, self.s3, self.bucket, lock, name)
+            held = keys.of_ledger(settings.settings())
+            promotion.promote(*where, version, "tests", "admitted", seen, keys=held)
         return found
 
 

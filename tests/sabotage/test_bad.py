@@ -370,7 +370,7 @@ CASES: dict[str, Case] = {
     "stale evaluation": Case(
         registered(lambda desk: desk.sound["fp32"].model_copy(update={"started": "2026-01-01T00:00:00+00:00"})),
         "age",
-        "evaluate it again",
+        "run its recipe again",
     ),
     "evaluation of a time to come": Case(
         registered(lambda desk: desk.sound["fp32"].model_copy(update={"started": "2036-01-01T00:00:00+00:00"})),
@@ -433,4 +433,6 @@ def test_sabotage(yard: Yard, sound: dict[str, Candidate], tmp_path: Path, case:
     assert CASES[case].said in failed[CASES[case].demand], failed
     assert promotion.champion(yard.s3, yard.bucket, name) == before != version
     tags = yard.client.get_model_version(name, version).tags
-    assert tags[admit.TAG] == admit.REFUSED and failed[CASES[case].demand][:60] in tags[admit.REASON_TAG]
+    assert (
+        tags[versions.ADMISSION_TAG] == versions.REFUSED and failed[CASES[case].demand][:60] in tags[admit.REASON_TAG]
+    )

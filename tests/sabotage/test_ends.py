@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from flows import admit, compress, outcome, promote
+from flows import admit, compress, keys, outcome, promote
 from flows.servers import client
+from flows.settings import settings
 from registry import contents, files, promotion, signing, versions
-from registry.records import ShrinkError
 from tests.sabotage.factory import Candidate, Yard, edited, tampering
 
 
@@ -82,8 +82,9 @@ def test_sabotage_is_refused_by_hand_too_and_force_forgives_a_failed_gate_alone(
     assert not admit.admitted(name, version).passed and admit.admitted(name, version, forced=True).passed
     false = yard.register(name, held, edited("gate.json", lambda said: {**said, "retention_min": 0.1}))
     for force in (False, True):
-        with pytest.raises(ShrinkError, match=r"is not admitted, nothing was changed: gate: retention_min is 0\.1"):
-            promote.promote(f"{name}@{false}", "it looks fine", force)
+        ended = promote.promote(f"{name}@{false}", "it looks fine", force)
+        assert ended.entry is None and ended.refused.startswith("gate: retention_min is 0.1")
+        assert versions.alias(yard.client, name, "challenger") is None, "what was refused challenges nobody"
     assert promotion.champion(yard.s3, yard.bucket, name) is None
 
 
@@ -138,4 +139,35 @@ def test_sabotage_of_a_real_run_is_a_refusal_and_no_failure(
         return
     assert journal["status"] == "rejected" and journal["verdict"]["passed"] and champion is None
     assert journal["refused"].startswith(demand)
-    assert yard.client.get_model_version(model, journal["version"]).tags[admit.TAG] == admit.REFUSED
+    assert yard.client.get_model_version(model, journal["version"]).tags[versions.ADMISSION_TAG] == versions.REFUSED
+
+
+def test_what_is_promoted_or_rejected_between_admission_and_promotion_is_a_result(
+    yard: Yard, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = "meanwhile"
+    content = yaml.safe_load((tiny / "tiny.yaml").read_text()) | {"name": model}
+    content["gate"] = {**content["gate"], "champion_margin": 0.9}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content))
+    where = (yard.client, yard.s3, yard.bucket, yard.home / "locks" / f"promotion-{model}.lock", model)
+    held, real = keys.of_ledger(settings()), admit.admitted
+    late: list[Callable[[str], Any]] = []
+
+    def admitted(name: str, version: str, shop: Any = None) -> admit.Admission:
+        found = real(name, version, shop)
+        late.pop()(version)
+        return found
+
+    monkeypatch.setattr(admit, "admitted", admitted)
+    late.append(lambda version: promotion.reject(*where, version, "me", "rude", keys=held))
+    journal = compress.start(str(path))
+    assert journal["status"] == "rejected" and "was rejected by me (rude)" in journal["refused"]
+    assert versions.alias(yard.client, model, "challenger") is None and not journal["waits"]
+    yard.client.create_model_version(model, "models:/m-" + "0" * 32, tags={versions.DIGEST_TAG: "f" * 64})
+    promotion.approve(*where, journal["version"], "me", "not so rude", keys=held)
+    another = promotion.Judged(digest="f" * 64, passed=True)
+    late.append(lambda _: promotion.promote(*where, "2", "me", "sooner", another, keys=held))
+    journal = compress.start(str(path))
+    assert journal["status"] == "rejected" and "it was compared with none, and version 2" in journal["refused"]
+    assert promotion.champion(yard.s3, yard.bucket, model, trust=held.trust) == "2"
