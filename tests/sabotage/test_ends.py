@@ -12,6 +12,8 @@ from flows import admit, compress, keys, outcome, promote
 from flows.servers import client
 from flows.settings import settings
 from registry import contents, files, promotion, signing, versions
+from registry.patience import patiently
+from tests.registry.test_patience import outage  # noqa: F401  # pytest finds it by its name
 from tests.sabotage.factory import Candidate, Yard, edited, tampering
 
 
@@ -164,10 +166,27 @@ def test_what_is_promoted_or_rejected_between_admission_and_promotion_is_a_resul
     journal = compress.start(str(path))
     assert journal["status"] == "rejected" and "was rejected by me (rude)" in journal["refused"]
     assert versions.alias(yard.client, model, "challenger") is None and not journal["waits"]
-    yard.client.create_model_version(model, "models:/m-" + "0" * 32, tags={versions.DIGEST_TAG: "f" * 64})
+    source = yard.client.get_model_version(model, journal["version"]).source
+    stored = source.removeprefix("models:/")
+    yard.client.create_model_version(model, source, tags={versions.DIGEST_TAG: "f" * 64}, model_id=stored)
     promotion.approve(*where, journal["version"], "me", "not so rude", keys=held)
     another = promotion.Judged(digest="f" * 64, passed=True)
     late.append(lambda _: promotion.promote(*where, "2", "me", "sooner", another, keys=held))
     journal = compress.start(str(path))
     assert journal["status"] == "rejected" and "it was compared with none, and version 2" in journal["refused"]
     assert promotion.champion(yard.s3, yard.bucket, model, trust=held.trust) == "2"
+
+
+def test_mlflow_that_ends_while_a_person_promotes_is_waited_for(
+    yard: Yard,
+    sound: dict[str, Candidate],
+    outage: Any,  # noqa: F811
+) -> None:
+    name = "awaited"
+    version = yard.register(name, sound["int8"])
+    outage("mlflow", lambda method, url: url.endswith("registered-models/alias"), 3)  # the intent stands by then
+    ended = patiently(promote.promote, f"{name}@{version}", "it looks fine", False)
+    assert ended.entry is not None and ended.entry.target == version and not ended.before
+    assert versions.alias(yard.client, name, "champion") == version
+    assert [one.event for one in promotion.history(yard.s3, yard.bucket, name)] == ["intent", "done"]
+    assert promote.promote(f"{name}@{version}", "once more", False).before
