@@ -131,6 +131,8 @@ def opened(model: str, reason: str, version: bool = True) -> None:
         raise ShrinkError(f"reason has {len(reason)} characters but at most {MOST} are kept; say it shorter.")
     if not reason.isprintable():
         raise ShrinkError(f"reason is {reason!r} but must be one line without control characters; say it plainly.")
+    if version and "@" not in model:
+        raise ShrinkError(f"model is '{model}' but a version is needed; name one: {model}@3 or {model}@challenger.")
     connected()
     require(model, version=version)
 
