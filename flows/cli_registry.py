@@ -61,9 +61,10 @@ def why(
 def admission(run: dict[str, Any]) -> str | None:
     """How the admission of a run's version ended, and what was left out of it; None of one that was not asked for."""
     from flows import admit
+    from registry import versions
 
     if run.get("refused"):
-        return f"{admit.REFUSED}; {run['refused']}"
+        return f"{versions.REFUSED}; {run['refused']}"
     checks = [
         one for stage in run["stages"] if stage["kind"] == "reload" for one in stage["measured"].get("checks", ())
     ]
