@@ -3,6 +3,7 @@
 import json
 import logging
 import signal
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,7 +17,9 @@ from registry.records import ShrinkError
 if TYPE_CHECKING:
     from flows.planned import Plan
     from flows.start.budget import Budget
+    from flows.start.decision import Decision
 
+    Decide = Callable[[str, Plan], Decision]
 Kwh = Annotated[float | None, typer.Option("--max-kwh", help="stop before the stage that would go over this energy")]
 Minutes = Annotated[float | None, typer.Option("--max-minutes", help="stop before the stage that would take longer")]
 
@@ -25,17 +28,47 @@ def run(
     recipe: Annotated[str, typer.Argument(help="a shipped recipe's name, or a YAML file")] = "sentiment",
     smoke: Annotated[bool, typer.Option("--smoke", help="only the whole chain on a 2-layer clone: a minute")] = False,
     smoke_first: Annotated[bool, typer.Option("--smoke-first", help="first the 2-layer clone, then for real")] = False,
+    within: Annotated[
+        str | None, typer.Option("--within", help="begin at the greenest time in 12h, 90min, 2d, by the hourly profile")
+    ] = None,
     max_kwh: Kwh = None,
     max_minutes: Minutes = None,
     as_json: Json = False,
 ) -> None:
     """Compress by a recipe, judge, register and promote; goes on where an interrupted run stopped."""
-    if as_json:
-        screen.to_stderr()  # standard output is for the JSON alone
     from flows.start import budget as budgets
 
-    budget = budgets.given(max_kwh, max_minutes)
+    begun = begin_of(within) if within is not None else None
+    if begun is not None and smoke:
+        raise ShrinkError("--smoke is a minute's walk and begins at once: leave --within out, or take --smoke-first.")
+    carried_out(recipe, smoke, smoke_first, budgets.given(max_kwh, max_minutes), begun, as_json)
+
+
+def begin_of(within: str) -> "Decide":
+    """What decides on the start of a recipe whose run is foretold; raises ShrinkError for a window that is none."""
+    from flows.recipe import load
+    from flows.start import decision as decisions
+
+    decisions.window(within)
+
+    def decide(recipe: str, plan: "Plan") -> "Decision":
+        here, now = settings(), decisions.now()
+        kept = decisions.kept(here.home, load(recipe), within, now)
+        return kept or decisions.decide(here, within, plan, now)
+
+    return decide
+
+
+def carried_out(
+    recipe: str, smoke: bool, smoke_first: bool, budget: "Budget", decide: "Decide | None", as_json: bool
+) -> None:
+    """The run from its checks to its last line; ends the command with its exit code."""
+    from flows.start import budget as budgets
+
+    if as_json:
+        screen.to_stderr()  # standard output is for the JSON alone
     plan = check(recipe)
+    decision = decide(recipe, plan) if decide else None
     if over := budgets.foretold(budget, plan):
         screen.tell(over)
     for one in (signal.SIGINT, signal.SIGTERM):  # a shell may have made SIGINT ignored
@@ -48,7 +81,7 @@ def run(
     if smoke:
         screen.tell(f"registered as {journal['recipe']}, to be looked at; next: shrink run {recipe}")
     if not smoke:
-        journal = execute(recipe, smoke=False, budget=budget)
+        journal = execute(recipe, smoke=False, budget=budget, decision=decision)
         summed.summary(journal, facts_of(journal), got, settings().country, again=registered_before(journal))
     if as_json:
         typer.echo(json.dumps(journal, indent=1))
@@ -87,15 +120,16 @@ def check(recipe: str) -> "Plan":
     return foretold
 
 
-def execute(recipe: str, smoke: bool, budget: "Budget") -> dict[str, Any]:
+def execute(recipe: str, smoke: bool, budget: "Budget", decision: "Decision | None" = None) -> dict[str, Any]:
     """Run the flow with its progress on the screen; what stops it says how to go on, with exit code 1."""
     from flows.compress import start
+    from flows.start import waiting
     from flows.start.budget import OverBudget
 
     logging.raiseExceptions = False  # while Prefect is away its log handler would write so to standard error
     watcher = screen.watch()
     try:
-        return start(recipe, smoke, budget)
+        return waiting.run(recipe, decision, budget) if decision else start(recipe, smoke, budget)
     except (ShrinkError, typer.Exit):
         raise
     except OverBudget as error:
@@ -130,6 +164,7 @@ def resume(run_id: RunId = None, max_kwh: Kwh = None, max_minutes: Minutes = Non
     """Go on with an interrupted run, within its budget or another; finished stages are re-used, verified."""
     from flows.journal import UNFINISHED, find, read_all
     from flows.start import budget as budgets
+    from flows.start import decision as decisions
 
     changed = budgets.given(max_kwh, max_minutes)
 
@@ -144,8 +179,10 @@ def resume(run_id: RunId = None, max_kwh: Kwh = None, max_minutes: Minutes = Non
         if journal["status"] not in UNFINISHED:
             end = "`shrink cancel` stops it" if journal["status"] == "running" else "there is nothing to go on with"
             raise ShrinkError(f"run '{journal['run_id']}' is {journal['status']}; {end}.")
-    budget = budgets.renewed(journal, changed)
-    run(str(home / "runs" / str(journal["run_id"]) / "recipe.json"), **budget.model_dump(), as_json=as_json)
+    budget, directory = budgets.renewed(journal, changed), home / "runs" / str(journal["run_id"])
+    waits = decisions.pending(directory, decisions.now())
+    decide = (lambda recipe, plan: waits) if waits else None
+    carried_out(str(directory / "recipe.json"), False, False, budget, decide, as_json)
 
 
 def cancel(run_id: RunId = None, as_json: Json = False) -> None:

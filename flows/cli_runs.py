@@ -79,6 +79,8 @@ def run_line(run: dict[str, Any]) -> str:
     if run["status"] == "running":
         begun = sorted(path.name for path in directory_of(run).glob("[0-9][0-9]-*"))
         told = f"at {begun[-1]}" if begun else "at its beginning"
+    elif run["status"] == "waiting":
+        told = f"until {str(run.get('starts', ''))[:16].replace('T', ' ')} UTC"
     elif run.get("error"):
         told = next(iter(str(run["error"]).splitlines()), "")
     elif is_smoke(run["recipe"]):

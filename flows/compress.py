@@ -13,9 +13,10 @@ from typing import Any
 
 import prefect.runtime
 from prefect import flow, tags
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import TagsContext
 from prefect.exceptions import CancelledRun, TerminationSignal
+from prefect.flow_engine import run_flow
 from prefect.states import Cancelled
 
 from flows import (
@@ -40,6 +41,7 @@ from flows.settings import settings
 from flows.smoke import layers_of
 from flows.smoke import smoke as smoke_of
 from flows.start import budget as budgets
+from flows.start import saved
 from flows.steps import source_of, steps_of
 from flows.trouble import explained
 from registry import gate, store
@@ -109,15 +111,18 @@ def walked(chosen: Recipe, origins: dict[str, Path], smoke: bool, budget: budget
     return journal
 
 
-def start(recipe: str, smoke: bool = False, budget: budgets.Budget = budgets.NONE) -> dict[str, Any]:
+def start(
+    recipe: str, smoke: bool = False, budget: budgets.Budget = budgets.NONE, flow_run: FlowRun | None = None
+) -> dict[str, Any]:
     """Run the flow in this process, its Prefect run tagged with the process from the very beginning.
 
-    Raises OverBudget where the budget stops it.
+    `flow_run` is the one that was scheduled for it. Raises OverBudget where the budget stops it.
     """
+    parameters = {"recipe": recipe, "smoke": smoke, **budget.model_dump()}
     try:
         with tags(journals.process_tag()):
-            journal: dict[str, Any] = compress(recipe, smoke, **budget.model_dump())
-            return journal
+            journal: Any = run_flow(compress, flow_run=flow_run, parameters=parameters)
+            return dict(journal)
     except CancelledRun as error:  # the flow's own word, by nothing else
         raise budgets.OverBudget(f"{error}") from None
     except ShrinkError as error:
@@ -170,6 +175,7 @@ def opened(recipe: Recipe) -> Iterator[tuple[Workshop, dict[str, Any]]]:
         aside.shutdown(wait=False)
         journal["stages"] = [record.model_dump(mode="json") for record in shop.records]
         journal["attempts"] = [one.model_dump(mode="json") for one in attempts(shop)]
+        journal["carbon_start"] = saved.told(directory, attempts(shop))
         close(shop, journal, directory)
 
 

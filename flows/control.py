@@ -31,7 +31,7 @@ def stop(home: Path, run_id: str | None) -> dict[str, Any]:
 
 def running(home: Path, run_id: str | None) -> dict[str, Any]:
     """The run that is meant: the named one, or the only one that goes on."""
-    found = [journal for journal in journals.read_all(home) if journal["status"] == "running"]
+    found = [one for one in journals.read_all(home) if one["status"] in {"running", journals.WAITING}]
     if run_id is not None:
         found = [journal for journal in found if run_id in journal["run_id"]]
         if not found:

@@ -22,6 +22,7 @@ from registry.records import ShrinkError
 from tasks.meter import samples
 
 Journal = dict[str, Any]
+WAITING = "waiting"  # for its start; it has a decision and no stage (flows/start/waiting.py)
 UNFINISHED = {"failed", "cancelled", "crashed", "stopped"}
 TAG = "process"
 NO_RUNS = "no runs yet; `shrink run sentiment` makes one"
@@ -49,7 +50,7 @@ def read_all(home: Path) -> list[Journal]:
         journal = read(path)
         if journal is None:
             continue
-        if journal["status"] == "running" and not alive(journal):
+        if journal["status"] in {"running", WAITING} and not alive(journal):
             journal["status"] = "crashed"
         found.append(journal)
     return found
@@ -131,11 +132,17 @@ def same_recipe(home: Path, journal: Journal, recipe: Recipe) -> bool:
     return stored.read_text(encoding="utf-8") == recipe.model_dump_json(indent=1)
 
 
-def begin(home: Path, recipe: Recipe, prefect_run_id: str | None) -> Journal:
-    """Continue the newest interrupted run of this recipe and these sources, or open a new one; call it under `lock`."""
-    me = {"pid": os.getpid(), "pid_created": psutil.Process().create_time(), "status": "running", "error": None}
+def begin(home: Path, recipe: Recipe, prefect_run_id: str | None, status: str = "running") -> Journal:
+    """Continue the newest interrupted run of this recipe and these sources, or open a new one; call it under `lock`.
+
+    The run that was waiting for this Prefect run is the one that begins.
+    """
+    me = {"pid": os.getpid(), "pid_created": psutil.Process().create_time(), "status": status, "error": None}
     me["prefect_run_id"] = prefect_run_id
     for journal in reversed(read_all(home)):
+        if journal["status"] == WAITING and journal["prefect_run_id"] == prefect_run_id is not None:
+            journal.update(me, started=datetime.datetime.now(datetime.UTC).isoformat())
+            break
         if journal["status"] in UNFINISHED and same_recipe(home, journal, recipe):
             journal.update(me, resumed=journal.get("resumed", 0) + 1)
             break

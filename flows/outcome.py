@@ -16,6 +16,7 @@ from flows.sentences import admission, sentence
 from flows.servers import client, s3_config, services
 from flows.settings import settings
 from flows.shown import emitted, shown
+from flows.start import saved
 from registry import attested, card, contents, promotion, provenance, runs, signing, store, versions
 from registry import footprint as fp
 from registry.records import Evaluation, ShrinkError, Verdict, digest_directory
@@ -105,6 +106,7 @@ def register(
     done["attempts"] = [one.model_dump(mode="json") for one in attempts(shop)]
     facts = report.build([done], shop.settings.country)
     seen = shown(recipe.name, recipe.digest, digest, evaluation, verdict, shop.records, facts, shop.settings.country)
+    seen["carbon_start"] = saved.told(shop.directory, attempts(shop))
     key = keys.ready(shop.settings)
     told = made_of.statement(recipe, shop.records, digest, evaluation, verdict, key.public.id, str(journal["run_id"]))
     evidence = write_evidence(shop, recipe, evaluation, verdict, facts, seen, student, evaluated, told)

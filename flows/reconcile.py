@@ -62,9 +62,15 @@ def crash_flow_runs(dead: set[str]) -> None:
     task_state = filters.TaskRunFilterState(type=filters.TaskRunFilterStateType(any_=going))
     gone: State[Any] = Crashed(message="its process is gone; seen when the next run started")
     with get_client(sync_client=True) as client:
-        found = client.read_flow_runs(
-            flow_filter=filters.FlowFilter(name=filters.FlowFilterName(any_=[FLOW])),
-            flow_run_filter=filters.FlowRunFilter(state=state),
+        ours = filters.FlowFilter(name=filters.FlowFilterName(any_=[FLOW]))
+        found = client.read_flow_runs(flow_filter=ours, flow_run_filter=filters.FlowRunFilter(state=state))
+        waiting = filters.FlowRunFilterStateType(any_=[StateType.SCHEDULED])  # of a process, not of a deployment
+        found += client.read_flow_runs(
+            flow_filter=ours,
+            flow_run_filter=filters.FlowRunFilter(
+                state=filters.FlowRunFilterState(type=waiting),
+                deployment_id=filters.FlowRunFilterDeploymentId(is_null_=True),
+            ),
         )
         for run in found:
             if str(run.id) not in dead and not any(map(journals.is_gone, run.tags)):

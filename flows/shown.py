@@ -7,8 +7,9 @@ from collections import Counter
 from typing import Any
 
 from flows import beyond, sentences, units, written
+from flows.start import saved
 from registry import footprint as fp
-from registry.records import METRICS, Band, Discrepancy, Evaluation, Footprint, StageRecord, Verdict
+from registry.records import METRICS, Band, CarbonStart, Discrepancy, Evaluation, Footprint, StageRecord, Verdict
 
 
 def shown(
@@ -122,6 +123,7 @@ def page(facts: dict[str, Any]) -> list[str]:
         *sentences.verdict_lines(facts["verdict"], facts["model"]),
         "",
         *cost(facts),
+        *([saved.sentence(CarbonStart.model_validate(green))] if (green := facts.get("carbon_start")) else []),
         "",
         *stage_lines(facts["stages"]),
         "",

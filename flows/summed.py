@@ -104,12 +104,21 @@ def summary(
     say.append(f"{how}{moved}")
     spent = energy_line(journal["stages"], country, journal.get("attempts", []))
     say += filter(None, (spent, this_run(journal["stages"])))
-    say += estimate(journal["run_id"])
+    say += [*estimate(journal["run_id"]), *green(journal)]
     screen.tell("\n".join(say))
     screen.console.print(comparison(journal["evaluation"]))
     screen.console.print("\n".join(links(name, str(version), directory, services)), markup=False, soft_wrap=True)
     steps = next_steps(name, str(version), passed, task, pairs=bool(facts.get("pairs")))
     screen.console.print("\n".join(steps), markup=False, soft_wrap=True)
+
+
+def green(journal: dict[str, Any]) -> list[str]:
+    """What a start that was chosen by the grid's hours came to; nothing where it was not chosen."""
+    from flows.start import saved
+    from registry.records import CarbonStart
+
+    told = journal.get("carbon_start")
+    return [saved.sentence(CarbonStart.model_validate(told))] if told else []
 
 
 def estimate(run_id: str) -> list[str]:

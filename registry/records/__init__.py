@@ -73,6 +73,7 @@ from registry.records.stages import (
     Footprint,
     StageRecord,
 )
+from registry.records.start import CarbonStart
 from registry.records.verdict import (
     Check,
     State,
@@ -93,6 +94,7 @@ __all__ = [
     "Attempt",
     "Band",
     "Behaviour",
+    "CarbonStart",
     "Check",
     "Component",
     "Difference",
