@@ -80,12 +80,32 @@ def carried_out(
         screen.tell(f"smoke: the whole chain ran on a 2-layer clone ({len(journal['stages'])} stages)\n")
     if smoke:
         screen.tell(f"registered as {journal['recipe']}, to be looked at; next: shrink run {recipe}")
+    if decision and (booked := scheduled(recipe, decision, budget)):
+        until = f"{str(booked['starts'])[:19].replace('T', ' ')} UTC, in {booked['deployment']}"
+        say(booked, as_json, f"run {booked['run_id']} is scheduled for {until}; `shrink cancel` withdraws it")
+        return
     if not smoke:
         journal = execute(recipe, smoke=False, budget=budget, decision=decision)
         summed.summary(journal, facts_of(journal), got, settings().country, again=registered_before(journal))
     if as_json:
         typer.echo(json.dumps(journal, indent=1))
     raise typer.Exit(0 if journal["status"] == "passed" else 3)
+
+
+def scheduled(recipe: str, decision: "Decision", budget: "Budget") -> dict[str, Any] | None:
+    """The journal of the run that a deployment's worker will begin; None where no worker is online."""
+    from flows.start import booking
+
+    name = booking.deployment()
+    return booking.booked(recipe, decision, budget, name) if name else None
+
+
+def withdrawn(journal: dict[str, Any]) -> None:
+    """End a run that is scheduled in Prefect."""
+    connected()
+    from flows.start import booking
+
+    booking.withdraw(journal)
 
 
 def registered_before(journal: dict[str, Any]) -> bool:
@@ -189,6 +209,6 @@ def cancel(run_id: RunId = None, as_json: Json = False) -> None:
     """Stop a run that is going on; its finished stages stay for `shrink resume`."""
     from flows.control import stop
 
-    journal = stop(settings().home, run_id)
+    journal = stop(settings().home, run_id, withdrawn)
     text = f"run {journal['run_id']} is {journal['status']}; `shrink resume {journal['run_id']}` goes on with it"
     say({"run_id": journal["run_id"], "status": journal["status"]}, as_json, text)

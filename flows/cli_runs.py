@@ -79,7 +79,7 @@ def run_line(run: dict[str, Any]) -> str:
     if run["status"] == "running":
         begun = sorted(path.name for path in directory_of(run).glob("[0-9][0-9]-*"))
         told = f"at {begun[-1]}" if begun else "at its beginning"
-    elif run["status"] == "waiting":
+    elif run["status"] in {"waiting", "scheduled"}:
         told = f"until {str(run.get('starts', ''))[:16].replace('T', ' ')} UTC"
     elif run.get("error"):
         told = next(iter(str(run["error"]).splitlines()), "")

@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,15 @@ from registry.records import ShrinkError
 PATIENCE = 60.0  # seconds for a run to end its stage, journal and MLflow run
 
 
-def stop(home: Path, run_id: str | None) -> dict[str, Any]:
-    """Stop a running run and return its journal; raises ShrinkError when there is none, or it does not end."""
+def stop(home: Path, run_id: str | None, withdraw: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Stop a running run, or `withdraw` a scheduled one, and return its journal.
+
+    Raises ShrinkError when there is none, or it does not end.
+    """
     journal = running(home, run_id)
+    if journal["status"] == journals.SCHEDULED:
+        withdraw(journal)
+        return journals.find(home, str(journal["run_id"]))
     if journals.alive(journal):
         with contextlib.suppress(psutil.NoSuchProcess):
             psutil.Process(journal["pid"]).send_signal(signal.SIGINT)
@@ -31,7 +38,8 @@ def stop(home: Path, run_id: str | None) -> dict[str, Any]:
 
 def running(home: Path, run_id: str | None) -> dict[str, Any]:
     """The run that is meant: the named one, or the only one that goes on."""
-    found = [one for one in journals.read_all(home) if one["status"] in {"running", journals.WAITING}]
+    going = {"running", journals.WAITING, journals.SCHEDULED}
+    found = [one for one in journals.read_all(home) if one["status"] in going]
     if run_id is not None:
         found = [journal for journal in found if run_id in journal["run_id"]]
         if not found:

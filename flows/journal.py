@@ -23,6 +23,7 @@ from tasks.meter import samples
 
 Journal = dict[str, Any]
 WAITING = "waiting"  # for its start; it has a decision and no stage (flows/start/waiting.py)
+SCHEDULED = "scheduled"  # the same in a worker: no process is at it yet (flows/start/booking.py)
 UNFINISHED = {"failed", "cancelled", "crashed", "stopped"}
 TAG = "process"
 NO_RUNS = "no runs yet; `shrink run sentiment` makes one"
@@ -140,7 +141,7 @@ def begin(home: Path, recipe: Recipe, prefect_run_id: str | None, status: str = 
     me = {"pid": os.getpid(), "pid_created": psutil.Process().create_time(), "status": status, "error": None}
     me["prefect_run_id"] = prefect_run_id
     for journal in reversed(read_all(home)):
-        if journal["status"] == WAITING and journal["prefect_run_id"] == prefect_run_id is not None:
+        if journal["status"] in {WAITING, SCHEDULED} and journal["prefect_run_id"] == prefect_run_id is not None:
             journal.update(me, started=datetime.datetime.now(datetime.UTC).isoformat())
             break
         if journal["status"] in UNFINISHED and same_recipe(home, journal, recipe):

@@ -39,7 +39,7 @@ def _limits_energy(facts: dict[str, Any]) -> list[str]:
     states, all_runs = [run["status"] for run in facts["runs"]], f"{len(facts['runs'])} runs"
     if going := states.count("running"):
         lines.append(f"{going} of {all_runs} still going on; the energy of stages finished so far is counted.")
-    if broken := sum(state not in (*ENDED, "running", "waiting") for state in states):
+    if broken := sum(state not in (*ENDED, "running", "waiting", "scheduled") for state in states):
         lines.append(f"{broken} of {all_runs} did not finish; the energy of stages they did finish is counted.")
     if resumed := sum(run["resumed"] > 0 for run in facts["runs"]):
         lines.append(

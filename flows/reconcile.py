@@ -29,7 +29,11 @@ def reconcile(home: Path) -> None:
     """End, in Prefect and MLflow, the runs whose process is gone, and sweep what they had half written."""
     known = journals.read_all(home)
     dead = [journal for journal in known if not settled(home, journal)]
-    crash_flow_runs({str(journal["prefect_run_id"]) for journal in known if not journals.alive(journal)})
+    booked = [journal for journal in known if journal["status"] == journals.SCHEDULED]
+    gone = [journal for journal in known if journal not in booked and not journals.alive(journal)]
+    crash_flow_runs({str(journal["prefect_run_id"]) for journal in gone})
+    for journal in booked:
+        end_booking(home, journal)
     for journal in dead:
         runs.kill_run(servers.client(), str(journal["recipe"]), str(journal["run_id"]))
         sweep_run(home / "runs" / str(journal["run_id"]))
@@ -39,6 +43,22 @@ def reconcile(home: Path) -> None:
         if ours and not (directory / "run.json").exists():  # killed before its first word; a living one holds our lock
             shutil.rmtree(directory, ignore_errors=True)
     sweep_cache(home)
+
+
+def end_booking(home: Path, journal: Journal) -> None:
+    """Say so of a scheduled run that ended in Prefect before it began: withdrawn there, or refused."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    with get_client(sync_client=True) as client:
+        try:
+            state = client.read_flow_run(journal["prefect_run_id"]).state
+            ended = state.name if state is not None and state.is_final() else None
+        except ObjectNotFound:
+            ended = "deleted"
+    if ended is not None:
+        error = f"{ended} in Prefect before it began"
+        journals.write(home / "runs" / str(journal["run_id"]), journal | {"status": "cancelled", "error": error})
 
 
 def settled(home: Path, journal: Journal) -> bool:

@@ -16,8 +16,10 @@ import pytest
 import yaml
 
 from flows.recipe import load
+from flows.start import booking
 from infra.addresses import Services
 from registry import runs
+from tests.flows.start.test_walks import green_after, state_of
 from tests.flows.test_compress import shrink
 from tests.flows.test_watch import put_teacher, recipe_of
 from tests.infra.test_prefect_yaml import FILE, prefect
@@ -120,3 +122,36 @@ def test_a_teacher_that_moved_starts_its_recipe_by_itself(
     found = [json.loads(path.read_text()) for path in servers_home.glob("runs/*/run.json")]
     (journal,) = [one for one in found if one["recipe"] == load(str(recipe)).name]
     assert journal["status"] == "passed"
+
+
+def test_a_run_within_a_window_begins_in_the_worker(
+    servers: Services, servers_home: Path, tiny: Path, worker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = yaml.safe_load(FILE.read_text())
+    deployment, _ = content["deployments"]
+    deployment |= {"name": "green", "schedules": []}
+    deployment["work_pool"]["job_variables"]["working_dir"] = str(worker)
+    (worker / "prefect.yaml").write_text(yaml.safe_dump({**content, "deployments": [deployment]}))
+    monkeypatch.setenv("SHRINK_CARBON", str(green_after(worker, 60)))
+    try:
+        prefect(servers, servers_home, "deploy", "--prefect-file", str(worker / "prefect.yaml"), "--all")
+        until = time.monotonic() + 60
+        while booking.deployment() is None and time.monotonic() < until:
+            time.sleep(0.5)
+        words = ("run", str(tiny / "tiny.yaml"), "--within", "3min")
+        booked = json.loads(shrink(servers_home, *words, "--json").stdout)
+        assert booked["status"] == "scheduled" and booked["deployment"] == "compress/green"
+        assert f"run {booked['run_id']} is scheduled for " in shrink(servers_home, *words).stdout, "once, not twice"
+        other = json.loads(shrink(servers_home, "run", str(tiny / "rejected.yaml"), *words[2:], "--json").stdout)
+        shrink(servers_home, "cancel", other["run_id"])
+        assert state_of(other["prefect_run_id"])[0] == "CANCELLED"
+        path = servers_home / "runs" / booked["run_id"] / "run.json"
+        until = time.monotonic() + 240
+        while json.loads(path.read_text())["status"] in {"scheduled", "running"} and time.monotonic() < until:
+            time.sleep(0.5)
+    finally:
+        prefect(servers, servers_home, "deployment", "delete", "compress/green")
+    journal = json.loads(path.read_text())
+    assert journal["status"] == "passed", f"{journal}\n{(worker / 'worker.txt').read_text()}"
+    assert journal["started"] >= booked["starts"] and journal["prefect_run_id"] == booked["prefect_run_id"]
+    assert journal["carbon_start"]["chosen_grams_per_kwh"] < journal["carbon_start"]["at_once_grams_per_kwh"]
