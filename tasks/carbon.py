@@ -23,6 +23,7 @@ from registry.records import Band, Footprint, Part, Seconds, Tier
 from tasks.meter import samples, slot, summing, tracker
 from tasks.meter.summing import SLICE_SECONDS, Idle, Slice, Span
 
+WINDOW_SECONDS = 0.5  # of a slice in a window of serving
 IDLE = "idle.json"
 END = "\n"  # no window is called so
 FIRST_SECONDS = 1.0  # slices grow from here to a meter's own: a kill loses no more than half of a young stage
@@ -158,7 +159,7 @@ def _slice(gauge: Gauge, window: str | None, shared: str | None) -> str | None:
             why = f"{type(error).__name__}: {error}"
     following = window
     with suppress(queue.Empty):
-        young = FIRST_SECONDS if window else max(FIRST_SECONDS, began - gauge.began)
+        young = WINDOW_SECONDS if window else max(FIRST_SECONDS, began - gauge.began)
         following = gauge.asked.get(timeout=min(meter.slice_seconds, young))
     kwh = None
     if why is None:

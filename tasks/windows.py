@@ -2,8 +2,8 @@
 
 The stage's process answers and says on its output when a window begins and ends (tasks/progress.py); the parent, which
 holds the meter, cuts its slices there (tasks/carbon.py) and fills the energy in. Windows take turns, so that whatever
-else loads the machine hits all models alike; each is long enough for two readings of the sampler where the
-evaluation's `rounds` are as they come.
+else loads the machine hits all models alike; each is long enough for two slices of the meter, unless the models are
+toys or the evaluation's `rounds` are few.
 """
 
 import gc
@@ -21,7 +21,7 @@ from tasks.meter.summing import tier
 ROLES = ("teacher", "student")
 TURNS = 5  # windows of each model
 LONGEST = 2.5  # seconds of a window
-SHORTEST = 2.0  # seconds of two slices of the meter, which reads every second in a window (tasks/carbon.py)
+SHORTEST = 1.0  # seconds of two slices of the meter, which reads twice a second in a window (tasks/carbon.py)
 MOST_INPUTS = 32  # that a window goes through, again and again
 Unit = Literal["request", "written token"]
 Call = Callable[[int], int]  # answers an input by its number; returns how many inferences that was
@@ -34,7 +34,7 @@ def of_encoders(directories: Mapping[str, Path], texts: Sequence[pairs.Text], ro
     answer = {role: bench.caller(path) for role, path in directories.items()}
     calls = {role: answering(one, chosen) for role, one in answer.items()}
     macs = {role: bench.macs(path, tokens(path, chosen)) for role, path in directories.items()}
-    return taken(calls, len(chosen), rounds, macs, "request")
+    return taken(calls, len(chosen), 3 * rounds, macs, "request")
 
 
 def answering(call: bench.Call, texts: Sequence[pairs.Text]) -> Call:
@@ -59,15 +59,15 @@ def spread_over(texts: Sequence[pairs.Text], most: int) -> list[pairs.Text]:
 
 
 def taken(
-    calls: Mapping[str, Call], inputs: int, rounds: int, macs: Mapping[str, int | None], unit: Unit
+    calls: Mapping[str, Call], inputs: int, requests: int, macs: Mapping[str, int | None], unit: Unit
 ) -> ServingEnergy:
     """Let teacher and student take turns in windows; energy is not in it yet.
 
-    A window goes through the same inputs, whole, until it has lasted as long as twice `rounds` requests to the slower
-    model, LONGEST seconds at most: less only where models are so small that it would take longer than their scores.
+    A window goes through the same inputs, whole, until it has lasted as long as so many requests to the slower model,
+    LONGEST seconds at most: less only where models are so small that it would take longer than all their scores.
     """
     slowest = max(timed(call, inputs) for call in calls.values())
-    seconds = min(LONGEST, 2 * rounds * slowest)
+    seconds = min(LONGEST, requests * slowest)
     inputs = max(1, min(inputs, int(seconds / 2 / slowest)))
     windows: dict[str, list[Window]] = {role: [] for role in calls}
     roles = list(calls)

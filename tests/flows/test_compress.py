@@ -122,6 +122,7 @@ def test_a_clone_elsewhere_that_lost_s3_and_was_killed_ends_with_the_same_digest
         (last,) = journals.read_all(home)
         assert (last["status"], last["resumed"], last["version"]) == ("passed", 2, "1")
         check_what_was_killed_counts(home, last)
+        assert "killed or failed among them" in " ".join(printed.split())
         assert {"data", "floor", "finetune", "label"} <= {s["kind"] for s in last["stages"] if s["cached"]}
         undisturbed = next(j for j in journals.read_all(servers_home) if j["recipe"] == "tiny")
         assert last["digest"] == undisturbed["digest"]

@@ -17,7 +17,7 @@ import pytest
 
 from registry.records import Kwh, Part, Tier
 from tasks import carbon
-from tasks.meter import samples, summing, tracker
+from tasks.meter import samples, slot, summing, tracker
 from tasks.meter.summing import Idle, Slice, Span, footprint_of
 
 TIERS: dict[Part, Tier] = {"cpu": "modelled", "ram": "constant"}
@@ -245,9 +245,24 @@ def test_counters_are_read_through_a_wrap_around(tmp_path: Path) -> None:
     assert result.components["cpu"].kwh.high == pytest.approx(1.05 * 100.0 / 3.6e6)
 
 
-def program(folder: Path, slot: Path, seconds: float) -> "subprocess.Popen[str]":
+def test_the_slot_names_its_holder_and_believes_no_link(tmp_path: Path) -> None:
+    path = tmp_path / "slot"
+    held = slot.take(path, "run\none")
+    assert isinstance(held, int) and path.stat().st_mode & 0o777 == 0o666, "other users' runs write their names, too"
+    assert slot.take(path, "run two") == "runone"
+    slot.leave(held)
+    again = slot.take(path, "run two")
+    assert isinstance(again, int)
+    slot.leave(again)
+    (tmp_path / "link").symlink_to(tmp_path / "somewhere")
+    said = slot.take(tmp_path / "link", "run three")
+    assert isinstance(said, str) and "cannot be opened" in said and not (tmp_path / "somewhere").exists()
+    assert slot.place().name == "shrink-meter.lock" and slot.place().is_absolute()
+
+
+def program(folder: Path, lock: Path, seconds: float) -> "subprocess.Popen[str]":
     folder.mkdir()
-    command = [sys.executable, "-c", PROGRAM, str(folder), str(slot), str(seconds)]
+    command = [sys.executable, "-c", PROGRAM, str(folder), str(lock), str(seconds)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -263,8 +278,8 @@ def go_on(process: "subprocess.Popen[str]") -> None:
 
 
 def test_two_processes_at_once_count_the_machine_once(tmp_path: Path) -> None:
-    slot = tmp_path / "slot"
-    with program(tmp_path / "first", slot, 1.5) as first, program(tmp_path / "second", slot, 2.5) as second:
+    lock = tmp_path / "slot"
+    with program(tmp_path / "first", lock, 1.5) as first, program(tmp_path / "second", lock, 2.5) as second:
         assert said(first) == said(second) == "open\n"
         go_on(first)
         time.sleep(0.5)

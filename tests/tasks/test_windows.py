@@ -33,7 +33,7 @@ def test_models_take_turns_on_the_same_inputs(monkeypatch: pytest.MonkeyPatch) -
     slow: list[int] = []
     fast: list[int] = []
     calls = {"teacher": sleeper(0.004, slow), "student": sleeper(0.001, fast)}
-    taken = windows.taken(calls, 4, 3, {"teacher": 70, "student": 7}, "request")
+    taken = windows.taken(calls, 4, 6, {"teacher": 70, "student": 7}, "request")
     names = [label for label in labels if label]
     assert names[:4] == ["teacher.0", "student.0", "student.1", "teacher.1"] and labels[1::2] == [None] * 10
     assert len(names) == 10 and {name.split(".")[0] for name in names} == {"teacher", "student"}
@@ -96,7 +96,7 @@ def test_what_the_stage_says_is_cut_by_the_meter(tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch, carbon.measure(meter, "evaluate") as gauge:
         patch.setattr(progress, "window", gauge.cut)
-        taken = windows.taken({"teacher": answer, "student": answer}, 4, 2, {"teacher": 1, "student": 1}, "request")
+        taken = windows.taken({"teacher": answer, "student": answer}, 4, 4, {"teacher": 1, "student": 1}, "request")
     found = windows.filled(taken, gauge.window, meter.tiers, gauge.shared())
     assert all(one.kwh is not None for each in (found.teacher, found.student) for one in each.windows)
     assert "an indication" in str(found.why) and found.teacher.wh_per_1000 is not None
