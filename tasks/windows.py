@@ -22,6 +22,7 @@ ROLES = ("teacher", "student")
 TURNS = 5  # windows of each model
 LONGEST = 2.5  # seconds of a window
 SHORTEST = 1.0  # seconds of two slices of the meter, which reads twice a second in a window (tasks/carbon.py)
+REQUESTS, ANSWERS = 3, 2  # that a window lasts, a round of the evaluation: short ones, and whole written answers
 MOST_INPUTS = 32  # that a window goes through, again and again
 Unit = Literal["request", "written token"]
 Call = Callable[[int], int]  # answers an input by its number; returns how many inferences that was
@@ -34,7 +35,7 @@ def of_encoders(directories: Mapping[str, Path], texts: Sequence[pairs.Text], ro
     answer = {role: bench.caller(path) for role, path in directories.items()}
     calls = {role: answering(one, chosen) for role, one in answer.items()}
     macs = {role: bench.macs(path, tokens(path, chosen)) for role, path in directories.items()}
-    return taken(calls, len(chosen), 3 * rounds, macs, "request")
+    return taken(calls, len(chosen), REQUESTS * rounds, macs, "request")
 
 
 def answering(call: bench.Call, texts: Sequence[pairs.Text]) -> Call:
@@ -67,7 +68,7 @@ def taken(
     LONGEST seconds at most: less only where models are so small that it would take longer than all their scores.
     """
     slowest = max(timed(call, inputs) for call in calls.values())
-    seconds = min(LONGEST, requests * slowest)
+    seconds = seconds_of(slowest, requests)
     inputs = max(1, min(inputs, int(seconds / 2 / slowest)))
     windows: dict[str, list[Window]] = {role: [] for role in calls}
     roles = list(calls)
@@ -78,6 +79,11 @@ def taken(
             windows[role].append(window(f"{role}.{turn}", calls[role], inputs, seconds))
     served = {role: summary(tuple(each), macs[role]) for role, each in windows.items()}
     return ServingEnergy(unit=unit, teacher=served["teacher"], student=served["student"], why="nobody metered it")
+
+
+def seconds_of(slowest: float, requests: int) -> float:
+    """Seconds of a window, by those of a request to the slower model."""
+    return min(LONGEST, requests * slowest)
 
 
 def timed(call: Call, inputs: int) -> float:

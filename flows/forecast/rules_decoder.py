@@ -10,6 +10,7 @@ from flows.forecast import bits_decoder, memory_decoder
 from flows.forecast.amounts import BARE, FORWARD, TRAINING, Forecast, Made
 from flows.recipe import Recipe
 from registry.records import directory_bytes
+from tasks import windows
 from tasks.export.matmul_nbits import MatmulNbitsConfig
 from tasks.generate import choices, documents, header, llama_types
 from tasks.generate.adopt import gguf_of
@@ -25,6 +26,7 @@ BYTES_A_TOKEN = 4.3
 START = 6.0  # seconds to import, load and save
 BLOCK_BITS, TABLE_BITS, BYTE_BITS, HALF_BITS = 4.5, 8.5, 8.0, 16.0
 JSON_PIECE, GGUF_PIECE = 72, 36  # bytes of the tokenizer a piece, in tokenizer.json and in a GGUF file
+ANSWER = 128  # passes as long as it takes to write one that serving is metered with, word for word
 TIMED_TOKENS = 4_000  # of three models, generated one after the other
 
 
@@ -88,7 +90,8 @@ def foretell(config: AnyStageConfig, inputs: dict[str, Made], counted: CountedDo
             return Forecast(made=made, work=work, ram_mb=held)
         case "evaluate":
             tokens = counted.tokens("test", "second") + TIMED_TOKENS
-            work = 4 * START + 3 * tokens * weights / FORWARD
+            served = 2 * windows.TURNS * windows.seconds_of(ANSWER * weights / FORWARD, 5 * windows.ANSWERS)
+            work = 4 * START + 3 * tokens * weights / FORWARD + served
             made = Made(format="evaluation", bytes=21_000)
             return Forecast(made=made, work=work, ram_mb=memory(weights, memory_decoder.JUDGED))
         case "reload":

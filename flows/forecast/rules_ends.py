@@ -2,6 +2,7 @@
 
 from flows.forecast.amounts import BARE, FORWARD, GRAPH, LOAD, ONNX, ROW, SCIKIT, Forecast, Made, loaded
 from flows.forecast.counted import Counted
+from tasks import windows
 from tasks.compare import CompareConfig
 from tasks.data import DataConfig
 from tasks.embed.evaluate import EmbedEvaluateConfig
@@ -77,7 +78,7 @@ def evaluate(config: EvaluateConfig, inputs: dict[str, Made], counted: Counted) 
     """Teacher and student answer every held-out text, then take turns under the clock."""
     rows, tokens, squares = counted.of(config.split)
     timed = (config.rounds + 10 + 9 * 32) / max(1, rows)
-    work = 3.5
+    work = 3.5 + served(inputs, tokens / max(1, rows), config.rounds)
     for role in ("teacher", "student"):
         one = inputs[role]
         if one.shape is not None:
@@ -88,11 +89,18 @@ def evaluate(config: EvaluateConfig, inputs: dict[str, Made], counted: Counted) 
     return Forecast(made=Made(format="evaluation", bytes=size), work=work, ram_mb=ram, parallel=False)
 
 
+def served(inputs: dict[str, Made], tokens: float, rounds: int) -> float:
+    """Seconds of the windows in which teacher and student answer requests of so many tokens."""
+    shape = inputs["teacher"].shape
+    request = shape.macs(round(tokens), round(tokens**2)) / GRAPH if shape else 0.0
+    return 2 * windows.TURNS * windows.seconds_of(request, windows.REQUESTS * rounds)
+
+
 def embed_evaluate(config: EmbedEvaluateConfig, inputs: dict[str, Made], counted: Counted) -> Forecast:
     """Held-out and, for the probe, training texts are embedded; every held-out text is compared with all others."""
     rows = min(config.texts, counted.of(config.split)[0])
-    _, tokens, squares = counted.of(config.split, *(("train",) if counted.labels else ()))
-    work = 8.0 + 3e-6 * rows**2
+    texts, tokens, squares = counted.of(config.split, *(("train",) if counted.labels else ()))
+    work = 8.0 + 3e-6 * rows**2 + served(inputs, tokens / max(1, texts), config.rounds)
     for one in (inputs["teacher"], inputs["student"]):
         if one.shape is not None:
             work += (1.0 if one.products == "fp32" else 0.5) * one.shape.macs(tokens, squares) / GRAPH

@@ -16,7 +16,7 @@ def of_writers(
     """Have teacher and student read the same prompts and write behind them, at one thread."""
     opened = {role: open_model(one.directory, one.runtime, 1) for role, one in subjects.items()}
     calls = {role: writing(one, one.ids(text)) for role, one in opened.items()}
-    return windows.taken(calls, PROMPTS, 2 * rounds, macs, "written token")
+    return windows.taken(calls, PROMPTS, windows.ANSWERS * rounds, macs, "written token")
 
 
 def writing(model: Opened, ids: Sequence[int]) -> windows.Call:
