@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from flows import cli_init, cli_operate, cli_promotion, cli_registry, cli_run, cli_runs, cli_watch
+from flows import cli_init, cli_operate, cli_promotion, cli_registry, cli_report, cli_run, cli_runs, cli_watch
 from flows.cli_common import fail, first_line
 from registry.records import ShrinkError
 
@@ -81,7 +81,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     OPERATE: (
         cli_operate.deploy,
         cli_watch.watch,
-        cli_operate.report,
+        cli_report.report,
         cli_operate.up,
         cli_operate.down,
         cli_operate.doctor,

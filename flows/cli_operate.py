@@ -1,16 +1,14 @@
-"""The commands that keep things running: `shrink up | down | deploy | report | environment | doctor`."""
+"""The commands that keep things running: `shrink up | down | deploy | environment | doctor`."""
 
 import errno
 import json
 import shlex
 import socket
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from flows import console as screen
-from flows import units
 from flows.cli_common import Json, connected, require, say
 from flows.settings import settings
 from registry.records import ShrinkError
@@ -98,66 +96,6 @@ def require_port(port: int, host: str) -> None:
             raise ShrinkError(
                 f"port is {port} but {error.strerror or 'it is taken'}; choose another with --port."
             ) from None
-
-
-def report(
-    model: Annotated[str | None, typer.Argument(help="only the runs of this model, its smoke walks apart")] = None,
-    out: Annotated[Path | None, typer.Option(help="HTML file to write (default: report.html in .shrink)")] = None,
-    as_json: Json = False,
-) -> None:
-    """Write a page (HTML): energy of every stage and run, pay-back in requests, how well each figure is known."""
-    from flows.journal import NO_RUNS, read_all, with_stages
-    from flows.report import build, render_html
-
-    home = settings().home
-    runs = read_all(home)
-    facts = build(
-        [with_stages(home, run) for run in (runs if model is None else runs_of(runs, model))], settings().country
-    )
-    target = out or home / "report.html"
-    if out is not None or not as_json:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(render_html(facts), encoding="utf-8")
-    spent = facts["spent"]["kwh"]
-    lines = [f"report: {target.absolute().as_uri()}"]
-    if facts["runs"]:
-        lines.append(f"energy of all runs: {units.energy(spent['central'] if spent else None)}")
-        lines.append(facts["payback_sentence"])
-        lines += beside(runs, model)
-    else:
-        lines.append(NO_RUNS)
-    say(facts, as_json, screen.fitted("\n".join(lines)))
-
-
-def beside(runs: list[dict[str, Any]], model: str | None) -> list[str]:
-    """What the smoke walks of a model took, which a report of its runs leaves out; nothing where there were none."""
-    from flows.journal import with_stages
-    from flows.report import build
-    from registry.gate import SMOKE
-
-    walks = [with_stages(settings().home, run) for run in runs if run["recipe"] == f"{model}{SMOKE}"]
-    if not walks:
-        return []
-    spent = build(walks)["spent"]["kwh"]
-    said = units.energy(spent["central"] if spent else None)
-    return [f"its smoke walks, which are not among them: {said} (`shrink report {model}{SMOKE}`)"]
-
-
-def runs_of(runs: list[dict[str, Any]], model: str) -> list[dict[str, Any]]:
-    """The runs of a model by its name; ShrinkError where there are none."""
-    name, _, alias = model.partition("@")
-    if alias:
-        raise ShrinkError(
-            f"model is '{model}' but a report is of all its runs: give '{name}', or `shrink show {model}`."
-        )
-    found = [run for run in runs if run["recipe"] == name]
-    if not found:
-        from flows.recipe import instead
-
-        known = sorted({str(run["recipe"]) for run in runs})
-        hint = instead(name, known, "there are runs of") if known else "there are no runs yet."
-        raise ShrinkError(f"model '{name}' has no runs; {hint}")
-    return found
 
 
 def environment(as_json: Json = False) -> None:

@@ -1,7 +1,9 @@
 """What the figures of a report do not say, sentence by sentence, from its facts alone (flows/report.py)."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from flows.reporting.model import Machine, Spent
 from flows.units import percent, size
 from registry.records import METRICS
 
@@ -16,10 +18,31 @@ TIER_TEXT = {
     "gpu counter": "GPU energy was read from the device's own counter.",
 }
 
+SHORT: dict[str, dict[str, str]] = {
+    "cpu": {"counter": "The CPU was read from RAPL", "modelled": "No RAPL: the CPU is modelled by load and TDP"},
+    "ram": {"constant": "No counter of memory: it is a constant of its size", "counter": "Memory was read from RAPL"},
+    "gpu": {"counter": "The GPU was read from its own counter (NVML)"},
+}
+WHOSE = {"cpu": "the processor’s", "ram": "the memory’s", "gpu": "the GPU’s"}
+
 
 def limits(facts: dict[str, Any]) -> list[str]:
     """What these figures do not say, sentence by sentence, from the facts."""
     return [*_limits_quality(facts), *_limits_sparsity(facts), *_limits_energy(facts), *_limits_carbon(facts)]
+
+
+def energy_lines(energy: Spent, hardware: Sequence[Machine]) -> list[str]:
+    """How well the energy is known, in short: which part stands behind which share of it, by which method."""
+    total = energy.total.kwh.central if energy.total.kwh else 0.0
+    lines = []
+    for one in energy.components:
+        share = f"{100 * one.kwh.central / total:.0f} % of the energy" if total else "It"
+        lines.append(f"{SHORT[one.part].get(one.tier, one.tier)}; {share} is {WHOSE[one.part]}.")
+    if energy.total.kwh and not hardware:
+        lines.append("No samples of these runs are kept here: the machine they ran on is not known.")
+    if energy.total.kwh and not any(one.part == "gpu" for one in energy.components):
+        lines.append("No GPU was metered: none was found.")
+    return lines
 
 
 def _limits_energy(facts: dict[str, Any]) -> list[str]:

@@ -12,6 +12,8 @@ from filelock import FileLock
 from flows import cache, kept, keys, made_of, report, units
 from flows.obtain import Curves, Workshop, attempts
 from flows.recipe import Recipe
+from flows.reporting import formats, gather, page
+from flows.reporting.compose import compose
 from flows.sentences import admission, sentence
 from flows.servers import client, s3_config, services
 from flows.settings import settings
@@ -110,6 +112,9 @@ def register(
     key = keys.ready(shop.settings)
     told = made_of.statement(recipe, shop.records, digest, evaluation, verdict, key.public.id, str(journal["run_id"]))
     evidence = write_evidence(shop, recipe, evaluation, verdict, facts, seen, student, evaluated, told)
+    its_report = compose(gather.alone(done, shop.directory), shop.settings.country)
+    (evidence / "report.html").write_text(page.html(its_report), encoding="utf-8")
+    (evidence / "report.json").write_text(formats.json_text(its_report), encoding="utf-8")
     signature = shop.directory / "signature"
     shutil.rmtree(signature, ignore_errors=True)
     sealed = signing.sign(recipe.name, {"model": student, "evidence": evidence}, key, signature / "model.sig")
@@ -154,7 +159,6 @@ def write_evidence(
     shutil.rmtree(evidence, ignore_errors=True)
     evidence.mkdir()
     shutil.copy(evaluated / "golden.json", evidence / "golden.json")
-    (evidence / "report.html").write_text(report.render_html(facts))
     (evidence / "show.json").write_text(json.dumps(seen, indent=1))
     attested.write(evidence, seen["digest"], evaluation, recipe.gate, verdict, told)
     data = next(record.digest for record in shop.records if record.kind == "data")

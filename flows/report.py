@@ -1,14 +1,10 @@
-"""The report of one or more runs: facts from their records alone, then one self-contained page of HTML.
+"""Quality, energy and pay-back of one or more runs, from their records alone: what report, card and `show` begin with.
 
-`build` is pure and gives numbers (None where something was not measured); `render_html` only formats them.
+`build` is pure and gives numbers, None where something was not measured; the report itself is flows/reporting's.
 """
 
 import math
-import re
-from pathlib import Path
 from typing import Any
-
-import jinja2
 
 from flows import units, written
 from flows.limits import limits
@@ -16,9 +12,7 @@ from registry import footprint as fp
 from registry.gate import is_smoke
 from registry.records import METRICS, Attempt, Band, Evaluation, Footprint, StageRecord, Verdict
 
-TEMPLATES = Path(__file__).parent / "templates"
 MODELS = ("teacher", "student", "floor")
-UNIT = r"(?<=\d) (?=(?:%|[kmµ]?Wh\b|k?g\b|[kMG]?B\b|ms\b|s\b|min\b|h\b))"  # the blank before one must not break
 REQUEST = {True: "written token", False: "request"}  # what energy and pay-back are told for: models that write, others
 COMPARED = (
     ("accuracy", "Accuracy on the test split", "longer is better", units.percent),
@@ -74,7 +68,7 @@ def build(
         "stages": rows,
         "bars": _bars(rows, len(runs) > 1),
         "evaluation": evaluation.model_dump() if evaluation else None,
-        "comparison": _comparison(evaluation),
+        "comparison": charts(evaluation),
         "kept": written.kept(evaluation) if evaluation else None,
         "verdict": verdict.model_dump() if verdict else None,
     }
@@ -82,21 +76,6 @@ def build(
         facts["payback_sentence"] += " It was rejected, so it saves nothing unless it is deployed all the same."
     facts["limits"] = limits(facts)
     return facts
-
-
-def render_html(facts: dict[str, Any]) -> str:
-    """One self-contained page: no script, no font, no request to anywhere; every text from data is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    filters = (units.energy, units.wh, units.mass, units.size, units.number, units.percent, units.span, units.checked)
-    environment.filters |= {write.__name__: write for write in (*filters, units.duration, units.milliseconds)}
-    page = environment.get_template("report.html.j2").render(**facts, models=MODELS, metrics=METRICS)
-    return re.sub(UNIT, "\u00a0", page)
 
 
 def carbon_text(facts: dict[str, Any]) -> str | None:
@@ -208,11 +187,12 @@ def _bars(rows: list[dict[str, Any]], together: bool) -> list[dict[str, Any]]:
     return bars
 
 
-def _comparison(evaluation: Evaluation | None) -> list[dict[str, Any]]:
+def charts(evaluation: Evaluation | None) -> list[dict[str, Any]]:
+    """Teacher, student and floor side by side, a chart a measure."""
     if evaluation is None:
         return []
     scores = evaluation.model_dump()
-    charts = []
+    found: list[dict[str, Any]] = []
     if evaluation.task == "generate":
         return written.charts(evaluation)
     chosen = (evaluation.metric, f"{METRICS[evaluation.metric]} on the test split", "longer is better", units.number)
@@ -235,8 +215,8 @@ def _comparison(evaluation: Evaluation | None) -> list[dict[str, Any]]:
                 bar |= {"low": round(100 * low, 2), "high": round(100 * high, 2)}
                 bar["range"] = f"{units.percent(low)} to {units.percent(high)}"
             bars.append(bar)
-        charts.append({"field": field, "label": label, "sense": sense, "bars": bars})
-    return charts
+        found.append({"field": field, "label": label, "sense": sense, "bars": bars})
+    return found
 
 
 def wilson(share: float, examples: int) -> tuple[float, float]:

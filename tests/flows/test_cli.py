@@ -275,8 +275,8 @@ def test_runs_and_logs_say_how_far_each_is(shrink: Shrink, tmp_path: Path) -> No
     assert json.loads(shrink("logs", "tiny", "--json")[1]) == {"00-data": "a warning\n", "01-floor": ""}
     stages = [[one["kind"] for one in run["stages"]] for run in json.loads(shrink("runs", "--json")[1])]
     assert stages == [[], ["data"]]
-    assert [one["kind"] for one in json.loads(shrink("report", "--json")[1])["stages"]] == ["data"]
-    assert json.loads(shrink("report", "broken", "--json")[1])["stages"] == []
+    assert [one["name"] for one in json.loads(shrink("report", "--json")[1])["energy"]["stages"]] == ["data"]
+    assert json.loads(shrink("report", "broken", "--json")[1])["energy"]["stages"] == []
     assert "model 'brokn' has no runs; did you mean 'broken'?" in refused(shrink("report", "brokn"))
     assert "a report is of all its runs: give 'tiny', or `shrink show tiny@2`" in refused(shrink("report", "tiny@2"))
     assert f"run {directory.name} goes on" in refused(shrink("why", "tiny"))

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from flows import report, sentences, units
-from flows.cli_operate import beside
+from flows.reporting import page as page_of
+from flows.reporting.compose import compose
+from flows.reporting.gather import Gathered, beside
+from flows.reporting.model import Report
 from flows.shown import emitted, exports, page, shown
 from registry.records import Evaluation, StageRecord, Verdict
 
@@ -47,6 +50,14 @@ def run(*stages: dict[str, Any], evaluated: bool = True) -> dict[str, Any]:
         "verdict": {"passed": True, "checks": [CHECK]} if evaluated else None,
         "version": "3" if evaluated else None, "digest": "abc" if evaluated else None,
     }  # fmt: skip
+
+
+def composed(*runs: dict[str, Any], country: str | None = None, model: str | None = None) -> Report:
+    return compose(Gathered(list(runs), list(runs), {}, {}, [], model=model), country)
+
+
+def html_of(*runs: dict[str, Any], country: str | None = None, model: str | None = None) -> str:
+    return page_of.html(composed(*runs, country=country, model=model))
 
 
 def test_what_show_says_keeps_its_schema() -> None:
@@ -138,8 +149,12 @@ def test_two_exports_by_the_same_runtime_have_names_of_their_own() -> None:
 def test_smoke_walks_that_a_report_leaves_out_are_named_with_their_energy() -> None:
     real, walk = run(stage("evaluate", 1.0)), run(stage("evaluate", 2.0)) | {"recipe": "tiny-smoke"}
     said = "its smoke walks, which are not among them: 4.00 Wh (`shrink report tiny-smoke`)"
-    assert beside([real, walk, walk], "tiny") == [said]
-    assert beside([real, walk], None) == beside([real], "tiny") == beside([real, walk], "tiny-smoke") == []
+
+    def told(*runs: dict[str, Any], model: str | None) -> list[str]:
+        return beside(Gathered([real], list(runs), {}, {}, [], model=model))
+
+    assert told(real, walk, walk, model="tiny") == [said]
+    assert told(real, walk, model=None) == told(real, model="tiny") == told(real, walk, model="tiny-smoke") == []
 
 
 def test_totals_equal_the_sum_of_the_counted_rows() -> None:
@@ -166,7 +181,7 @@ def test_a_student_that_is_not_cheaper_never_pays_back_and_failed_runs_count() -
     facts = report.build([slow])
     assert facts["payback"]["requests"] is None
     assert facts["payback_sentence"].startswith("It never pays back: a request to the student costs no less")
-    assert facts["payback_sentence"] in report.render_html(facts)
+    assert facts["payback_sentence"] in html_of(slow)
     crashed = {
         "run_id": "r0",
         "recipe": "tiny",
@@ -182,12 +197,13 @@ def test_a_student_that_is_not_cheaper_never_pays_back_and_failed_runs_count() -
 
 def test_quality_is_of_the_last_real_run_and_every_run_has_its_row() -> None:
     smoke = {**run(stage("evaluate", 1.0)), "run_id": "r2", "recipe": "tiny-smoke"}
-    facts = report.build([{**run(stage("evaluate", 2.0)), "licences": {"teacher": "Apache-2.0"}}, smoke])
+    real = {**run(stage("evaluate", 2.0)), "licences": {"teacher": "Apache-2.0"}}
+    facts = report.build([real, smoke])
     assert facts["run_id"] == "r1" and [row["run_id"] for row in facts["runs"]] == ["r1", "r2"]
     assert facts["runs"][0]["kwh"]["central"] == 0.002 and facts["runs"][0]["retention"] == 0.98
     (bar,) = facts["bars"]
     assert (bar["name"], bar["note"], bar["kwh"]["central"]) == ("evaluate", "2 times", 0.003)
-    html = report.render_html(facts)
+    html = html_of(real, smoke)
     assert "tiny-smoke" in html and "teacher: Apache-2.0" in html and "98.0\u00a0%" in html
 
 
@@ -197,11 +213,12 @@ def test_wilson_intervals_of_newcombe_1998(right: int, of: int, low: float, high
 
 
 def test_nothing_measured_is_never_zero() -> None:
-    facts = report.build([run(stage("distill", None), stage("evaluate", None))])
+    blind = run(stage("distill", None), stage("evaluate", None))
+    facts = report.build([blind])
     assert facts["spent"]["kwh"] is None and facts["co2e_g"] is None
     assert facts["payback"]["requests"] is None
     assert any("2 of 2 stages could not be measured" in line for line in facts["limits"])
-    html = report.render_html(facts)
+    html = html_of(blind)
     assert (
         "not measured" in html
         and "Pay-back is not known: the energy spent was not measured." in html
@@ -211,22 +228,23 @@ def test_nothing_measured_is_never_zero() -> None:
 
 
 def test_partly_measured_is_a_lower_bound_and_unevaluated_says_so() -> None:
-    facts = report.build([run(stage("distill", 2.0), stage("label", None), evaluated=False)], country="FRA", pue=1.4)
+    partly = run(stage("distill", 2.0), stage("label", None), evaluated=False)
+    facts = report.build([partly], country="FRA", pue=1.4)
     assert facts["spent"]["unmeasured"] == 1 and facts["spent"]["kwh"]["central"] == 0.002
     assert facts["bytes_ratio"] is None
     assert facts["payback_sentence"] == "Pay-back is not known: no student has been judged."
-    html = report.render_html(facts)
+    html = html_of(partly, country="FRA")
     assert "a lower bound" in html and "No run has been evaluated" in html and "France" in html
 
 
 def test_no_runs_at_all_renders() -> None:
-    assert "not measured" in report.render_html(report.build([]))
+    assert "not measured" in html_of()
 
 
 def test_text_is_escaped_and_the_page_stands_alone() -> None:
     hostile = run(stage("<script>alert(1)</script>", 1.0), stage("evaluate", 1.0))
     hostile["recipe"] = '"><img src=x onerror=alert(1)>'
-    html = report.render_html(report.build([hostile], title="<b>&</b>"))
+    html = html_of(hostile, model="<b>&</b>")
     assert "<script" not in html and "<img" not in html and "&lt;b&gt;&amp;" in html
     assert "kept &lt;enough&gt;" in html
     assert not re.search(r"<[^>]*\s(src|href)\s*=|url\(|@import|https?://", html)
@@ -257,7 +275,7 @@ def test_unfinished_runs_and_a_bare_journal_are_told() -> None:
     facts = report.build([broken, run(stage("distill", 3.0)), going])
     assert any("1 of 3 runs did not finish" in line for line in facts["limits"])
     assert any("1 of 3 runs still going on" in line for line in facts["limits"])
-    assert "r0" in report.render_html(facts)
+    assert "r0" in html_of(broken, run(stage("distill", 3.0)), going)
 
 
 def test_a_resumed_run_says_that_the_energy_of_a_stage_cut_off_is_not_counted() -> None:
@@ -328,12 +346,12 @@ def test_a_lift_that_is_not_there_is_not_a_number() -> None:
 def test_a_smoke_walk_has_no_verdict_worth_the_name() -> None:
     smoke = {**run(stage("evaluate", 1.0)), "recipe": "tiny-smoke"}
     facts = report.build([smoke])
-    html = report.render_html(facts)
+    html = html_of(smoke)
     assert "Smoke walk" in html and "Gate passed" not in html
     assert facts["payback"]["requests"] is None and "paid back" not in html
     assert facts["payback_sentence"] == "Pay-back is not known: it was a smoke walk, which is not to be deployed."
     assert any(line.startswith("This is a smoke walk") for line in facts["limits"])
-    assert "Gate passed" in report.render_html(report.build([smoke, run(stage("evaluate", 1.0))]))
+    assert "Gate passed" in html_of(smoke, run(stage("evaluate", 1.0)))
     text = "\n".join(page(facts_of_version("tiny-smoke")))
     assert "its scores mean nothing" in text and "nothing is said of quality" in text
 
