@@ -17,9 +17,7 @@ from registry.records import Component as Known
 Charged = tuple[TracedStage, Footprint]  # an entry of the report, and what it took
 
 
-def traced(
-    runs: list[dict[str, Any]], lost: dict[str, list[Attempt]], executions_only: bool
-) -> tuple[list[TracedRun], list[Charged], Band | None]:
+def traced(runs: list[dict[str, Any]], executions_only: bool) -> tuple[list[TracedRun], list[Charged], Band | None]:
     """Every run with its stages, what of them is charged, and the energy of re-used stages that is not."""
     records = [[StageRecord.model_validate(one) for one in run.get("stages", [])] for run in runs]
     made = {one.key for stages in records for one in stages if not one.cached}
@@ -35,7 +33,7 @@ def traced(
             counted = not record.cached or (outside and not executions_only)
             made |= {record.key} if counted else set()
             entries.append((_stage(record, counted), record.footprint))
-        entries += [(_attempt(one), one.footprint) for one in lost.get(str(run["run_id"]), [])]
+        entries += [(_attempt(one), one.footprint) for one in map(Attempt.model_validate, run.get("attempts", []))]
         charged += [entry for entry in entries if entry[0].counted]
         told.append(_run(run, entries))
     return told, charged, summed([band for one in left.values() if (band := known(one))])

@@ -35,7 +35,7 @@ POINTS = 8  # of the pay-back's curve, evenly from none to twice the break-even
 def compose(found: Gathered, country: str | None = None, restates: Restated | None = None) -> Report:
     """All facts of these runs."""
     in_period = bool(found.asked.since or found.asked.until)
-    runs, charged, reused = amounts.traced(found.runs, found.lost, executions_only=in_period)
+    runs, charged, reused = amounts.traced(found.runs, executions_only=in_period)
     energy, facts = amounts.spent(runs, charged, reused), quality_of.build(found.runs, country)
     quality, benefit = _quality(facts), _benefit(found, facts, country)
     emissions, counts = _emissions(energy, country), _counts(runs, energy, found)

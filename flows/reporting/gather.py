@@ -9,8 +9,7 @@ from flows import units
 from flows.reporting.period import Period
 from registry.footprint import total
 from registry.gate import SMOKE
-from registry.records import Attempt, Footprint, ShrinkError
-from tasks.meter import samples
+from registry.records import Footprint, ShrinkError
 
 
 class Gathered(NamedTuple):
@@ -18,7 +17,6 @@ class Gathered(NamedTuple):
 
     runs: list[dict[str, Any]]
     history: list[dict[str, Any]]  # every run up to the report's end, those of the report among them
-    lost: dict[str, list[Attempt]]  # goes that left no record, by run id
     headers: dict[str, dict[str, Any]]  # what a run's samples say of machine and method, by run id
     unreadable: list[str]
     asked: Period = Period()  # as it was asked for
@@ -39,16 +37,15 @@ def gather(home: Path, model: str | None = None, asked: Period | None = None) ->
     by_id = {str(run["run_id"]): run for run in whole}
     mine = [by_id[str(run["run_id"])] for run in runs]
     folder = home / "runs"
-    lost = {str(run["run_id"]): _lost(folder / str(run["run_id"]), run) for run in mine}
     headers = {str(run["run_id"]): header(folder / str(run["run_id"]) / "samples.jsonl") for run in mine}
-    return Gathered(mine, whole, lost, headers, unreadable, period, model)
+    return Gathered(mine, whole, headers, unreadable, period, model)
 
 
 def alone(run: dict[str, Any], folder: Path) -> Gathered:
     """One run, for the report that is stored with its version."""
     name = str(run["run_id"])
-    lost, headers = {name: _lost(folder, run)}, {name: header(folder / "samples.jsonl")}
-    return Gathered([run], [run], lost, headers, [], model=str(run["recipe"]))
+    headers = {name: header(folder / "samples.jsonl")}
+    return Gathered([run], [run], headers, [], model=str(run["recipe"]))
 
 
 def beside(found: Gathered) -> list[str]:
@@ -105,10 +102,3 @@ def header(path: Path) -> dict[str, Any]:
         return {}
     found = said.get("header", said) if isinstance(said, dict) else {}
     return found if isinstance(found, dict) else {}
-
-
-def _lost(folder: Path, run: dict[str, Any]) -> list[Attempt]:
-    """Goes at a stage that were killed or failed; a run that went through at once has none."""
-    if run["status"] == "running" or (run["status"] in {"passed", "rejected"} and not run.get("resumed")):
-        return []
-    return samples.lost(folder / "samples.jsonl", [one["footprint"].get("samples") for one in run["stages"]])

@@ -53,7 +53,7 @@ def run(*stages: dict[str, Any], evaluated: bool = True) -> dict[str, Any]:
 
 
 def composed(*runs: dict[str, Any], country: str | None = None, model: str | None = None) -> Report:
-    return compose(Gathered(list(runs), list(runs), {}, {}, [], model=model), country)
+    return compose(Gathered(list(runs), list(runs), {}, [], model=model), country)
 
 
 def html_of(*runs: dict[str, Any], country: str | None = None, model: str | None = None) -> str:
@@ -151,7 +151,7 @@ def test_smoke_walks_that_a_report_leaves_out_are_named_with_their_energy() -> N
     said = "its smoke walks, which are not among them: 4.00 Wh (`shrink report tiny-smoke`)"
 
     def told(*runs: dict[str, Any], model: str | None) -> list[str]:
-        return beside(Gathered([real], list(runs), {}, {}, [], model=model))
+        return beside(Gathered([real], list(runs), {}, [], model=model))
 
     assert told(real, walk, walk, model="tiny") == [said]
     assert told(real, walk, model=None) == told(real, model="tiny") == told(real, walk, model="tiny-smoke") == []

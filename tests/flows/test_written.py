@@ -119,7 +119,7 @@ def test_the_report_compares_and_tells_of_written_tokens() -> None:
     assert charts["chat_agreement"]["sense"] == "longer is better"
     assert "a written token takes" in made["payback_sentence"] and "written tokens" in made["payback_sentence"]
     assert any("perplexity, second domain was not measured" in line for line in made["limits"])
-    html = page_of.html(compose(Gathered([journal()], [journal()], {}, {}, [])))
+    html = page_of.html(compose(Gathered([journal()], [journal()], {}, [])))
     assert "+5.0%" in html and "perplexity beside the teacher’s" in html and "Energy of a written token" in html
     assert "request" not in html.split("<h2>Pay-back</h2>")[1].split("</section>")[0]
 
