@@ -214,7 +214,7 @@ def test_an_idle_draw_taken_at_work_is_taken_again(tmp_path: Path, monkeypatch: 
     assert first is not None and Idle.model_validate_json(kept.read_text()) == first
     kept.write_text(first.model_copy(update={"load": 0.01, "at": "kept"}).model_dump_json())
     assert (again := tracker.resting(running, TIERS, kept, [])) and again.at == "kept", "once is enough"
-    more = dict.fromkeys(TIERS, 99.0)
+    more = dict.fromkeys(TIERS, 9999.0)
     kept.write_text(first.model_copy(update={"load": 0.9, "at": "kept", "watts": more}).model_dump_json())
     assert (lower := tracker.resting(running, TIERS, kept, [])) and lower.at != "kept"
 
