@@ -83,7 +83,7 @@ def run(inputs: dict[str, Path], config: GenerateEvaluateConfig, out: Path, seed
     models = {role: reading.Model(one, reading.first_token(inputs[role])) for role, one in opened.items()}
     seen = judged(models, inputs["data"], config, seed)
     sample = chatting.sample(opened["teacher"], opened["student"])
-    write_golden(opened["student"], config.runtime, out / "golden.json")
+    write_golden(opened["student"], config.runtime, out / "golden.json", inputs["student"])
     behaved = beside.behaved(inputs, opened["teacher"], opened["student"])
     del models, opened
     result = evaluation(inputs, seen, config).model_copy(update={"sample": sample, "behaviour": behaved})
@@ -177,9 +177,12 @@ def served(inputs: dict[str, Path], config: GenerateEvaluateConfig, result: Eval
     return windows.of_writers(subjects, text, config.rounds, macs)
 
 
-def write_golden(student: Opened, runtime: Runtime, path: Path) -> None:
-    """Made-up prompts with what the student writes behind them, and the log-probability of each token it wrote."""
-    from tasks.generate import multiple_choice
+def write_golden(student: Opened, runtime: Runtime, path: Path, directory: Path) -> None:
+    """Made-up prompts with what the student writes behind them, and the log-probability of each token it wrote.
+
+    Beside them how the student's file turns a chat into a text, by digest, and how many tokens it reads.
+    """
+    from tasks.generate import multiple_choice, rewrite
 
     prompts = [student.ids(text) for text in GOLDEN]
     ids = [list(student.stream(prompt, GOLDEN_TOKENS)) for prompt in prompts]
@@ -189,4 +192,6 @@ def write_golden(student: Opened, runtime: Runtime, path: Path) -> None:
         else []
         for prompt, own in zip(prompts, ids, strict=True)
     ]
-    write_json(path, {"prompts": list(GOLDEN), "ids": ids, "logprobs": found, "runtime": runtime})
+    write_json(
+        path, {"prompts": list(GOLDEN), "ids": ids, "logprobs": found, "runtime": runtime} | rewrite.manner(directory)
+    )

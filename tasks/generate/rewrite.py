@@ -1,5 +1,6 @@
 """Lets a delivered model that writes go on with the golden prompts again: the same tokens, as likely as before."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,20 @@ from typing import Any
 import numpy as np
 
 from tasks.generate.runtime import Opened
+
+
+def manner(directory: Path) -> dict[str, Any]:
+    """What of a GGUF file no prompt shows: its chat template's SHA-256 (null without one), and its context."""
+    from tasks.generate import gguf_check, runtime
+
+    if not (directory / runtime.MODEL).is_file():
+        return {}
+    keys = gguf_check.check(directory / runtime.MODEL).keys
+    template = keys.get("tokenizer.chat_template")
+    return {
+        "template": None if template is None else hashlib.sha256(str(template).encode()).hexdigest(),
+        "context": keys.get(f"{keys.get('general.architecture')}.context_length"),
+    }
 
 
 def worst(model: Path, evidence: Path) -> tuple[float, int]:

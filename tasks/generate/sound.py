@@ -26,6 +26,7 @@ def checks(model: Path, evidence: Path, evaluation: Evaluation | None, tolerance
     if not pieces.passed:
         return
     yield from sizes(model, file, header, evaluation)
+    yield from manner(model, evidence)
     yield golden(model, evidence, tolerance)
 
 
@@ -53,6 +54,23 @@ def sizes(model: Path, file: Path, header: gguf_check.Header, evaluation: Evalua
     if evaluation is not None and (parameters := evaluation.student.parameters) is not None:
         said = f"{count} weights, declared are {parameters}"
         yield sound.check("parameters", count == parameters, said, float(count), float(parameters))
+
+
+def manner(model: Path, evidence: Path) -> Iterator[Check]:
+    """Chat template and context are those that it was judged with; evidence of before does not tell them."""
+    from tasks.generate import rewrite
+
+    told = json.loads((evidence / "golden.json").read_text(encoding="utf-8"))
+    own = json.loads((model / "config.json").read_text(encoding="utf-8")).get("context")
+    found = rewrite.manner(model)
+    if "template" in told:
+        same = found["template"] == told["template"]
+        yield sound.check("template", same, f"its chat template is {'' if same else 'not '}the one it was judged with")
+    declared = {"config.json has": own, "it was judged with": told.get("context")}
+    wrong = next((where for where, other in declared.items() if other not in (None, found["context"])), None)
+    said = f"its file reads {found['context']} tokens"
+    said += f" and {wrong} {declared[wrong]}" if wrong else ", as is declared"
+    yield sound.check("context", wrong is None, said)
 
 
 def golden(model: Path, evidence: Path, tolerance: float) -> Check:

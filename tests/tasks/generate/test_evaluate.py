@@ -164,7 +164,7 @@ def test_speeds_come_with_one_and_two_threads_and_memory(judged: tuple[Evaluatio
 
 def test_golden_answers_are_what_the_student_writes(made: dict[str, Path], judged: tuple[Evaluation, Path]) -> None:
     golden, student = json.loads((judged[1] / "golden.json").read_text()), open_model(made["student"], "transformers")
-    assert set(golden) == {"prompts", "ids", "logprobs", "runtime"}
+    assert set(golden) == {"prompts", "ids", "logprobs", "runtime", "template", "context"}
     assert any(golden["ids"])
     for prompt, ids, told in zip(golden["prompts"], golden["ids"], golden["logprobs"], strict=True):
         given = student.ids(prompt)
