@@ -15,6 +15,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, model_vali
 
 from registry.records import STRICT, ShrinkError
 
+SAME = 1e-9  # by so much two means of the same hours may differ: they are sums of floats
 Moment = Annotated[AwareDatetime, AfterValidator(lambda one: one.astimezone(UTC))]
 
 
@@ -100,4 +101,5 @@ def greenest(profile: Profile, now: datetime, within: float, seconds: float) -> 
             f"hourly profile '{profile.source}' knows {first:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC, and a run of "
             f"{seconds / 60:.0f} minutes from {now:%Y-%m-%d %H:%M} on reaches beyond; give one of these hours."
         )
-    return Choice(chosen=min(found, key=lambda one: one.grams_per_kwh), candidates=tuple(found))
+    most = min(one.grams_per_kwh for one in found) * (1 + SAME)
+    return Choice(chosen=next(one for one in found if one.grams_per_kwh <= most), candidates=tuple(found))
