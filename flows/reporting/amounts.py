@@ -22,6 +22,8 @@ def traced(runs: list[dict[str, Any]], executions_only: bool) -> tuple[list[Trac
     records = [[StageRecord.model_validate(one) for one in run.get("stages", [])] for run in runs]
     made = {one.key for stages in records for one in stages if not one.cached}
     charged: list[Charged] = []
+    taken_up = [one for own in records for one in own if not (one.cached and executions_only)]  # another run's work
+    recorded = {one.footprint.samples for one in taken_up} - {None}
     told: list[TracedRun] = []
     left: dict[str, Footprint] = {}
     for run, own in zip(runs, records, strict=True):
@@ -33,7 +35,8 @@ def traced(runs: list[dict[str, Any]], executions_only: bool) -> tuple[list[Trac
             counted = not record.cached or (outside and not executions_only)
             made |= {record.key} if counted else set()
             entries.append((_stage(record, counted), record.footprint))
-        entries += [(_attempt(one), one.footprint) for one in map(Attempt.model_validate, run.get("attempts", []))]
+        vain = [Attempt.model_validate(one) for one in run.get("attempts", [])]
+        entries += [(_attempt(one), one.footprint) for one in vain if one.footprint.samples not in recorded]
         charged += [entry for entry in entries if entry[0].counted]
         told.append(_run(run, entries))
     return told, charged, summed([band for one in left.values() if (band := known(one))])

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry import footprint as fp
-from registry.records import Band, Footprint, ShrinkError, StageRecord
+from registry.records import Attempt, Band, Footprint, ShrinkError, StageRecord
 
 amounts = st.floats(min_value=1e-9, max_value=1e3)
 
@@ -45,6 +45,17 @@ def test_reused_stages_count_once() -> None:
     result = fp.spent([again, first, again, orphan, orphan])
     assert result.kwh is not None and result.kwh.central == 3.0
     assert result.stages == 2
+
+
+def test_what_was_spent_in_vain_counts_and_work_that_was_taken_up_counts_once() -> None:
+    lower = Footprint(kwh=None, at_least_kwh=measured(2.0).kwh, seconds=3.0, why="killed", samples="a" * 64)
+    killed = Attempt(stage="01-data", ended="killed", started="2026-01-01T00:00:00Z", footprint=lower)
+    made = stage("k", measured(1.0).model_copy(update={"samples": "b" * 64}), cached=True)
+    left = Attempt(stage="02-floor", ended="failed", started="2026-01-01T00:00:00Z", footprint=made.footprint)
+    whole = fp.spent([made], [killed, left])
+    assert whole.kwh is not None and whole.kwh.central == 3.0
+    assert (whole.stages, whole.unmeasured) == (2, 1), "the sum is a lower bound"
+    assert fp.spent([], [left]).kwh == made.footprint.kwh
 
 
 def test_grams_of_a_country_and_of_no_country() -> None:
