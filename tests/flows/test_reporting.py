@@ -66,7 +66,7 @@ def home(tmp_path: Path) -> Path:
         "stage": "02-stage2",
         "ended": "killed",
         "started": "2026-10-01T00:00:00+00:00",
-        "footprint": footprint(0.31),
+        "footprint": {**footprint(0.31), "samples": "ef" * 32},
     }
     kept(tmp_path, "one-aaaa", stages=made, **judged, version="3", attempts=[vain], resumed=1)
     reused = [stage("stage1", footprint(ODD[1]), cached=True), stage("late", footprint(0.77), False)]
