@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from flows import console as screen
-from flows.cli_common import Json, say
+from flows.cli_common import Json, connected, say
 from flows.settings import settings
 
 Model = Annotated[str | None, typer.Argument(help="only the runs of this model, its smoke walks apart")]
@@ -34,6 +34,10 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="file to write (default: the terminal; of html report.html in .shrink)")
     ] = None,
+    issue: Annotated[bool, typer.Option("--issue", help="freeze it on S3, of a period that is over")] = False,
+    restates: Annotated[str | None, typer.Option(help="digest of the issued report that this one replaces")] = None,
+    reason: Annotated[str | None, typer.Option(help="why it is restated")] = None,
+    issued: Annotated[bool, typer.Option("--issued", help="list what was issued")] = False,
     as_json: Json = False,
 ) -> None:
     """Report energy, emissions and pay-back of all runs, or of a model's or a period's, and how well each is known."""
@@ -44,6 +48,12 @@ def report(
     from flows.reporting.period import period
 
     here = settings()
+    if issued:
+        say_issued(as_json)
+        return
+    if issue or restates or reason:
+        issue_it(model, since, until, restates, reason, as_json)
+        return
     found = gather(here.home, model, period(since, until, datetime.now(UTC).date()))
     facts = compose(found, here.country)
     writers = {
@@ -66,6 +76,37 @@ def report(
     if facts.unreadable:
         lines.append(f"not readable, in no total: {', '.join(facts.unreadable)}")
     say(None, False, screen.fitted("\n".join(lines)))
+
+
+def issue_it(
+    model: str | None, since: str | None, until: str | None, restates: str | None, reason: str | None, as_json: bool
+) -> None:
+    """Freeze a report on S3 and say under which digest."""
+    from flows.reporting.issue import issue, lines
+    from flows.reporting.monthly import composer
+    from flows.reporting.period import period
+    from flows.servers import s3_config
+    from registry import store
+
+    today, here = datetime.now(UTC).date(), settings()
+    asked = period(since, until, today)
+    found = connected()
+    s3 = store.connect(s3_config(found))
+    entry, report = issue(s3, found.bucket, here.home, composer(), asked, today, model, restates, reason)
+    said = [*lines([entry]), f"files: s3://{found.bucket}/manifests/{entry.digest}.json", report.benefit.sentence]
+    say(entry.model_dump(), as_json, screen.fitted("\n".join(said)))
+
+
+def say_issued(as_json: bool) -> None:
+    """List the issued reports."""
+    from flows.reporting.issue import lines
+    from flows.servers import s3_config
+    from registry import store
+    from registry.issued import entries
+
+    found = connected()
+    seen = entries(store.connect(s3_config(found)), found.bucket)
+    say([one.model_dump() for one in seen], as_json, screen.fitted("\n".join(lines(seen))))
 
 
 def written_whole(target: Path, text: str) -> None:

@@ -81,7 +81,7 @@ def test_a_cron_schedule_runs_the_recipe_to_its_end_by_itself(
     worker: Path,
 ) -> None:
     content = yaml.safe_load(FILE.read_text())
-    deployment, _ = content["deployments"]
+    deployment, *_ = content["deployments"]
     content["deployments"] = [deployment]
     deployment |= {"name": "soon", "parameters": {"recipe": str(tiny / "tiny.yaml")}}
     deployment["schedules"][0]["cron"] = "* * * * *"
@@ -107,7 +107,7 @@ def test_a_teacher_that_moved_starts_its_recipe_by_itself(
     put_teacher(client, "scheduled-teacher", tiny / "teacher")
     recipe = recipe_of(tiny, worker, "models:/scheduled-teacher@production")
     content = yaml.safe_load(FILE.read_text())
-    _, deployment = content["deployments"]
+    *_, deployment = content["deployments"]
     assert deployment["entrypoint"] == "flows.watch.watch" and not deployment["schedules"][0]["active"]
     deployment |= {"name": "moved", "parameters": {"recipes": [str(recipe)]}, "schedules": [{"interval": 5}]}
     deployment["work_pool"]["job_variables"]["working_dir"] = str(worker)
@@ -128,7 +128,7 @@ def test_a_run_within_a_window_begins_in_the_worker(
     servers: Services, servers_home: Path, tiny: Path, worker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = yaml.safe_load(FILE.read_text())
-    deployment, _ = content["deployments"]
+    deployment, *_ = content["deployments"]
     deployment |= {"name": "green", "schedules": []}
     deployment["work_pool"]["job_variables"]["working_dir"] = str(worker)
     (worker / "prefect.yaml").write_text(yaml.safe_dump({**content, "deployments": [deployment]}))
