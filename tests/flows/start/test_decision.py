@@ -69,7 +69,7 @@ def test_a_smoke_walk_does_not_wait(shrink: Shrink) -> None:
 
 def test_without_a_profile_there_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ShrinkError, match=r"--within needs the grid's intensity by the hour: give a CSV file"):
-        decisions.decide(Settings(home=tmp_path), "12h", plan(60), NOON)
+        decisions.decide(Settings(home=tmp_path, carbon=None), "12h", plan(60), NOON)
 
 
 def test_the_greenest_hour_is_taken_and_told(tmp_path: Path) -> None:
