@@ -179,6 +179,8 @@ def write_evidence(
         licences={what: source.licence for what, source in recipe.origins.items()},
         grams=seen["footprint"]["gco2e"],
         grams_range=report.carbon_text(facts),
+        location=shop.settings.country,
+        hardware=hardware(gather.header(shop.directory / "samples.jsonl")),
         signed_with=key,
         signed_on=when,
         examples=examples,
@@ -189,6 +191,14 @@ def write_evidence(
     )
     (evidence / "README.md").write_text(text)
     return evidence
+
+
+def hardware(header: dict[str, Any]) -> str | None:
+    """The machine as the head of the samples tells it, in a few words."""
+    machine = header.get("machine") or {}
+    if not machine.get("cpu"):
+        return None
+    return f"{machine['cpu']}, {machine.get('threads_seen')} threads, {machine.get('memory_gb')} GB of memory"
 
 
 def licences(recipe: Recipe) -> dict[str, str]:

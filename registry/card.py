@@ -41,6 +41,8 @@ class Story(BaseModel):
     licences: dict[str, str]
     grams: float | None = None
     grams_range: str | None = None
+    location: str | None = None  # ISO 3166 alpha-3 code of the grid
+    hardware: str | None = None  # that the stages ran on
     signed_with: str | None = None  # id of the key, SHA-256 of its public half in PEM
     signed_on: str | None = None
     examples: tuple[str, ...] = ()  # judged texts that the recipe allows to be shown
@@ -87,11 +89,7 @@ def _metadata(name: str, evaluation: Evaluation, story: Story) -> str:
         "tags": ["distillation", "pruning", "quantization", FORMATS[evaluation.task], tag],
         **licence,
         **({"base_model": _package(teacher)} if teacher.startswith("pypi:") else {}),
-        "co2_eq_emissions": {
-            "emissions": story.grams,
-            "source": "CodeCarbon",
-            "training_type": "compression of a trained model",
-        },
+        **_emitted(story),
         "metrics": [score["type"] for score in scores],
         "model-index": [
             {
@@ -110,6 +108,19 @@ def _metadata(name: str, evaluation: Evaluation, story: Story) -> str:
         ],
     }
     return f"---\n{_yaml(meta)}---"
+
+
+def _emitted(story: Story) -> dict[str, Any]:
+    """What the hub reads of emissions, in grams: nothing while the grid is unknown, or the energy."""
+    if story.grams is None or story.location is None:
+        return {}
+    told = {
+        "emissions": round(story.grams, 6),
+        "source": "CodeCarbon",
+        "training_type": "compression of a trained model (distillation, pruning, quantization)",
+        "geographical_location": story.location,
+    }
+    return {"co2_eq_emissions": told | ({"hardware_used": story.hardware} if story.hardware else {})}
 
 
 def _results(seen: Evaluation) -> list[dict[str, Any]]:
@@ -203,7 +214,8 @@ def _footprint(seen: Footprint, story: Story) -> str:
     else:
         carbon = "The emissions are unknown."
     took = f"The stages ran for {seen.seconds:.0f} s in all."
-    return f"## Footprint of making it\n\n{energy} {carbon} {took} {text(story.payback)}"
+    more = "The [report](report.html) beside this card ([JSON](report.json)) tells boundary, components, and sources."
+    return f"## Footprint of making it\n\n{energy} {carbon} {took} {text(story.payback)} {more}"
 
 
 def _origin(story: Story) -> str:

@@ -26,7 +26,8 @@ class Gathered(NamedTuple):
 def gather(home: Path, model: str | None = None, asked: Period | None = None) -> Gathered:
     """The runs of a model (of all without one) that began in a period; raises ShrinkError where there are none."""
     period = asked or Period()
-    everything, unreadable = journals.read_all(home), damaged(home)
+    everything = journals.read_all(home)
+    unreadable = damaged(home, {str(run["run_id"]) for run in everything})
     chosen = everything if model is None else of_model(everything, model)
     runs = [run for run in chosen if period.holds(str(run.get("started")))]
     if not runs and (period.since or period.until):
@@ -60,9 +61,10 @@ def beside(found: Gathered) -> list[str]:
     return [f"its smoke walks, which are not among them: {said} (`shrink report {name}`)"]
 
 
-def damaged(home: Path) -> list[str]:
-    """Runs whose run.json is there and cannot be read."""
-    return [path.parent.name for path in sorted((home / "runs").glob("*/run.json")) if journals.read(path) is None]
+def damaged(home: Path, read: set[str]) -> list[str]:
+    """Runs whose run.json is there and cannot be read; `read` are those that could."""
+    rest = (path for path in sorted((home / "runs").glob("*/run.json")) if path.parent.name not in read)
+    return [path.parent.name for path in rest if journals.read(path) is None]
 
 
 def nothing(period: Period, model: str | None, runs: list[dict[str, Any]]) -> str:

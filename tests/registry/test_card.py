@@ -25,6 +25,8 @@ def _card(
         sources={"teacher": "pypi:big-bert==1.0", "data|set": "dir:/home/data/"},
         licences={"teacher": "MIT", "data|set": "MIT"},
         grams=grams,
+        location="FRA" if grams is not None else None,
+        hardware="A processor, 2 threads, 8 GB of memory",
         grams_range="1 g to 2 g over 157 national grids",
     )
     text = render(name, {"name": name, "seed": 1, "data": {"max_length": 64}}, seen, verdict, footprint, story)
@@ -32,15 +34,22 @@ def _card(
     return yaml.safe_load(head), body
 
 
-def test_unknown_emissions_are_null_and_unmeasured_energy_is_not_zero() -> None:
+def test_unknown_emissions_are_left_out_and_unmeasured_energy_is_not_zero() -> None:
     meta, body = _card(Footprint(kwh=None, seconds=3))
-    assert meta["co2_eq_emissions"]["emissions"] is None
+    assert "co2_eq_emissions" not in meta
     assert "not measured" in body and "emissions are unknown, no country was set: 1 g to 2 g" in body
 
 
 def test_known_emissions_are_grams() -> None:
     meta, body = _card(Footprint(kwh=Band(low=0.1, central=0.2, high=0.4), seconds=3, tier="modelled"), 81.5)
-    assert meta["co2_eq_emissions"]["emissions"] == 81.5
+    assert meta["co2_eq_emissions"] == {
+        "emissions": 81.5,
+        "source": "CodeCarbon",
+        "training_type": "compression of a trained model (distillation, pruning, quantization)",
+        "geographical_location": "FRA",
+        "hardware_used": "A processor, 2 threads, 8 GB of memory",
+    }
+    assert "[report](report.html)" in body
     assert "0.2 kWh (0.1 to 0.4; modelled)" in body and "81.5 g" in body
 
 
