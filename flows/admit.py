@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from flows import cache, keys
 from flows.obtain import Workshop, obtain
-from flows.recipe import Recipe
+from flows.recipe import Recipe, digest_of
 from flows.servers import client, s3_config, services
 from flows.settings import settings, worker_environment
 from registry import admission, contents, promotion, signing, store, versions
@@ -121,11 +121,11 @@ def checks(name: str, version: str, place: Path, shop: Workshop | None, forced: 
     reigning, now = champion(name, digest), datetime.now(UTC)
     asked = admission.Asked(model=name, digest=digest, key=seal.key, now=now, reigning=reigning, forced=forced)
     sound = True
-    for one in admission.checks(place, asked, (recipe.digest, recipe.gate) if recipe else None):
+    for one in admission.checks(place, asked, (recipe[0], recipe[1].gate) if recipe else None):
         sound = sound and one.passed
         yield one
     if sound and recipe is not None:  # nothing is opened of a version that does not hold together
-        yield from reloaded(place, recipe, shop)
+        yield from reloaded(place, recipe[1], shop)
 
 
 def champion(name: str, digest: str) -> str | None:
@@ -154,13 +154,17 @@ def demand_of(error: Exception) -> str:
     return "files" if isinstance(cause, contents.Foreign) and "digest" not in str(cause) else "digest"
 
 
-def recipe_of(place: Path) -> Recipe | None:
-    """The recipe in a version's statement of provenance; None where there is none that can be read."""
+def recipe_of(place: Path) -> tuple[str, Recipe] | None:
+    """Digest and recipe in a version's statement of provenance; None where there is none that can be read.
+
+    The digest is of what is written there, not of how this code would write it: that may know more fields.
+    """
     from registry import attested
 
     with contextlib.suppress(attested.Incomplete, LookupError, TypeError, ValidationError, ShrinkError):
         said = attested.provenance(place)["predicate"]["buildDefinition"]["externalParameters"]["recipe"]
-        return Recipe.model_validate(said)
+        recipe = Recipe.model_validate(said)
+        return digest_of(said), recipe
     return None
 
 

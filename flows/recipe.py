@@ -1,5 +1,6 @@
 """Recipes: YAML read into one frozen model; unknown keys, wrong orders and typos are refused with the nearest name."""
 
+import copy
 import difflib
 import math
 import os
@@ -130,15 +131,7 @@ class Recipe(BaseModel):
         What lies there counts by its own digest, in the key of every stage that reads it. A registered teacher whose
         content digest is known counts by that, whatever its version's number.
         """
-        content = self.model_dump(mode="json")
-        second = [content[part] for part in ("second_source", BEHAVIOUR) if content[part]]
-        for source in (content["teacher"], content["data_source"], *second, *content["teachers"].values()):
-            scheme, _, rest = source["uri"].partition(":")
-            if scheme in LOCAL:
-                source["uri"] = f"{scheme}:{Path(rest).name}"
-            elif scheme == "models" and source["sha256"]:
-                source["uri"] = f"{scheme}:/{rest.split('/')[1]}"
-        return sha256_json(content)
+        return digest_of(self.model_dump(mode="json"))
 
     def with_sources(self, change: Callable[[Source], Source]) -> "Recipe":
         """The recipe with each of its sources changed."""
@@ -300,3 +293,16 @@ def part_of(loc: tuple[int | str, ...]) -> type[BaseModel]:
         if isinstance(found, type) and issubclass(found, BaseModel):
             return found
     return Recipe
+
+
+def digest_of(content: dict[str, Any]) -> str:
+    """The digest of a recipe as it was written down: one of before a field was added keeps the digest it had."""
+    content = copy.deepcopy(content)
+    second = [content[part] for part in ("second_source", BEHAVIOUR) if content.get(part)]
+    for source in (content["teacher"], content["data_source"], *second, *content.get("teachers", {}).values()):
+        scheme, _, rest = source["uri"].partition(":")
+        if scheme in LOCAL:
+            source["uri"] = f"{scheme}:{Path(rest).name}"
+        elif scheme == "models" and source.get("sha256"):
+            source["uri"] = f"{scheme}:/{rest.split('/')[1]}"
+    return sha256_json(content)

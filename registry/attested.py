@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.gate import Gate
-from registry.records import Evaluation, Verdict
+from registry.records import Evaluation, Verdict, sha256_json
 
 EVALUATION, GATE, VERDICT, PROVENANCE = "evaluation.json", "gate.json", "verdict.json", "provenance.json"
 
@@ -56,6 +56,13 @@ def verdict(version: Path) -> Verdict:
 def provenance(version: Path) -> dict[str, Any]:
     """The statement of what a fetched version was made of (registry/provenance.py). Raises Incomplete."""
     return _read(version, PROVENANCE)
+
+
+def digests(version: Path) -> dict[str, str]:
+    """{name: SHA-256} of evaluation, gate and verdict as they were written down, whatever fields came since."""
+    stored = {EVALUATION: _read(version, EVALUATION).get("evaluation")}
+    stored |= {name: _read(version, name) for name in (GATE, VERDICT)}
+    return {name.removesuffix(".json"): sha256_json(value) for name, value in stored.items()}
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ STAGES: list[dict[str, Any]] = [
     {"kind": "export"},
     {"kind": "quantize", "method": "int8_dynamic"},
 ]
+YESTERDAY = (datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="seconds")  # old evaluations are refused
 COMPARED = {"texts": 30, "largest": 0.1, "mean": 0.01, "agreement": 0.99, "runtime": "onnxruntime 1"}
 GATE: dict[str, Any] = {"beat_floor": False, "retention_min": 0.5, "bytes_ratio_min": 1.1}
 
@@ -41,7 +43,7 @@ class Candidate(BaseModel):
     recipe: dict[str, Any] = {}  # in the place of what the recipe says
     gate: dict[str, Any] = GATE
     verdict: Verdict | None = None  # in the place of what the gate says
-    started: str = "2026-11-27T12:00:00+00:00"
+    started: str = YESTERDAY
 
 
 def recipe_of(name: str, candidate: Candidate) -> Recipe:
@@ -85,7 +87,7 @@ def record(config: Any, role: str, digest: str, inputs: dict[str, str]) -> Stage
         footprint=Footprint(kwh=Band(low=0.1, central=0.2, high=0.4), seconds=5.0, tier="modelled"),
         cpu_seconds=7.0,
         peak_rss_mb=300.0,
-        started="2026-11-27T12:00:00+00:00",
+        started=YESTERDAY,
         measured=COMPARED if config.kind == "compare" else {},
     )
 

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +14,10 @@ import pytest
 
 from flows import admit
 from flows.outcome import describe
+from flows.recipe import digest_of
 from infra import keys
 from registry import promotion, versions
+from registry.records import sha256_json
 from tests.sabotage import harm, models
 from tests.sabotage.conftest import judged
 from tests.sabotage.factory import Candidate, Tamper
@@ -124,6 +127,27 @@ def padded(value: Any) -> Any:
     return np.concatenate([value, np.zeros((4, value.shape[1]), dtype=value.dtype)])
 
 
+def older(evidence: Path) -> None:
+    """Evidence as code wrote it that did not know all fields of today."""
+    said = json.loads((evidence / "provenance.json").read_text(encoding="utf-8"))
+    recipe = said["predicate"]["buildDefinition"]["externalParameters"]["recipe"]
+    del recipe["second_source"]
+    stored = {
+        name: json.loads((evidence / f"{name}.json").read_text(encoding="utf-8")) for name in ("evaluation", "gate")
+    }
+    del stored["evaluation"]["evaluation"]["serving"], stored["gate"]["score_min"]
+    digests = {"gate": sha256_json(stored["gate"]), "evaluation": sha256_json(stored["evaluation"]["evaluation"])}
+    materials = said["predicate"]["buildDefinition"]["resolvedDependencies"]
+    for one in [*materials, *said["predicate"]["runDetails"]["byproducts"]]:
+        one["digest"] = {"sha256": {**digests, "recipe": digest_of(recipe)}.get(one["name"], one["digest"]["sha256"])}
+    for name, value in {**stored, "provenance": said}.items():
+        (evidence / f"{name}.json").write_text(json.dumps(value), encoding="utf-8")
+
+
+def ago(days: float, zone: timezone = UTC) -> str:
+    return (datetime.now(zone) - timedelta(days=days)).isoformat(timespec="seconds")
+
+
 @contextmanager
 def another_key(desk: Desk) -> Iterator[None]:
     """Signed with a second key that is trusted as well."""
@@ -202,9 +226,10 @@ CASES: dict[str, Case] = {
     "longer stages": recipe(stages=[{"kind": "finetune"}, {"kind": "label"}, {"kind": "distill"}, {"kind": "export"}]),
     "another gate": gated(retention_min=0.7, bytes_ratio_min=2.0),
     "a gate of limits": gated(p50_ms_max=1000.0, bytes_max=100_000, peak_rss_mb_max=4000.0),
-    "two months ago": as_it_is(started="2026-10-01T12:00:00+00:00"),
-    "another time zone": as_it_is(started="2026-11-27T23:00:00+14:00"),
+    "two months ago": as_it_is(started=ago(60)),
+    "another time zone": as_it_is(started=ago(0.1, timezone(timedelta(hours=14)))),
     "evidence that says more": Case(lambda desk: desk.sound["fp32"], added("NOTICE.txt", b"of the evidence\n")),
+    "written before a field was there": as_it_is("int8")._replace(tamper=older),
     "another trusted key": as_it_is()._replace(around=another_key),
     "another home": as_it_is("int8")._replace(around=another_home),
     "registered twice": as_it_is()._replace(around=registered_twice),
