@@ -101,7 +101,7 @@ def test_what_cannot_be_promoted_is_refused_in_a_sentence(
         (["promote", f"{NAME}@chalenger", *WHY], "has no alias 'chalenger'"),
         (["promote", "tiny-aks@1", *WHY], "is not registered; did you mean"),
         (["rollback", f"{NAME}@1", *WHY], "no version is meant here"),
-        (["predict", f"{NAME}@latest", "fine"], "'latest' is never an alias; name a version's number: tiny-asks@3"),
+        (["predict", f"{NAME}@latest", "fine"], "'latest' is never an alias: name a version by its number, tiny-asks"),
         (["show", f"{NAME}@"], "behind '@' stands an alias"),
         (["show", f"{NAME}@v2"], "'v2' is never an alias"),
         (["promote", f"{NAME}@1@2", *WHY], "behind '@' stands an alias"),
