@@ -183,11 +183,6 @@ def _exact(grams: Grams) -> Band:
     return Band(low=grams, central=grams, high=grams)
 
 
-def drawn_over(start: datetime, seconds: Seconds, kwh: Band | None) -> list[Used]:
-    """An energy of which only begin and length are known; nothing where it was not measured."""
-    return [Used(start=start, seconds=seconds, kwh=kwh)] if kwh else []
-
-
 def at_end(end: datetime, seconds: Seconds, kwh: Band) -> Used:
     """The energy of one sample, which was read when its seconds were over."""
     return Used(start=end - timedelta(seconds=seconds), seconds=seconds, kwh=kwh)

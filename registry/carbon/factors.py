@@ -45,6 +45,11 @@ class Factors(BaseModel):
     source: str
     sha256: str | None = None
 
+    @property
+    def begins(self) -> tuple[datetime, ...]:
+        """When its periods begin, as far as they have a beginning."""
+        return tuple(one.start for one in self.periods if one.start is not None)
+
 
 class Day(BaseModel):
     """A typical day, repeated: an intensity for each local hour from 0 to 23; `offset` is local time's from UTC."""
@@ -69,8 +74,14 @@ class Held(NamedTuple):
 
 def held(layers: Iterable[Layer], moment: datetime) -> Held | None:
     """The intensity at a moment, of the first layer that knows it; None where none does."""
-    found = (_held(layer, moment.astimezone(UTC)) for layer in layers)
-    return next((one for one in found if one is not None), None)
+    at, ahead = moment.astimezone(UTC), list[datetime]()
+    for layer in layers:
+        found = _held(layer, at)
+        if found is not None:  # until a layer before it, which does not know this moment, knows one
+            return found._replace(until=min((*ahead, *([found.until] if found.until else [])), default=None))
+        edges = layer.edges if isinstance(layer, Profile) else layer.begins if isinstance(layer, Factors) else ()
+        ahead += [edge for edge in edges if edge > at][:1]
+    return None
 
 
 def mean(layers: tuple[Layer, ...], start: datetime, seconds: float) -> tuple[Band, tuple[str, ...]] | None:
@@ -94,7 +105,9 @@ def mean(layers: tuple[Layer, ...], start: datetime, seconds: float) -> tuple[Ba
 def steady(layers: tuple[Layer, ...], start: datetime, end: datetime) -> bool:
     """Whether one intensity holds all this time, so that when in it energy was drawn makes no difference."""
     now = held(layers, start)
-    return now is None or now.until is None or now.until >= end
+    if now is None:
+        return not layers
+    return now.until is None or now.until >= end
 
 
 def bundled(country: str | None) -> Factors:

@@ -127,7 +127,11 @@ def test_a_profile_of_moments(tmp_path: Path) -> None:
     found = held((profile,), NOON + timedelta(minutes=90))
     assert found and found.grams_per_kwh.central == 30
     assert held((profile,), profile.end) is None
-    assert held((profile, bundled("FRA")), profile.end) is not None, "a later layer knows what the first does not"
+    france = bundled("FRA")
+    rate = france.periods[0].grams_per_kwh.central
+    mixed = mean((profile, france), NOON - timedelta(hours=1), 4 * 3600.0)
+    assert mixed and math.isclose(mixed[0].central, (rate + 10 + 30 + rate) / 4), "a later layer fills what is left out"
+    assert len(mixed[1]) == 2
 
 
 @pytest.mark.parametrize(
