@@ -46,6 +46,7 @@ def report(
     from flows.reporting.compose import compose
     from flows.reporting.gather import beside, gather
     from flows.reporting.period import period
+    from registry.carbon.inputs import basis
 
     here = settings()
     if issued:
@@ -54,8 +55,9 @@ def report(
     if issue or restates or reason:
         issue_it(model, since, until, restates, reason, as_json)
         return
+    inputs = basis(here.carbon, here.country)
     found = gather(here.home, model, period(since, until, datetime.now(UTC).date()))
-    facts = compose(found, here.country)
+    facts = compose(found, inputs)
     writers = {
         Format.html: page.html,
         Format.md: formats.markdown,

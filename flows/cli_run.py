@@ -124,10 +124,10 @@ def check(recipe: str) -> "Plan":
     from flows.preflight import preflight
     from flows.recipe import BEHAVIOUR, load
     from infra.services import status
-    from registry.footprint import grid_of
+    from registry.carbon.inputs import basis
 
     chosen, here = load(recipe), settings()
-    grid_of(here.country)  # the report comes last: a wrong country must not wait for it
+    basis(here.carbon, here.country)  # the report comes last: what is wrong there must not wait for it
     if registered.used(chosen):  # whose teacher MLflow knows
         connected(start=True)
     teacher, data = sources.peek(chosen.teacher, here.home), sources.peek(chosen.data_source, here.home)

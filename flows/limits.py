@@ -75,15 +75,24 @@ def _limits_energy(facts: dict[str, Any]) -> list[str]:
 
 def _limits_carbon(facts: dict[str, Any]) -> list[str]:
     grid, lines = facts["grid"], []
-    if grid["country"] is None:
+    if grid["country"] is None and "by the hour" not in grid["year"]:
         lines.append(f"No country was given, so CO2e is a {grid['name']} ({grid['year']}), not an estimate of one.")
+    elif "by the hour" in grid["year"]:
+        lines.append(f"CO2e follows the hour in which energy was drawn ({grid['source']}), not the contract.")
     else:
         lines.append(
             f"CO2e uses the mean of {grid['name']} in {grid['year']}, not the hour or the contract of this run."
         )
     if facts["pue"] == 1.0:
         lines.append("Cooling and power conversion of the site are not included (PUE 1).")
-    if facts["payback"]["requests"]:
+    served = (facts["evaluation"] or {}).get("serving")
+    if facts["payback"]["requests"] and served:
+        lines.append(
+            f"Pay-back takes the energy of a {facts['request']} from {len(served['student']['windows'])} windows of "
+            "serving one after another on this machine; batching or another machine changes it."
+            + (" No counter stands behind it: the energy ratio is the time ratio." if served["ratio_is_time"] else "")
+        )
+    elif facts["payback"]["requests"]:
         lines.append(
             f"Pay-back assumes that a {facts['request']} draws the mean power of the evaluation for its median "
             "latency, at one thread and batch 1; batching or another machine changes it."

@@ -21,6 +21,7 @@ from flows.shown import emitted, shown
 from flows.start import saved
 from registry import attested, card, contents, promotion, provenance, runs, signing, store, versions
 from registry import footprint as fp
+from registry.carbon.inputs import basis
 from registry.records import Evaluation, ShrinkError, Verdict, digest_directory
 from registry.standing import standing
 from tasks import pairs
@@ -112,7 +113,7 @@ def register(
     key = keys.ready(shop.settings)
     told = made_of.statement(recipe, shop.records, digest, evaluation, verdict, key.public.id, str(journal["run_id"]))
     evidence = write_evidence(shop, recipe, evaluation, verdict, facts, seen, student, evaluated, told)
-    its_report = compose(gather.alone(done, shop.directory), shop.settings.country)
+    its_report = compose(gather.alone(done, shop.directory), basis(shop.settings.carbon, shop.settings.country))
     (evidence / "report.html").write_text(page.html(its_report), encoding="utf-8")
     (evidence / "report.json").write_text(formats.json_text(its_report), encoding="utf-8")
     signature = shop.directory / "signature"

@@ -10,7 +10,7 @@ from flows import units, written
 from flows.limits import limits
 from registry import footprint as fp
 from registry.gate import is_smoke
-from registry.records import METRICS, Attempt, Band, Evaluation, Footprint, StageRecord, Verdict
+from registry.records import METRICS, Attempt, Band, Evaluation, Footprint, StageRecord, Verdict, scaled
 
 MODELS = ("teacher", "student", "floor")
 REQUEST = {True: "written token", False: "request"}  # what energy and pay-back are told for: models that write, others
@@ -143,6 +143,9 @@ def _power(run: dict[str, Any] | None) -> Footprint | None:
 
 
 def _requests(evaluation: Evaluation | None, power: Footprint | None) -> dict[str, Band | None]:
+    if evaluation is not None and (serving := evaluation.serving) is not None:
+        found = {name: getattr(serving, name) for name in MODELS}
+        return {name: scaled(one.wh_per_1000, 1e-3) if one and one.wh_per_1000 else None for name, one in found.items()}
     if evaluation is None or power is None:
         return dict.fromkeys(MODELS)
     return {name: fp.request_wh(power, getattr(evaluation, name).p50_ms) for name in MODELS}

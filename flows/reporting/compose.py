@@ -1,6 +1,6 @@
 """A `Report` from gathered runs and the carbon inputs: pure, deterministic, no clock and no environment.
 
->>> compose(gather(home), country="FRA")
+>>> compose(gather(home), basis(None, "FRA"))
 """
 
 import json
@@ -9,14 +9,13 @@ from typing import Any
 
 from flows import limits as said
 from flows import report as quality_of
-from flows.reporting import actions, amounts, rounding
+from flows.reporting import actions, amounts, carbon, rounding
 from flows.reporting.gather import Gathered
 from flows.reporting.model import (
     Benefit,
     Counts,
     Emissions,
     Figure,
-    Intensity,
     Machine,
     Point,
     Quality,
@@ -26,19 +25,21 @@ from flows.reporting.model import (
     Spent,
     TracedRun,
 )
-from registry import footprint as fp
+from registry.carbon import payback
+from registry.carbon.inputs import Basis, basis
 from registry.records import Band, Evaluation, Verdict
 
 POINTS = 8  # of the pay-back's curve, evenly from none to twice the break-even
 
 
-def compose(found: Gathered, country: str | None = None, restates: Restated | None = None) -> Report:
-    """All facts of these runs."""
+def compose(found: Gathered, given: Basis | None = None, restates: Restated | None = None) -> Report:
+    """All facts of these runs; `given` are the carbon inputs (none: the range over the world's grids)."""
+    inputs = given or basis(None, None)
     in_period = bool(found.asked.since or found.asked.until)
     runs, charged, reused = amounts.traced(found.runs, executions_only=in_period)
-    energy, facts = amounts.spent(runs, charged, reused), quality_of.build(found.runs, country)
-    quality, benefit = _quality(facts), _benefit(found, facts, country)
-    emissions, counts = _emissions(energy, country), _counts(runs, energy, found)
+    energy, facts = amounts.spent(runs, charged, reused), quality_of.build(found.runs)
+    quality, benefit = _quality(facts), _benefit(found, facts, inputs)
+    emissions, counts = carbon.emissions(found, runs, charged, inputs), _counts(runs, energy, found)
     hardware = machines(found)
     return Report(
         title=f"{found.model or 'All models'}: energy, emissions and pay-back of compression",
@@ -54,7 +55,7 @@ def compose(found: Gathered, country: str | None = None, restates: Restated | No
         quality=quality,
         counts=counts,
         actions=actions.actions(energy, emissions, benefit, counts, runs),
-        limits=(*said.energy_lines(energy, hardware), *_limits(facts, energy)),
+        limits=(*said.energy_lines(energy, hardware), *_limits(facts, energy, emissions)),
         trace=tuple(runs),
         unreadable=tuple(found.unreadable),
     )
@@ -102,31 +103,24 @@ def _scope(found: Gathered) -> Scope:
     )
 
 
-def _limits(facts: dict[str, Any], energy: Spent) -> list[str]:
+def _limits(facts: dict[str, Any], energy: Spent, emissions: Emissions) -> list[str]:
     """The sentences that quality, carbon and pay-back ask for, with what is counted here."""
     beside = energy.reused_kwh is not None  # then re-used stages are charged to nobody here
     rows = [row | {"counted": row["counted"] and not (row["cached"] and beside)} for row in facts["stages"]]
-    return said.limits(facts | {"stages": rows})
+    applied = {"grid": emissions.intensity.model_dump(), "pue": emissions.pue or 1.0, "stages": rows}
+    return [*said.limits(facts | applied), *carbon.limits(emissions)]
 
 
-def _emissions(energy: Spent, country: str | None) -> Emissions:
-    grid = fp.grid_of(country)
-    rate = grid.intensity
-    told = {"low": rate.low, "central": rate.central, "high": rate.high, "year": grid.year, "source": grid.source}
-    return Emissions(
-        intensity=Intensity(country=grid.country, name=grid.name, **told),
-        pue=None,
-        location_g=fp.grams(energy.total.kwh, grid),
-    )
-
-
-def _benefit(found: Gathered, facts: dict[str, Any], country: str | None) -> Benefit:
+def _benefit(found: Gathered, facts: dict[str, Any], inputs: Basis) -> Benefit:
     """Pay-back of the newest judged model: all runs of its recipe up to the report's end count."""
     if facts["run_id"] is not None:
         recipe = next(run["recipe"] for run in found.runs if run["run_id"] == facts["run_id"])
-        facts = quality_of.build([run for run in found.history if run["recipe"] == recipe], country)
+        facts = quality_of.build([run for run in found.history if run["recipe"] == recipe])
     requests = {name: _band(one) for name, one in facts["request_wh"].items()}
     even, cost = _band(facts["payback"]["requests"]), _band(facts["payback"]["cost"])
+    judged = Evaluation.model_validate(facts["evaluation"]) if facts["evaluation"] else None
+    serving = judged.serving if judged else None
+    said = (carbon.compute(judged), carbon.money(cost, facts["spent"]["seconds"], serving, inputs, facts["request"]))
     return Benefit(
         break_even=even,
         unit=facts["request"],
@@ -135,24 +129,15 @@ def _benefit(found: Gathered, facts: dict[str, Any], country: str | None) -> Ben
         cost_kwh=cost,
         request_wh=requests,
         curve=_curve(even, cost, requests),
+        said=tuple(one for one in said if one is not None),
     )
 
 
 def _curve(even: Band | None, cost: Band | None, requests: dict[str, Band | None]) -> tuple[Point, ...]:
-    teacher, student = requests.get("teacher"), requests.get("student")
-    if even is None or cost is None or teacher is None or student is None:
+    if even is None:
         return ()
-    saved = [getattr(teacher, end) - getattr(student, end) for end in ("low", "central", "high")]
-    most = 2 * even.central
-    points = []
-    for place in range(POINTS + 1):
-        so_many = most * place / POINTS
-        low, central, high = (
-            so_many * each / 1000 - spent
-            for each, spent in ((min(saved), cost.high), (saved[1], cost.central), (max(saved), cost.low))
-        )
-        points.append(Point(requests=so_many, low=low, central=central, high=high))
-    return tuple(points)
+    points = payback.curve(cost, requests.get("teacher"), requests.get("student"), 2 * even.central, POINTS)
+    return tuple(Point(requests=one.requests, **one.net_kwh.model_dump()) for one in points)
 
 
 def _quality(facts: dict[str, Any]) -> Quality | None:
@@ -205,9 +190,10 @@ def _carbon_figure(emissions: Emissions) -> Figure:
     if grams is None:
         return Figure(text="not known", says="CO2e", between="the energy was not measured")
     between = rounding.between(grams.low, grams.high, "mass")
-    if rate.country is None:
+    least = "; a lower bound" if emissions.uncovered_kwh else ""
+    if rate.country is None and rate.low != rate.high:
         return Figure(text=between, says="CO2e, no country given", between=rate.name)
-    return Figure(text=rounding.mass(grams.central), says=f"CO2e on the grid of {rate.name}", between=between)
+    return Figure(text=rounding.mass(grams.central), says=f"CO2e on the grid of {rate.name}{least}", between=between)
 
 
 def _payback_figure(benefit: Benefit) -> Figure:

@@ -131,7 +131,7 @@ def _energy(section: str, one: Energy) -> Iterator[Fact]:
 
 def _emissions(seen: Emissions) -> Iterator[Fact]:
     rate = seen.intensity
-    band = Band(low=rate.low, central=rate.central, high=rate.high)
+    band = tables.rate(rate)
     yield from _band("emissions", rate.name, "intensity", band, "gCO2e/kWh")
     yield "emissions", rate.name, "source", "", f"{rate.source}, {rate.year}", "", ""
     yield "emissions", "site", "pue", "", seen.pue, "", ""
@@ -140,7 +140,14 @@ def _emissions(seen: Emissions) -> Iterator[Fact]:
         yield from _band("emissions", name, "emissions", grams, "gCO2e")
     for who, grams in seen.sci.items():
         yield from _band("emissions", who, "sci", grams, "gCO2e per 1,000 inferences")
-    yield from _band("emissions", "water", "water", seen.water_l, "L")
+    for kind, grouped in (("stage", seen.by_stage_g), ("run", seen.by_run_g)):
+        for name, grams in grouped.items():
+            yield from _band(kind, name, "emissions", grams, "gCO2e")
+    for name, litres in (("site", seen.water_site_l), ("generation", seen.water_source_l)):
+        yield from _band("emissions", name, "water", litres, "L")
+    yield from _band("emissions", "not covered", "energy", seen.uncovered_kwh, "kWh")
+    for name, why in seen.not_reported.items():
+        yield "emissions", name, "why not", "", why, "", ""
 
 
 def _band(section: str, item: str, quantity: str, band: Band | None, unit: str, tier: str = "") -> Iterator[Fact]:

@@ -21,6 +21,7 @@ class Gathered(NamedTuple):
     unreadable: list[str]
     asked: Period = Period()  # as it was asked for
     model: str | None = None
+    folder: Path | None = None  # of the runs' folders, in which their samples are
 
 
 def gather(home: Path, model: str | None = None, asked: Period | None = None) -> Gathered:
@@ -39,14 +40,14 @@ def gather(home: Path, model: str | None = None, asked: Period | None = None) ->
     mine = [by_id[str(run["run_id"])] for run in runs]
     folder = home / "runs"
     headers = {str(run["run_id"]): header(folder / str(run["run_id"]) / "samples.jsonl") for run in mine}
-    return Gathered(mine, whole, headers, unreadable, period, model)
+    return Gathered(mine, whole, headers, unreadable, period, model, folder)
 
 
 def alone(run: dict[str, Any], folder: Path) -> Gathered:
     """One run, for the report that is stored with its version."""
     name = str(run["run_id"])
     headers = {name: header(folder / "samples.jsonl")}
-    return Gathered([run], [run], headers, [], model=str(run["recipe"]))
+    return Gathered([run], [run], headers, [], model=str(run["recipe"]), folder=folder.parent)
 
 
 def beside(found: Gathered) -> list[str]:

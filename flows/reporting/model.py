@@ -91,11 +91,12 @@ class Intensity(BaseModel):
     model_config = STRICT
     country: str | None
     name: str
-    low: float
-    central: float
-    high: float
+    low: float | None
+    central: float | None
+    high: float | None
     year: str
     source: str
+    sha256: str | None = Field(default=None, description="of the file that the factors came from")
 
 
 class Emissions(BaseModel):
@@ -104,12 +105,19 @@ class Emissions(BaseModel):
     model_config = STRICT
     intensity: Intensity
     pue: float | None
-    location_g: Band | None
+    pue_source: str | None = None
+    operator: Literal["own", "cloud"] | None = Field(default=None, description="whose machine it is, for the scopes")
+    location_g: Band | None = Field(description="a lower bound with uncovered_kwh")
+    uncovered_kwh: Band | None = Field(default=None, description="used in a time that the factors do not know")
     market_g: Band | None = None
     embodied_g: Band | None = None
-    water_l: Band | None = None
+    water_site_l: Band | None = Field(default=None, description="evaporated on the site")
+    water_source_l: Band | None = Field(default=None, description="used to generate the electricity")
     scopes_g: dict[str, Band | None] = Field(default={}, description="by scope of the GHG Protocol")
     sci: dict[str, Band | None] = Field(default={}, description="gCO2e per 1,000 inferences (ISO/IEC 21031) by model")
+    by_stage_g: dict[str, Band | None] = Field(default={}, description="location_g by stage; their sum is it")
+    by_run_g: dict[str, Band | None] = Field(default={}, description="location_g by run; their sum is it")
+    not_reported: dict[str, str] = Field(default={}, description="of figures that are null or lower bounds, why")
 
 
 class Point(BaseModel):

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from flows import units
 from flows.reporting import rounding
 from flows.reporting.amounts import tiers_of
-from flows.reporting.model import Energy, Report, TracedRun
+from flows.reporting.model import Energy, Intensity, Report, TracedRun
 from registry.records import STRICT, Band
 
 ROWS = 40  # a table of more runs than these tells them by recipe and status; JSON and CSV have every one
@@ -75,12 +75,20 @@ def state(run: TracedRun) -> str:
 def factors(report: Report) -> Table:
     """Emissions with the factors behind them."""
     seen = report.emissions
-    rate = Band(low=seen.intensity.low, central=seen.intensity.central, high=seen.intensity.high)
     where = f"{seen.intensity.name}, {seen.intensity.year}; {seen.intensity.source}"
     if seen.intensity.country is None:
         where += "; no country was given, central: mean weighted by generation"
-    rows = [_row("Grid intensity", rate, "gCO2e/kWh", where)]
-    rows.append(("PUE", UNKNOWN if seen.pue is None else units.number(seen.pue), "", "", "", "site over computers"))
+    rows = [_row("Grid intensity", rate(seen.intensity), "gCO2e/kWh", where)]
+    rows.append(
+        (
+            "PUE",
+            UNKNOWN if seen.pue is None else units.number(seen.pue),
+            "",
+            "",
+            "",
+            seen.pue_source or "site over computers",
+        )
+    )
     grams = rounding.unit_of(seen.location_g.central if seen.location_g else 1.0, rounding.MASS)
     for name, band, source in (
         ("Emissions, location-based", seen.location_g, "energy times grid intensity"),
@@ -91,9 +99,17 @@ def factors(report: Report) -> Table:
     ):
         unit = grams if band is None or not name.startswith("SCI") else rounding.unit_of(band.central, rounding.MASS)
         rows.append(_row(name, band, f"{unit[1]} CO2e", source, unit[0]))
-    rows.append(_row("Water", seen.water_l, "L", "of site and power plant"))
+    rows.append(_row("Water of the site", seen.water_site_l, "L", "evaporated on the site"))
+    rows.append(_row("Water of the electricity", seen.water_source_l, "L", "used to generate it"))
     head = ("Quantity", "Low", "Central", "High", "Unit", "From")
     return Table(title="Factors and emissions", head=head, rows=tuple(rows), numbers=(1, 2, 3))
+
+
+def rate(seen: Intensity) -> Band | None:
+    """The intensity as a band; None where no factor knows the time."""
+    if seen.low is None or seen.central is None or seen.high is None:
+        return None
+    return Band(low=seen.low, central=seen.central, high=seen.high)
 
 
 def counted(report: Report) -> Table:

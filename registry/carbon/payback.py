@@ -9,8 +9,6 @@ from pydantic import BaseModel
 from registry.carbon.inputs import Basis, Prices
 from registry.records import STRICT, Across, Band, Interval, Seconds, Served, ServingEnergy, scaled
 
-POINTS = 41  # of the curve
-BEYOND = 1.25  # how far behind the latest break-even it goes
 PROMISED_COMPUTE, PROMISED_QUALITY = (0.10, 0.20), (0.90, 0.95)  # the promise of compression that ours is held against
 
 
@@ -70,17 +68,15 @@ def break_even(cost: Band | None, teacher: Band | None, student: Band | None, of
     return Payback(requests=requests, why=f"{of} spent divided by the {of} saved with each inference")
 
 
-def curve(cost: Band | None, teacher: Band | None, student: Band | None) -> tuple[Point, ...]:
-    """Net saving from kWh spent and kWh per 1,000 inferences; its bounds cross 0 where the break-even's bounds lie.
+def curve(cost: Band | None, teacher: Band | None, student: Band | None, last: float, steps: int) -> tuple[Point, ...]:
+    """Net saving from kWh spent and Wh of an inference, from 0 to `last` inferences; nothing where one is unknown.
 
-    Without a break-even it runs over as many inferences as take the teacher what the student's making took; nothing is
-    drawn where a figure is unknown.
+    Its bounds cross 0 where the break-even's bounds lie.
     """
-    if cost is None or teacher is None or student is None or teacher.central <= 0.0:
+    if cost is None or teacher is None or student is None:
         return ()
-    saved, found = _saved(teacher, student), break_even(cost, teacher, student).requests
-    last = found.high if found else 1000.0 * cost.high / teacher.central
-    steps = [BEYOND * last * step / (POINTS - 1) for step in range(POINTS)]
+    saved = _saved(teacher, student)
+    counts = [last * step / steps for step in range(steps + 1)]
     return tuple(
         Point(
             requests=count,
@@ -90,7 +86,7 @@ def curve(cost: Band | None, teacher: Band | None, student: Band | None) -> tupl
                 high=count * max(saved) / 1000.0 - cost.low,
             ),
         )
-        for count in steps
+        for count in counts
     )
 
 

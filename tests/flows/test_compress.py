@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from flows import journal as journals
 from infra import keys, services
 from infra.addresses import Services
 from registry import attested, provenance, runs, signing
 from tasks.meter import samples
+from tests.flows.audited import agrees, audited
 
 ROOT = Path(__file__).parents[2]
 MODELS = {"data", "floor", "finetune", "label", "prune", "distill", "export", "quantize"}  # not what measures time
@@ -85,6 +87,24 @@ def test_second_run_reuses_and_registers_nothing_twice(servers: Services, server
     assert last["version"] == "1"
 
 
+def test_an_auditor_adds_every_total_up_again(
+    servers: Services, servers_home: Path, tiny: Path, tmp_path: Path
+) -> None:
+    shrink(servers_home, "run", str(tiny / "tiny.yaml"))  # re-used where another test made it
+    agrees(servers_home, tmp_path)
+    report = tmp_path / "plain.json"
+    shrink(servers_home, "report", "--format", "json", "--out", str(report))
+    said = audited(report, servers_home)
+    assert said.returncode == 0, said.stdout
+    (tmp_path / "wrong.yaml").write_text("pue: {value: 0.9, source: x}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SHRINK_CARBON", str(tmp_path / "wrong.yaml"))
+        refused = shrink(servers_home, "report", check=2)
+        assert "pue.value = 0.9 must be greater than or equal to 1" in refused.stderr
+        refused = shrink(servers_home, "run", str(tiny / "tiny.yaml"), check=2)
+        assert "pue.value = 0.9" in refused.stderr, "before any work"
+
+
 def test_a_clone_elsewhere_that_lost_s3_and_was_killed_ends_with_the_same_digests(
     servers: Services, servers_home: Path, tiny: Path, tmp_path: Path
 ) -> None:
@@ -123,6 +143,8 @@ def test_a_clone_elsewhere_that_lost_s3_and_was_killed_ends_with_the_same_digest
         assert (last["status"], last["resumed"], last["version"]) == ("passed", 2, "1")
         check_what_was_killed_counts(home, last)
         assert "killed or failed among them" in " ".join(printed.split())
+        traced = agrees(home, tmp_path)["trace"]
+        assert any(stage["ended"] == "killed" for stage in traced[0]["stages"])
         assert {"data", "floor", "finetune", "label"} <= {s["kind"] for s in last["stages"] if s["cached"]}
         undisturbed = next(j for j in journals.read_all(servers_home) if j["recipe"] == "tiny")
         assert last["digest"] == undisturbed["digest"]

@@ -13,6 +13,7 @@ from flows.reporting.compose import compose
 from flows.reporting.gather import Gathered, beside
 from flows.reporting.model import Report
 from flows.shown import emitted, exports, page, shown
+from registry.carbon.inputs import basis
 from registry.records import Evaluation, StageRecord, Verdict
 
 SCORE = {
@@ -53,7 +54,7 @@ def run(*stages: dict[str, Any], evaluated: bool = True) -> dict[str, Any]:
 
 
 def composed(*runs: dict[str, Any], country: str | None = None, model: str | None = None) -> Report:
-    return compose(Gathered(list(runs), list(runs), {}, [], model=model), country)
+    return compose(Gathered(list(runs), list(runs), {}, [], model=model), basis(None, country))
 
 
 def html_of(*runs: dict[str, Any], country: str | None = None, model: str | None = None) -> str:

@@ -112,8 +112,8 @@ def test_break_even_and_its_curve_cross_zero_at_the_same_requests() -> None:
     cost, teacher, student = band(1, 2, 4), band(2, 4, 8), band(1, 2, 4)
     found = payback.break_even(cost, teacher, student).requests
     assert found == band(250, 1000, 4000)
-    points = payback.curve(cost, teacher, student)
-    assert len(points) == payback.POINTS and points[0].net_kwh == band(-4, -2, -1) and points[-1].requests == 5000
+    points = payback.curve(cost, teacher, student, 5000, 40)
+    assert len(points) == 41 and points[0].net_kwh == band(-4, -2, -1) and points[-1].requests == 5000
     for end, other in (("low", "high"), ("central", "central"), ("high", "low")):
         crossed = next(one.requests for one in points if getattr(one.net_kwh, end) >= 0)
         assert 0 <= crossed - getattr(found, other) <= points[1].requests
@@ -128,8 +128,8 @@ def test_never_and_unknown() -> None:
     assert payback.break_even(cost, None, small).why.startswith("unknown: the energy of an inference")
     crossing = payback.break_even(cost, band(2, 4, 5), band(1, 2, 6))
     assert crossing.requests is None and crossing.why.startswith("unknown: within its uncertainty")
-    losing = payback.curve(cost, small, big)
-    assert losing and all(one.net_kwh.central < 0 for one in losing) and not payback.curve(cost, None, small)
+    losing = payback.curve(cost, small, big, 5000, 40)
+    assert losing and all(one.net_kwh.central < 0 for one in losing) and not payback.curve(cost, None, small, 5000, 40)
 
 
 def test_money_counts_energy_and_hours(tmp_path: Path) -> None:
