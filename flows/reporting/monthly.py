@@ -28,7 +28,10 @@ def monthly(model: str | None = None, since: str | None = None, until: str | Non
 
 
 def composer() -> Any:
-    """What makes a report here: with the country of the settings."""
+    """What makes a report here: by the carbon inputs of the settings."""
     from flows.reporting.compose import compose
+    from registry.carbon.inputs import basis
 
-    return lambda found, instead: compose(found, settings().country, instead)
+    here = settings()
+    inputs = basis(here.carbon, here.country)
+    return lambda found, instead: compose(found, inputs, instead)

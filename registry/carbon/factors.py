@@ -120,8 +120,11 @@ def bundled(country: str | None) -> Factors:
     if country is None:
         name, rate, year = _world(mix)
     else:
-        known_country(country, "country")
-        row = mix[country.upper()]
+        row = mix.get(country.upper())
+        if row is None or not row.get("carbon_intensity"):
+            raise ShrinkError(
+                f"country = {country!r} has no grid intensity; give a three-letter code such as FRA or none."
+            )
         value = float(row["carbon_intensity"])
         name, rate, year = str(row["country_name"]), Band(low=value, central=value, high=value), str(row["year"])
     period = Period(start=None, end=None, grams_per_kwh=rate, source=f"{source}, {year}")

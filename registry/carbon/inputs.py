@@ -111,8 +111,9 @@ def basis(path: Path | None, country: str | None) -> Basis:
 
     Raises ShrinkError with file, field and remedy.
     """
+    national = bundled(country)  # whatever the file says, the country must be one
     if path is None:
-        return Basis(grid=bundled(country))
+        return Basis(grid=national)
     given = _read(path)
     place = given.region or country
     if given.factors is not None:

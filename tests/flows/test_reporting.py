@@ -17,6 +17,7 @@ from flows.reporting import formats, page, period, rounding
 from flows.reporting.compose import compose
 from flows.reporting.gather import gather
 from flows.reporting.model import Report
+from registry.carbon.inputs import basis
 from registry.records import Band, Kwh, ShrinkError, Tier, spread
 from tests import chromium
 from tests.flows.test_report import EVALUATION, run
@@ -151,7 +152,7 @@ def test_months_add_up_to_the_whole_and_tell_what_was_re_used(home: Path) -> Non
 def test_the_published_schema_is_that_of_the_reports(home: Path) -> None:
     published = json.loads(SCHEMA.read_text(encoding="utf-8"))
     assert published == formats.schema(), "write flows/templates/report.schema.json anew: formats.schema()"
-    report = compose(gather(home), "FRA")
+    report = compose(gather(home), basis(None, "FRA"))
     told = json.loads(formats.json_text(report))
     jsonschema.validate(told, published)
     assert Report.model_validate_json(formats.json_text(report)) == report
@@ -180,7 +181,7 @@ def test_the_published_schema_is_that_of_the_reports(home: Path) -> None:
 
 def test_the_same_runs_give_the_same_bytes(home: Path) -> None:
     for write in (formats.json_text, formats.csv_text, formats.markdown, formats.prometheus, page.html):
-        assert write(compose(gather(home), "FRA")) == write(compose(gather(home), "FRA"))
+        assert write(compose(gather(home), basis(None, "FRA"))) == write(compose(gather(home), basis(None, "FRA")))
 
 
 @pytest.mark.parametrize(
@@ -256,7 +257,7 @@ def test_data_is_no_markup_and_no_formula(tmp_path: Path) -> None:
 @pytest.mark.skipif(chromium.found() is None, reason="no Chromium here")
 def test_the_page_in_a_browser_wide_narrow_and_printed(home: Path, tmp_path: Path) -> None:
     target = tmp_path / "report.html"
-    target.write_text(page.html(compose(gather(home), "FRA")), encoding="utf-8")
+    target.write_text(page.html(compose(gather(home), basis(None, "FRA"))), encoding="utf-8")
     with chromium.opened(target.as_uri(), tmp_path / "profile") as tab:
         tab.until("document.readyState === 'complete'")
         for width in (1280, 390):

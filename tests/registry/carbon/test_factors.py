@@ -31,8 +31,9 @@ def test_bundled_factors_of_a_country_and_of_no_country() -> None:
     assert one and many and many.grams_per_kwh.low < one.grams_per_kwh.central < many.grams_per_kwh.high
     assert france.name == "France" and "codecarbon 3." in one.source and len(france.sha256 or "") == 64
     assert world.year == "2021-2023" and world.country is None
-    with pytest.raises(ShrinkError, match="country = 'XXX' has no grid intensity"):
-        bundled("XXX")
+    for unknown in ("XXX", "FRA-IDF"):
+        with pytest.raises(ShrinkError, match=f"country = '{unknown}' has no grid intensity"):
+            bundled(unknown)
 
 
 def test_dated_factors_hold_in_their_period_only(tmp_path: Path) -> None:
