@@ -94,7 +94,7 @@ def mean(layers: tuple[Layer, ...], start: datetime, seconds: float) -> tuple[Ba
             return None
         sources.append(now.source)
         until = end if now.until is None else min(end, now.until)
-        rate, share = now.grams_per_kwh, (until - at).total_seconds() / seconds if seconds > 0 else 1.0
+        rate, share = now.grams_per_kwh, (until - at) / (end - start) if end > start else 1.0
         low, central, high = weighed
         weighed = (low + share * rate.low, central + share * rate.central, high + share * rate.high)
         at = until

@@ -81,7 +81,7 @@ def test_the_auditor_finds_what_is_wrong(home: Path, tmp_path: Path) -> None:
         inside = wrong
         for key in place[:-1]:
             inside = inside[key]
-        inside[place[-1]] *= 1 + 1e-6
+        inside[place[-1]] *= 1 + 1e-5
         assert "the report says" in says(wrong)
     hidden = json.loads(json.dumps(facts))
     hidden["trace"][0]["stages"] = []
