@@ -42,6 +42,7 @@ def html(report: Report) -> str:
         verdict=tables.verdict(report),
         traces=[tables.trace(run) for run in report.trace] if len(report.trace) <= tables.ROWS else [],
         runs=report.trace,
+        gpu=any(one.part == "gpu" for one in report.energy.components),
         state=tables.state,
     )
     return re.sub(UNIT, "\u00a0", page)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from flows import cli_report
 from flows.reporting import issue
 from flows.reporting.gather import Gathered
 from flows.reporting.model import Report, Restated
@@ -128,3 +129,16 @@ def test_the_monthly_flow_issues_and_leaves_an_artifact(
         chosen = ArtifactFilter(key=ArtifactFilterKey(any_=["sustainability-report"]))
         (artifact,) = client.read_artifacts(artifact_filter=chosen)
     assert entry["digest"] in str(artifact.data) and "## Energy per stage" in str(artifact.data)
+
+
+def test_the_command_issues_and_lists(
+    servers: Services, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept(home, "april-ffff", stages=[stage("early", footprint(1.0))], started="2026-04-03T00:00:00+00:00")
+    monkeypatch.setenv("SHRINK_HOME", str(home))
+    monkeypatch.setattr("flows.cli_report.connected", lambda: servers)
+    cli_report.report(since="2026-04-01", until="2026-04-30", issue=True, as_json=True)
+    entry = json.loads(capsys.readouterr().out)
+    assert (entry["since"], entry["until"], entry["number"]) == ("2026-04-01", "2026-04-30", 1)
+    cli_report.report(issued=True)
+    assert f"{entry['digest'][:12]}  all models, 2026-04-01 to 2026-04-30\n" in capsys.readouterr().out
