@@ -25,9 +25,10 @@ from flows.reporting.model import (
     Spent,
     TracedRun,
 )
+from flows.start import saved
 from registry.carbon import payback
 from registry.carbon.inputs import Basis, basis
-from registry.records import Band, Evaluation, Verdict
+from registry.records import Band, CarbonStart, Evaluation, Verdict
 
 POINTS = 8  # of the pay-back's curve, evenly from none to twice the break-even
 
@@ -129,8 +130,14 @@ def _benefit(found: Gathered, facts: dict[str, Any], inputs: Basis) -> Benefit:
         cost_kwh=cost,
         request_wh=requests,
         curve=_curve(even, cost, requests),
-        said=tuple(one for one in said if one is not None),
+        said=(*(one for one in said if one is not None), *green_starts(found.runs)),
     )
+
+
+def green_starts(runs: list[dict[str, Any]]) -> list[str]:
+    """What the latest starts at a greener hour came to beside starting at once, which did not happen."""
+    told = [(run["run_id"], CarbonStart.model_validate(run["carbon_start"])) for run in runs if run.get("carbon_start")]
+    return [f"{run_id}, {saved.sentence(start)}" for run_id, start in told[-5:]]
 
 
 def _curve(even: Band | None, cost: Band | None, requests: dict[str, Band | None]) -> tuple[Point, ...]:

@@ -236,6 +236,19 @@ def test_shown_parts_add_up_and_lie_within_a_digit_of_their_own_rounding() -> No
     assert all(abs(cell - part) < 0.01 for cell, part in known)
 
 
+def test_a_green_start_is_told_with_its_band(tmp_path: Path) -> None:
+    one = {"low": 1.0, "central": 2.0, "high": 4.0}
+    told = {
+        "asked": "2026-10-01T00:00:00+00:00", "within": "12h", "profile": "a day", "candidates": 12, "why": "least",
+        "at_once_grams_per_kwh": 400.0, "chosen_grams_per_kwh": 200.0, "chosen": "2026-10-01T05:00:00+00:00",
+        "waited_seconds": 18000.0, "were_grams": one, "would_have_been_grams": {end: 2 * one[end] for end in one},
+        "saved_grams": one,
+    }  # fmt: skip
+    kept(tmp_path, "one-aaaa", stages=[stage("evaluate", footprint(1.0))], carbon_start=told)
+    (said,) = [line for line in compose(gather(tmp_path)).benefit.said if "green start" in line]
+    assert said.startswith("20261001-000000-one-aaaa, green start: begun 5.00 h after") and "saved" in said
+
+
 def test_many_runs_are_told_by_recipe_and_the_page_stays_short(tmp_path: Path) -> None:
     for number in range(60):
         kept(tmp_path, f"run-{number:04x}", stages=[stage("evaluate", footprint(1.01))])
