@@ -27,6 +27,7 @@ from registry.store import read_object
 
 HEAD_TAG = "shrink.ledger"
 ENTRY, FIRST = re.compile(r"\d{6}\.json"), "0" * 64
+HEAD = re.compile(r"[1-9][0-9]{0,5}:[0-9a-f]{64}")
 Action = Literal["promote", "rollback", "approve", "reject"]
 
 
@@ -119,20 +120,30 @@ def catch_up(s3: Any, bucket: str, name: str, entries: list[Entry], trust: Trust
     return found
 
 
-def newer(s3: Any, bucket: str, name: str, known: Known | None = None, trust: Trust | None = None) -> Known:
+def newer(
+    s3: Any,
+    bucket: str,
+    name: str,
+    known: Known | None = None,
+    trust: Trust | None = None,
+    client: Any = None,
+) -> Known:
     """A ledger that was read before, with what was appended since: one request where that is nothing.
 
-    Where its last object is another one now, or gone, all of it is read anew. Raises CorruptLedger.
+    Where its last object is another one now, or gone, or hidden among others, all of it is read anew, with a client of
+    MLflow held against what that remembers: an end that was cut off in the bucket brings no earlier champion back.
+    Raises CorruptLedger.
     """
     before = known.entries if known is not None else []
     found = s3.list_objects_v2(Bucket=bucket, Prefix=_prefix(name), StartAfter=_key(name, max(0, len(before) - 1)))
     said = {one["Key"]: f"{one['ETag']} {one['Size']} {one['LastModified']}" for one in found.get("Contents", [])}
-    if known is not None and before and said.get(_key(name, len(before))) == known.last is not None:
+    whole = not found.get("IsTruncated")  # else what comes next may lie behind a thousand foreign names
+    if known is not None and before and whole and said.get(_key(name, len(before))) == known.last is not None:
         if _key(name, len(before) + 1) not in said:
             return known
         entries = catch_up(s3, bucket, name, before, trust)
     else:
-        entries = read(s3, bucket, name, None, trust)
+        entries = read(s3, bucket, name, client, trust)
     return Known(entries, said.get(_key(name, len(entries))))
 
 
@@ -162,9 +173,10 @@ def remembered(client: Any, name: str) -> tuple[int, str] | None:
         raise
     if text is None:
         return None
+    if HEAD.fullmatch(text) is None:
+        said = f"{text!r:.99}"
+        raise CorruptLedger(f"the tag {HEAD_TAG} of {name} is {said}, which no promotion wrote: remove or restore it")
     number, _, digest = text.partition(":")
-    if not number.isdecimal() or not int(number):
-        raise CorruptLedger(f"the tag {HEAD_TAG} of {name} is {text!r}, which no promotion wrote: remove or restore it")
     return int(number), digest
 
 

@@ -9,6 +9,7 @@ BUSY = "nothing is loaded yet, or 64 requests are being answered: come again aft
 REFUSALS = {
     401: TOKEN,
     404: "this version is for another task; the sentence names its route",
+    408: "a body that is not whole within 30 seconds",
     413: "a body of more than 1 MB",
     422: "a body that is no JSON, or fields that will not do, each by name",
     503: BUSY,

@@ -1,10 +1,12 @@
 """The bodies of requests, and what is refused in them: by field, before anything is asked."""
 
+import asyncio
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import HTTPException, Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
+from starlette.requests import ClientDisconnect
 
 from flows.serve.lanes import Served
 from registry.records import has_text
@@ -12,6 +14,7 @@ from registry.records import has_text
 MAX_TEXTS = 128
 MAX_CHARACTERS = 10_000
 MAX_BYTES = 1 << 20
+BODY_SECONDS = 30.0  # in which a body must be there: who sends half of one takes a place from others
 MAX_MESSAGES = 64
 MAX_TOKENS = 1024
 
@@ -25,6 +28,7 @@ def visible(text: str) -> str:
 
 OneText = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS), AfterValidator(visible)]
 Body = TypeVar("Body", bound=BaseModel)
+CLOSE = {"Connection": "close"}  # what comes later would be taken for the next request
 EXACT = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
@@ -83,15 +87,21 @@ def asked(served: Served, question: Question) -> list[Any]:
 
 
 async def body_of(request: Request) -> bytes:
-    """The request's body, refused as soon as it is longer than MAX_BYTES."""
+    """The request's body, refused as soon as it is longer than MAX_BYTES, or takes longer than BODY_SECONDS."""
     too_long = HTTPException(413, f"body: longer than {MAX_BYTES} bytes; send fewer or shorter texts")
     if int(request.headers.get("content-length") or 0) > MAX_BYTES:
         raise too_long
     held = bytearray()
-    async for part in request.stream():
-        held += part
-        if len(held) > MAX_BYTES:
-            raise too_long
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                held += part
+                if len(held) > MAX_BYTES:
+                    raise too_long
+    except TimeoutError:
+        raise HTTPException(408, f"body: not whole within {BODY_SECONDS:g} s; send it again", CLOSE) from None
+    except ClientDisconnect:  # nobody reads this; it is no failure of ours
+        raise HTTPException(400, "body: cut off; send it again") from None
     return bytes(held)
 
 

@@ -50,14 +50,14 @@ def _s3(config: store.S3Config) -> Any:
     return store.connect(config)
 
 
-def entries_of(name: str) -> list[promotion.Entry]:
-    """All that a model's ledger holds, in order, its chain and signatures verified; only what is new is read."""
+def entries_of(registry: Any, name: str) -> list[promotion.Entry]:
+    """All that a model's ledger holds, in order, its chain, end and signatures verified; only what is new is read."""
     found = current(settings().home)
     if found is None:
         raise ShrinkError(f"there are no servers in '{settings().home}'; start them with `shrink up`.")
     config, trust = s3_config(found), keys.trust(settings())
     key = (config, name, trust)
-    _known[key] = ledger.newer(_s3(config), found.bucket, name, _known.get(key), trust)
+    _known[key] = ledger.newer(_s3(config), found.bucket, name, _known.get(key), trust, registry)
     return _known[key].entries
 
 
@@ -65,7 +65,7 @@ def named(registry: Any, name: str, alias: str) -> Named:
     """What an alias names now; raises ShrinkError when that is nothing."""
     if alias not in {promotion.CHAMPION, promotion.PREVIOUS}:
         return Named(versions.resolve(registry, name, alias))
-    entries = entries_of(name)
+    entries = entries_of(registry, name)
     through = entries[:-1] if entries and entries[-1].event == "intent" else entries  # what is done
     now = standing(through)  # without what a person has rejected since
     done = [one for one in through if one.event == "done" and one.moves and one.counts]

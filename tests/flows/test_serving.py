@@ -1,5 +1,6 @@
 """New versions beside old ones, with live requests: real registry, real processes, tiny real models."""
 
+import asyncio
 import json
 import os
 import signal
@@ -10,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import HTTPException, Request
 from fastapi.testclient import TestClient
 
 from flows import keys
 from flows.serve import answers, api, bodies, deployed, doorway, guarding, lanes, opening, serving
 from flows.serve.rollout import Options
+from flows.servers import s3_config
 from flows.settings import settings
 from infra import services
-from registry import promotion
+from registry import ledger, promotion, store
 from registry.records import ShrinkError
 from tests.flows.test_deploy import make_golden, make_model, put, version_of
 
@@ -157,9 +160,6 @@ def test_of_what_was_downloaded_only_what_is_served_before_it_and_tried_stays(
 def test_a_poll_of_a_ledger_that_did_not_change_is_one_request(
     client: Any, servers: services.Services, crown: Callable[..., None], slots: Slots, tmp_path: Path
 ) -> None:
-    from flows.servers import s3_config
-    from registry import ledger, store
-
     name = "polled"
     s3 = store.connect(s3_config(servers))
     versions = [put(client, name, tmp_path / word, power) for word, power in (("1", 1.0), ("2", 2.0))]
@@ -175,6 +175,9 @@ def test_a_poll_of_a_ledger_that_did_not_change_is_one_request(
     asked.clear()
     more = ledger.newer(s3, servers.bucket, name, known)
     assert more.entries == ledger.read(s3, servers.bucket, name) and len(more.entries) == 10
+    crowded = store.connect(s3_config(servers))  # where foreign names fill the first page of what lies behind the last
+    crowded.meta.events.register("provide-client-params.s3.ListObjectsV2", lambda params, **_: params | {"MaxKeys": 1})
+    assert ledger.newer(crowded, servers.bucket, name, known).entries == more.entries
     key = f"ledger/{name}/000010.json"
     body = store.read_object(s3, servers.bucket, key)
     assert body is not None
@@ -186,6 +189,24 @@ def test_a_poll_of_a_ledger_that_did_not_change_is_one_request(
     s3.delete_object(Bucket=servers.bucket, Key=f"ledger/{name}/000009.json")
     s3.delete_object(Bucket=servers.bucket, Key=key)
     assert ledger.newer(s3, servers.bucket, name, more).entries == known.entries, "one that was cut off is read anew"
+
+
+def test_a_ledger_whose_end_was_cut_off_in_the_bucket_brings_no_earlier_champion_back(
+    client: Any, servers: services.Services, crown: Callable[..., None], slots: Slots, tmp_path: Path
+) -> None:
+    name, s3 = "cut-off", store.connect(s3_config(servers))
+    versions = [put(client, name, tmp_path / word, power) for word, power in (("1", 1.0), ("2", 2.0))]
+    for version in versions:
+        crown(name, version)
+    slot = slots(name, "champion")
+    serving.reconcile(client, slot, tmp_path / "cache")
+    for number in (3, 4):
+        s3.delete_object(Bucket=servers.bucket, Key=f"ledger/{name}/{number:06d}.json")
+    serving.reconcile(client, slot, tmp_path / "cache")
+    assert version_of(slot) == versions[1] and slot.candidate is None and "entry 4" in str(slot.trouble)
+    fresh = slots(name, "champion")
+    serving.reconcile(client, fresh, tmp_path / "another")
+    assert fresh.serving is None and "entry 4" in str(fresh.trouble)
 
 
 def test_an_alias_that_goes_back_ends_the_trial(client: Any, slots: Slots, tmp_path: Path) -> None:
@@ -208,7 +229,7 @@ def test_the_ledger_is_rolled_back_only_when_that_was_asked_for(
     drive(slot, cache, 400, ["xylograph bad"])
     assert version_of(slot) == first
     serving.reconcile(client, slot, cache)
-    done = opening.entries_of(name)
+    done = opening.entries_of(client, name)
     assert (done[-1].action, done[-1].target) == (("rollback", first) if asked_to else ("promote", second))
     assert ("agrees" in done[-1].why) == asked_to
     serving.reconcile(client, slot, cache)
@@ -340,7 +361,7 @@ def test_the_description_of_the_server_is_whole_and_loads_nothing_from_elsewhere
     assert "$ref" not in json.dumps(found["paths"]["/generate"]["post"]["requestBody"])
     for path, answer in (("/predict", "predictions"), ("/embed", "embeddings"), ("/generate", "text")):
         said = found["paths"][path]["post"]["responses"]
-        assert set(said) == {"200", "401", "404", "413", "422", "503"}
+        assert set(said) == {"200", "401", "404", "408", "413", "422", "503"}
         named = said["200"]["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[1]
         assert answer in found["components"]["schemas"][named]["properties"]
     real = http.post("/predict", json={"texts": ["good", "bad"]}).json()
@@ -455,3 +476,19 @@ def test_a_body_of_declared_length_is_refused_before_it_is_sent(held: lanes.Slot
     http = TestClient(api.application(held))
     refused = http.post("/predict", headers={"content-length": str(bodies.MAX_BYTES + 1)}, content=b"{}")
     assert refused.status_code == 413
+
+
+@pytest.mark.parametrize(("ends", "code"), [("never", 408), ("cut off", 400)])
+def test_half_a_body_does_not_keep_its_place_for_long(ends: str, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.2)
+    parts = [{"type": "http.request", "body": b"{", "more_body": True}]
+    parts += [{"type": "http.disconnect"}] if ends == "cut off" else []
+
+    async def receive() -> dict[str, Any]:
+        if not parts:
+            await asyncio.sleep(30)
+        return parts.pop(0)
+
+    with pytest.raises(HTTPException) as refused:
+        asyncio.run(bodies.body_of(Request({"type": "http", "method": "POST", "headers": []}, receive)))
+    assert refused.value.status_code == code and str(refused.value.detail).startswith("body: ")

@@ -244,6 +244,12 @@ def test_a_ledger_that_was_tampered_with_is_refused_and_left_alone(
                 act()
         assert aliases(client, name) == {"champion": "2", "previous": "1"}
         s3.put_object(Bucket=BUCKET, Key=key, Body=body)
+    last = client.get_registered_model(name).tags[ledger.HEAD_TAG]
+    for tag in ("9" * 4600, "4", "0:", f"9999999{last[1:]}", "٤" + last[1:]):
+        client.set_registered_model_tag(name, ledger.HEAD_TAG, tag)
+        with pytest.raises(ledger.CorruptLedger, match="which no promotion wrote: remove or restore it"):
+            promotion.reconcile(*where)
+    client.set_registered_model_tag(name, ledger.HEAD_TAG, last)
     assert len(whole(client, s3, BUCKET, name)) == 2
 
 
