@@ -7,6 +7,7 @@ that share a text form one as far as tasks/pairs.py says.
 
 import hashlib
 import re
+import unicodedata
 
 from registry.records import ShrinkError
 from tasks import multilabel, pairs
@@ -17,9 +18,13 @@ RARE = 10  # rows of each label that a limit leaves, so that every label still r
 
 
 def normalise(text: Text) -> str:
-    """Lowercased words of letters and digits; the stripped text itself when it has none. Of a pair both, sorted."""
+    """Lowercased words of letters and digits; the stripped text itself when it has none. Of a pair both, sorted.
+
+    In one spelling of Unicode (NFKC): an accent may be part of a letter or stand behind it, a letter may be wide.
+    """
     if not isinstance(text, str):
         return "\t".join(sorted(map(normalise, text)))
+    text = text if text.isascii() else unicodedata.normalize("NFKC", text)
     return re.sub(r"[\W_]+", " ", text.lower()).strip() or text.strip()
 
 

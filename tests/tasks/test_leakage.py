@@ -1,8 +1,10 @@
 """What of the evaluated texts was learnt from: beside every pair compared by brute force."""
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -74,6 +76,24 @@ def test_an_excerpt_of_a_long_document_is_found_with_four_words_changed_and_not_
 def test_case_and_punctuation_hide_nothing() -> None:
     found = leakage.found(["Good film!", "Bad film."], ["GOOD, film", "worse"])
     assert (found.exact, found.near) == (1, 0)
+
+
+def test_two_spellings_of_a_letter_hide_nothing() -> None:
+    accented = "Ein schöner Film über das Leben"
+    found = leakage.found([accented, "ＧＯＯＤ film"], [unicodedata.normalize("NFD", accented), "good film"])
+    assert (found.exact, found.near) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "这家餐厅的服务非常好食物也很美味我们全家都很喜欢下次还会再来",
+        "このえいがはとてもおもしろくてかぞくみんなでわらいました",
+    ],
+)
+def test_a_text_without_spaces_is_near_what_it_was_made_of(text: str) -> None:
+    assert leakage.found([text], [f"{text[:-1]}！们"]).near == 1
+    assert leakage.found([text], [text[::-1]]).near == 0
 
 
 def test_a_changed_end_is_near_and_a_changed_middle_of_a_short_text_is_not() -> None:
