@@ -142,9 +142,8 @@ def tell(entry: Entry, as_json: bool) -> None:
     of = f"{entry.model} version {entry.target}"
     match entry.action:
         case "promote" | "rollback":
-            said = (
-                f"{of} is champion (before: {entry.former or 'none'}); a rollback returns to {entry.previous or 'none'}"
-            )
+            back = f"a rollback returns to {entry.previous}" if entry.previous else "there is none to roll back to"
+            said = f"{of} is champion (before: {entry.former or 'none'}); {back}"
         case "approve":
             said = f"{of} is approved until {entry.until}; `shrink promote {entry.model}@{entry.target} --reason …`"
         case _:

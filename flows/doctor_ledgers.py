@@ -4,9 +4,9 @@ from pathlib import Path
 
 from flows import keys
 from flows.doctor import Finding
-from flows.servers import client, s3_config, services
+from flows.servers import s3_config, services
 from flows.settings import settings
-from registry import ledger, listing, projection, store
+from registry import ledger, listing, projection, runs, store
 from registry.records import ShrinkError
 from registry.standing import standing
 
@@ -14,7 +14,8 @@ from registry.standing import standing
 def ledgers(home: Path) -> list[Finding]:
     """One finding for each model that is not well, or one for all; nothing where the servers do not answer."""
     found = services(home)
-    s3, registry, trust = store.connect(s3_config(found)), client(), keys.trust(settings())
+    s3, trust = store.connect(s3_config(found)), keys.trust(settings())
+    registry = runs.connect(found.mlflow_uri)  # of this home: the environment may name none, or another
     ill: list[Finding] = []
     names = [name for name in listing.models(registry) if listing.ours(registry, name)]
     for name in names:
@@ -28,7 +29,8 @@ def ledgers(home: Path) -> list[Finding]:
         if entries and wrong:
             what = f"{name}: {', '.join(wrong)} not where the ledger has it"
             ill.append(Finding(name="ledger", state="warn", what=what, remedy=f"`shrink reconcile {name}`"))
-    return ill or [Finding(name="ledgers", state="ok", what=f"of {len(names)} models, signed and followed")]
+    plural = "model" if len(names) == 1 else "models"
+    return ill or [Finding(name="ledgers", state="ok", what=f"of {len(names)} {plural}, signed and followed")]
 
 
 def examined(home: Path) -> list[Finding]:

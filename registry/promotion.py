@@ -68,7 +68,7 @@ def rollback(
 
     def decide(entries: list[Entry], now: Standing) -> Entry | dict[str, Any]:
         if now.previous is None:
-            raise ShrinkError(f"model {name} has no earlier champion to roll back to: promote another version instead")
+            raise ShrinkError(f"model {name} has no earlier champion to roll back to; promote another version instead.")
         versions.resolve(client, name, now.previous)  # one that was deleted in MLflow is nothing to return to
         last = next(one for one in reversed(entries) if one.target == now.previous and one.moves)
         further = now.line[-3] if len(now.line) > 2 else None  # the digests are the ledger's, whoever wrote to MLflow

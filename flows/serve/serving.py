@@ -120,7 +120,7 @@ def place(slot: Slot, lane: Lane) -> None:
         slot.leaving += slot.lanes()
         slot.serving, slot.candidate, slot.former, slot.retreat = lane, None, None, None
         slot.begin(None)
-    log.info("serving version %s of %s (before: %s)", lane.served.version, slot.name, before)
+    log.info("serving version %s of %s (before: %s)", lane.served.version, slot.name, before or "none")
 
 
 def take_over(slot: Slot) -> None:

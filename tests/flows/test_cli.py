@@ -206,11 +206,18 @@ def test_names_that_the_registry_does_not_know(
     client.set_model_version_tag(name, "1", versions.VERDICT_TAG, versions.REJECTED)
     assert f"{name}@1 was rejected; `shrink why {name}@1` says why" in refused(shrink("predict", name, "fine"))
     client.set_registered_model_alias(name, "champion", "1")
-    wrong = name[:-1] + "?"
+    wrong = name[:-1] + "x"
     assert f"model '{wrong}' is not registered; did you mean '{name}'" in refused(shrink("predict", wrong, "fine"))
     assert "has no alias 'champoin'; did you mean 'champion'" in refused(shrink("show", f"{name}@champoin"))
     assert "has no version '7'; its versions are: 1" in refused(shrink("why", f"{name}@7"))
     assert "has no alias 'live'" in refused(shrink("deploy", f"{name}@live", "--port", "18431"))
+    elsewhere = tmp_path / "elsewhere.db"
+    words = [sys.executable, "-m", "flows.cli", "doctor", "--json"]
+    strange = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{elsewhere}"}
+    done = subprocess.run(words, env=strange, cwd=tmp_path, capture_output=True, text=True)
+    told = " ".join(one["what"] for one in json.loads(done.stdout) if one["name"] in {"ledger", "ledgers"})
+    assert "of 0 models" not in told and told, "doctor asks the registry of its own home"
+    assert not elsewhere.exists() and not (tmp_path / "mlflow.db").exists()
 
 
 def test_stages_names_every_field(shrink: Shrink) -> None:
