@@ -257,13 +257,13 @@ def fetched(model: str, home: Path) -> tuple[str, Path]:
 
 
 def agreed(name: str, alias: str, version: str) -> None:
-    """Raise ShrinkError unless a model's ledger has an alias where MLflow has it, or has no entry at all."""
+    """Raise ShrinkError unless a model's signed ledger has an alias where MLflow has it."""
     here = settings()
     found = services(here.home)
-    entries = promotion.history(store.connect(s3_config(found)), found.bucket, name, client(), keys.trust(here))
-    now = standing(entries)
+    s3 = store.connect(s3_config(found))
+    now = standing(promotion.history(s3, found.bucket, name, client(), keys.trust(here)))
     named = now.champion if alias == promotion.CHAMPION else now.previous
-    if entries and named != version:
+    if named != version:
         raise ShrinkError(
             f"alias '{alias}' of model {name} is at version {version} in MLflow and at {named or 'none'} in its signed "
             f"ledger; `shrink reconcile {name}` mends that, or name {name}@{version}."

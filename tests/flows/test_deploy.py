@@ -418,6 +418,10 @@ def test_a_promotion_that_nobody_signed_is_followed_by_nobody(
 ) -> None:
     name, s3 = "appended-to", store.connect(s3_config(servers))
     good, other = (put(client, name, tmp_path / word, power) for word, power in (("1", 1.0), ("2", 2.0)))
+    client.set_registered_model_alias(name, "champion", other)
+    with pytest.raises(ShrinkError, match=f"at version {other} in MLflow and at none in its signed ledger"):
+        outcome.fetched(f"{name}@champion", servers_home)
+    assert [one.alias for one in promote.reconcile(name)[name]] == ["champion"]
     crown(name, good)
     slot = slots(name, "champion")
     serving.reconcile(client, slot, tmp_path / "cache")
