@@ -4,13 +4,15 @@
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from flows import units, written
 from flows.limits import limits
+from flows.recorded import Recorded, recorded
 from registry import footprint as fp
 from registry.gate import is_smoke
-from registry.records import METRICS, Attempt, Band, Evaluation, Footprint, StageRecord, Verdict, scaled
+from registry.records import METRICS, Band, Evaluation, Footprint, Verdict, scaled
 
 MODELS = ("teacher", "student", "floor")
 REQUEST = {True: "written token", False: "request"}  # what energy and pay-back are told for: models that write, others
@@ -25,29 +27,28 @@ def build(
     runs: list[dict[str, Any]],
     country: str | None = None,
     pue: float = 1.0,
-    title: str | None = None,
 ) -> dict[str, Any]:
     """Facts of these runs (run.json dicts, oldest first); quality comes from the last one that was judged for real."""
-    owners = [run["run_id"] for run in runs for _ in run.get("stages", [])]
-    stages = [record for run in runs for record in _records(run)]
-    judged = _judged(runs)
+    return facts_of([recorded(run) for run in runs], country, pue)
+
+
+def facts_of(runs: Sequence[Recorded], country: str | None = None, pue: float = 1.0) -> dict[str, Any]:
+    """The same of runs whose records have been read."""
+    newest = _judged(runs)
+    judged = newest.journal if newest else None
     evaluation = Evaluation.model_validate(judged["evaluation"]) if judged else None
     verdict = Verdict.model_validate(judged["verdict"]) if judged and judged.get("verdict") else None
-    vain = {run["run_id"]: [Attempt.model_validate(one) for one in run.get("attempts", [])] for run in runs}
-    spent, grid = fp.spent(stages, (one for goes in vain.values() for one in goes)), fp.grid_of(country)
-    requests, smoke = _requests(evaluation, _power(judged)), bool(judged and is_smoke(judged["recipe"]))
+    spent, grid = _spent(runs), fp.grid_of(country)
+    requests, smoke = _requests(evaluation, _power(newest)), bool(judged and is_smoke(judged["recipe"]))
     # a student pays back what all runs of its recipe took, the failed and rejected ones too
-    own = [run for run in runs if judged and run["recipe"] == judged["recipe"]]
-    tried = (one for run in own for one in vain[run["run_id"]])
-    cost = fp.spent((record for run in own for record in _records(run)), tried)
+    cost = _spent([run for run in runs if judged and run.journal["recipe"] == judged["recipe"]])
     payback = fp.Payback(requests=None, why="unknown: no student has been judged")
     if judged:
         payback = fp.payback(cost.kwh, requests["teacher"], requests["student"])
     if smoke:
         payback = fp.Payback(requests=None, why="unknown: it was a smoke walk, which is not to be deployed")
-    rows, one = _stage_rows(stages, owners), REQUEST[bool(evaluation and evaluation.task == "generate")]
+    one = REQUEST[bool(evaluation and evaluation.task == "generate")]
     facts: dict[str, Any] = {
-        "title": title or (f"{judged['recipe']}: what it cost and what it won" if judged else "What it cost"),
         "runs": [_run_row(run) for run in runs],
         "run_id": judged["run_id"] if judged else None,
         "smoke": smoke,
@@ -55,7 +56,6 @@ def build(
         "digest": judged.get("digest") if judged else None,
         "licences": (judged.get("licences") or {}) if judged else {},
         "spent": spent.model_dump(),
-        "own": fp.total(record.footprint for record in _records(judged or {})).model_dump(),
         "co2e_g": _dump(fp.grams(spent.kwh, grid, pue)),
         "grid": grid.model_dump(),
         "pue": pue,
@@ -65,11 +65,8 @@ def build(
         "payback_sentence": payback_sentence(payback, cost, requests, one),
         "request": one,
         "request_wh": {name: _dump(band) for name, band in requests.items()},
-        "stages": rows,
-        "bars": _bars(rows, len(runs) > 1),
+        "stages": _stage_rows(runs),
         "evaluation": evaluation.model_dump() if evaluation else None,
-        "comparison": charts(evaluation),
-        "kept": written.kept(evaluation) if evaluation else None,
         "verdict": verdict.model_dump() if verdict else None,
     }
     if verdict and not verdict.passed and not smoke:
@@ -106,26 +103,27 @@ def payback_sentence(
     )
 
 
-def _records(run: dict[str, Any]) -> list[StageRecord]:
-    return [StageRecord.model_validate(record) for record in run.get("stages", [])]
+def _spent(runs: Sequence[Recorded]) -> fp.Total:
+    """Energy behind these runs, what was spent in vain among it."""
+    return fp.spent((one for run in runs for one in run.stages), (one for run in runs for one in run.attempts))
 
 
-def _judged(runs: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _judged(runs: Sequence[Recorded]) -> Recorded | None:
     """The newest judged run; a smoke run only where there is no other."""
-    judged = [run for run in runs if run.get("evaluation")]
-    real = [run for run in judged if not is_smoke(run["recipe"])]
+    judged = [run for run in runs if run.journal.get("evaluation")]
+    real = [run for run in judged if not is_smoke(run.journal["recipe"])]
     return next(reversed(real or judged), None)
 
 
-def _run_row(run: dict[str, Any]) -> dict[str, Any]:
-    seen = run.get("evaluation")
-    own = fp.total(record.footprint for record in _records(run) if not record.cached)
+def _run_row(found: Recorded) -> dict[str, Any]:
+    run, seen = found.journal, found.journal.get("evaluation")
+    own = fp.total(record.footprint for record in found.stages if not record.cached)
     return {
         **{key: run.get(key) for key in ("run_id", "recipe", "status", "started", "version")},
         "smoke": is_smoke(run["recipe"]),
         "resumed": run.get("resumed", 0),
         "computed": own.stages,
-        "reused": len(run.get("stages", [])) - own.stages,
+        "reused": len(found.stages) - own.stages,
         "kwh": _dump(own.kwh),
         "retention": seen["retention"]["point"] if seen else None,
         "bytes_ratio": units.ratio(seen["teacher"]["bytes"], seen["student"]["bytes"]) if seen else None,
@@ -136,9 +134,10 @@ def _dump(band: Band | None) -> dict[str, float] | None:
     return band.model_dump() if band else None
 
 
-def _power(run: dict[str, Any] | None) -> Footprint | None:
+def _power(run: Recorded | None) -> Footprint | None:
     """The footprint whose mean power stands for serving: that of the run's evaluation."""
-    found = [record.footprint for record in _records(run or {}) if record.kind == "evaluate" and record.footprint.kwh]
+    stages = run.stages if run else ()
+    found = [record.footprint for record in stages if record.kind == "evaluate" and record.footprint.kwh]
     return found[-1] if found else None
 
 
@@ -151,11 +150,11 @@ def _requests(evaluation: Evaluation | None, power: Footprint | None) -> dict[st
     return {name: fp.request_wh(power, getattr(evaluation, name).p50_ms) for name in MODELS}
 
 
-def _stage_rows(stages: list[StageRecord], owners: list[str]) -> list[dict[str, Any]]:
-    counted = {id(record) for record in fp.charged(stages)}
+def _stage_rows(runs: Sequence[Recorded]) -> list[dict[str, Any]]:
+    counted = {id(record) for record in fp.charged(record for run in runs for record in run.stages)}
     return [
         {
-            "run_id": owner,
+            "run_id": run.journal["run_id"],
             "kind": record.kind,
             "method": record.method,
             "role": record.role,
@@ -168,26 +167,9 @@ def _stage_rows(stages: list[StageRecord], owners: list[str]) -> list[dict[str, 
             "tier": record.footprint.tier,
             "measured": record.measured,
         }
-        for record, owner in zip(stages, owners, strict=True)
+        for run in runs
+        for record in run.stages
     ]
-
-
-def _bars(rows: list[dict[str, Any]], together: bool) -> list[dict[str, Any]]:
-    """The energy chart: a bar a counted stage, or, of several runs together, a bar a name."""
-    groups: dict[Any, list[dict[str, Any]]] = {}
-    for place, row in enumerate(row for row in rows if row["counted"]):
-        groups.setdefault(row["name"] if together else place, []).append(row)
-    bars: list[dict[str, Any]] = []
-    for group in groups.values():
-        band = fp.add_bands(Band.model_validate(row["kwh"]) for row in group if row["kwh"])
-        times = f"{len(group)} times" if len(group) > 1 else ("re-used" if group[0]["cached"] else "")
-        cached = all(row["cached"] for row in group)
-        bars.append({"name": group[0]["name"], "note": times, "cached": cached, "kwh": _dump(band)})
-    top = max((bar["kwh"]["high"] for bar in bars if bar["kwh"]), default=0.0)
-    for bar in bars:
-        scaled = bar["kwh"] and top > 0.0
-        bar["bar"] = {key: round(100 * value / top, 2) for key, value in bar["kwh"].items()} if scaled else None
-    return bars
 
 
 def charts(evaluation: Evaluation | None) -> list[dict[str, Any]]:

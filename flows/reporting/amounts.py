@@ -5,10 +5,11 @@ only executions count, so that months add up to the year; what was re-used from 
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from flows import units
+from flows.recorded import Recorded
 from flows.reporting.model import Component, Energy, Spent, TracedRun, TracedStage
 from registry.gate import is_smoke
 from registry.records import PARTS, SPREAD, Attempt, Band, Footprint, Part, StageRecord, spread, summed
@@ -17,28 +18,28 @@ from registry.records import Component as Known
 Charged = tuple[TracedStage, Footprint]  # an entry of the report, and what it took
 
 
-def traced(runs: list[dict[str, Any]], executions_only: bool) -> tuple[list[TracedRun], list[Charged], Band | None]:
+def traced(runs: Sequence[Recorded], executions_only: bool) -> tuple[list[TracedRun], list[Charged], Band | None]:
     """Every run with its stages, what of them is charged, and the energy of re-used stages that is not."""
-    records = [[StageRecord.model_validate(one) for one in run.get("stages", [])] for run in runs]
-    made = {one.key for stages in records for one in stages if not one.cached}
+    records = [one for run in runs for one in run.stages]
+    made = {one.key for one in records if not one.cached}
     charged: list[Charged] = []
-    taken_up = [one for own in records for one in own if not (one.cached and executions_only)]  # another run's work
+    taken_up = [one for one in records if not (one.cached and executions_only)]  # another run's work
     recorded = {one.footprint.samples for one in taken_up} - {None}
     told: list[TracedRun] = []
     left: dict[str, Footprint] = {}
-    for run, own in zip(runs, records, strict=True):
+    for run in runs:
         entries: list[Charged] = []
-        for record in own:
+        for record in run.stages:
             outside = record.cached and record.key not in made
             if outside and executions_only:
                 left.setdefault(record.key, record.footprint)
             counted = not record.cached or (outside and not executions_only)
             made |= {record.key} if counted else set()
             entries.append((_stage(record, counted), record.footprint))
-        vain = [Attempt.model_validate(one) for one in run.get("attempts", [])]
-        entries += [(_attempt(one), one.footprint) for one in vain if one.footprint.samples not in recorded]
+        vain = [one for one in run.attempts if one.footprint.samples not in recorded]
+        entries += [(_attempt(one), one.footprint) for one in vain]
         charged += [entry for entry in entries if entry[0].counted]
-        told.append(_run(run, entries))
+        told.append(_run(run.journal, entries))
     return told, charged, summed([band for one in left.values() if (band := known(one))])
 
 

@@ -28,7 +28,7 @@ def emissions(found: Gathered, runs: list[TracedRun], charged: list[Charged], ba
     pieces = _pieces(found, owners, charged, basis)
     seconds = Seconds(sum(footprint.seconds for _, footprint in charged))
     whole = carbon.emissions([one for own in pieces for one in own], seconds, basis)
-    grams = [_grams(own, basis) for own in pieces]
+    grams = [carbon.located_g(own, basis) for own in pieces]
     scores, why = _scores(found, basis)
     return Emissions(
         intensity=_intensity(basis, whole),
@@ -104,10 +104,6 @@ def _pieces(found: Gathered, owners: list[str], charged: list[Charged], basis: B
         path: Path | None = found.folder / run_id / "samples.jsonl" if found.folder else None
         pieces.append(drawn(stage.started, footprint, path, basis.layers, read))
     return pieces
-
-
-def _grams(pieces: list[Used], basis: Basis) -> Band | None:
-    return carbon.emissions(pieces, Seconds(0), basis).location_g if pieces else None
 
 
 def _grouped(names: Iterable[str], grams: list[Band | None]) -> dict[str, Band | None]:

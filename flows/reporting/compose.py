@@ -9,6 +9,7 @@ from typing import Any
 
 from flows import limits as said
 from flows import report as quality_of
+from flows.recorded import Recorded, recorded
 from flows.reporting import actions, amounts, carbon, rounding
 from flows.reporting.gather import Gathered
 from flows.reporting.model import (
@@ -37,9 +38,10 @@ def compose(found: Gathered, given: Basis | None = None, restates: Restated | No
     """All facts of these runs; `given` are the carbon inputs (none: the range over the world's grids)."""
     inputs = given or basis(None, None)
     in_period = bool(found.asked.since or found.asked.until)
-    runs, charged, reused = amounts.traced(found.runs, executions_only=in_period)
-    energy, facts = amounts.spent(runs, charged, reused), quality_of.build(found.runs)
-    quality, benefit = _quality(facts), _benefit(found, facts, inputs)
+    read = [recorded(run) for run in found.runs]
+    runs, charged, reused = amounts.traced(read, executions_only=in_period)
+    energy, facts = amounts.spent(runs, charged, reused), quality_of.facts_of(read)
+    quality, benefit = _quality(facts), _benefit(found, read, facts, inputs)
     emissions, counts = carbon.emissions(found, runs, charged, inputs), _counts(runs, energy, found)
     hardware = machines(found)
     return Report(
@@ -112,11 +114,13 @@ def _limits(facts: dict[str, Any], energy: Spent, emissions: Emissions) -> list[
     return [*said.limits(facts | applied), *carbon.limits(emissions)]
 
 
-def _benefit(found: Gathered, facts: dict[str, Any], inputs: Basis) -> Benefit:
+def _benefit(found: Gathered, read: list[Recorded], facts: dict[str, Any], inputs: Basis) -> Benefit:
     """Pay-back of the newest judged model: all runs of its recipe up to the report's end count."""
     if facts["run_id"] is not None:
         recipe = next(run["recipe"] for run in found.runs if run["run_id"] == facts["run_id"])
-        facts = quality_of.build([run for run in found.history if run["recipe"] == recipe])
+        known = {id(run.journal): run for run in read}
+        own = [run for run in found.history if run["recipe"] == recipe]
+        facts = quality_of.facts_of([known.get(id(run)) or recorded(run) for run in own])
     requests = {name: _band(one) for name, one in facts["request_wh"].items()}
     even, cost = _band(facts["payback"]["requests"]), _band(facts["payback"]["cost"])
     judged = Evaluation.model_validate(facts["evaluation"]) if facts["evaluation"] else None

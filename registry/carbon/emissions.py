@@ -95,6 +95,11 @@ def emissions(used: Iterable[Used], seconds: Seconds, basis: Basis) -> Emissions
     )
 
 
+def located_g(used: Iterable[Used], basis: Basis) -> Band | None:
+    """Location-based grams of this energy alone, as `emissions` gives them; None where no factor knows its time."""
+    return _times(_grams(list(used), basis.layers)[0], basis.overhead)
+
+
 def embodied_g(seconds: Seconds, basis: Basis) -> Grams | None:
     """The machine's embodied grams that fall on a time: M = TE x TS x RS; None where they are not reported."""
     if basis.embodied is None:

@@ -202,8 +202,8 @@ def test_quality_is_of_the_last_real_run_and_every_run_has_its_row() -> None:
     facts = report.build([real, smoke])
     assert facts["run_id"] == "r1" and [row["run_id"] for row in facts["runs"]] == ["r1", "r2"]
     assert facts["runs"][0]["kwh"]["central"] == 0.002 and facts["runs"][0]["retention"] == 0.98
-    (bar,) = facts["bars"]
-    assert (bar["name"], bar["note"], bar["kwh"]["central"]) == ("evaluate", "2 times", 0.003)
+    (spent,) = composed(real, smoke).energy.stages
+    assert spent.kwh and (spent.name, spent.executions, spent.kwh.central) == ("evaluate", 2, 0.003)
     html = html_of(real, smoke)
     assert "tiny-smoke" in html and "teacher: Apache-2.0" in html and "98.0\u00a0%" in html
 
@@ -288,9 +288,10 @@ def test_a_resumed_run_says_that_the_energy_of_a_stage_cut_off_is_not_counted() 
 
 def test_both_exports_have_names_of_their_own() -> None:
     exports = [stage("export", 1.0, key=role) | {"method": "onnx", "role": role} for role in ("student", "teacher")]
-    facts = report.build([run(*exports, stage("evaluate", 1.0))])
+    made = run(*exports, stage("evaluate", 1.0))
     names = ["export/onnx", "export/onnx (teacher)", "evaluate"]
-    assert [row["name"] for row in facts["stages"]] == [bar["name"] for bar in facts["bars"]] == names
+    assert [row["name"] for row in report.build([made])["stages"]] == names
+    assert [one.name for one in composed(made).energy.stages] == names
 
 
 def test_zeros_of_a_model_that_writes_are_said_to_make_nothing_faster() -> None:
