@@ -112,7 +112,7 @@ def test_a_finished_stage_says_its_perplexity() -> None:
 
 def test_the_report_compares_and_tells_of_written_tokens() -> None:
     made = report.build([journal()])
-    charts = {chart["field"]: chart for chart in made["comparison"]}
+    charts = {chart["field"]: chart for chart in report.charts(SEEN)}
     assert set(charts) == {"perplexity", "top1_agreement", "chat_agreement", "bytes", "p50_ms"}
     assert charts["perplexity"]["sense"] == "shorter is better" == charts["bytes"]["sense"]
     assert [bar["width"] for bar in charts["perplexity"]["bars"]] == [80.0, 84.0, 100.0]
