@@ -86,7 +86,10 @@ def carried_out(
         return
     if not smoke:
         journal = execute(recipe, smoke=False, budget=budget, decision=decision)
-        summed.summary(journal, facts_of(journal), got, settings().country, again=registered_before(journal))
+        from registry.carbon.inputs import basis
+
+        given = basis(settings().carbon, settings().country)
+        summed.summary(journal, facts_of(journal), got, given, again=registered_before(journal))
     if as_json:
         typer.echo(json.dumps(journal, indent=1))
     raise typer.Exit(0 if journal["status"] == "passed" else 3)

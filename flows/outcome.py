@@ -9,15 +9,16 @@ from typing import Any
 
 from filelock import FileLock
 
-from flows import cache, kept, keys, made_of, report, units
+from flows import cache, grams, kept, keys, made_of, report, units
 from flows.obtain import Curves, Workshop, attempts
 from flows.recipe import Recipe
 from flows.reporting import formats, gather, page
 from flows.reporting.compose import compose
+from flows.reporting.drawn import moment
 from flows.sentences import admission, sentence
 from flows.servers import client, s3_config, services
 from flows.settings import settings
-from flows.shown import emitted, shown
+from flows.shown import shown
 from flows.start import saved
 from registry import attested, card, contents, promotion, provenance, runs, signing, store, versions
 from registry import footprint as fp
@@ -107,13 +108,14 @@ def register(
     journal.update(evaluation=evaluation.model_dump(mode="json"), verdict=verdict.model_dump(mode="json"))
     done = {**journal, "status": verdict_word, "stages": [record.model_dump(mode="json") for record in shop.records]}
     done["attempts"] = [one.model_dump(mode="json") for one in attempts(shop)]
-    facts = report.build([done], shop.settings.country)
-    seen = shown(recipe.name, recipe.digest, digest, evaluation, verdict, shop.records, facts, shop.settings.country)
+    facts, given = report.build([done]), basis(shop.settings.carbon, shop.settings.country)
+    its_report = compose(gather.alone(done, shop.directory), given)
+    facts["limits"] = list(its_report.limits)
+    seen = shown(recipe.name, recipe.digest, digest, evaluation, verdict, shop.records, facts, given)
     seen["carbon_start"] = saved.told(shop.directory, attempts(shop))
     key = keys.ready(shop.settings)
     told = made_of.statement(recipe, shop.records, digest, evaluation, verdict, key.public.id, str(journal["run_id"]))
     evidence = write_evidence(shop, recipe, evaluation, verdict, facts, seen, student, evaluated, told)
-    its_report = compose(gather.alone(done, shop.directory), basis(shop.settings.carbon, shop.settings.country))
     (evidence / "report.html").write_text(page.html(its_report), encoding="utf-8")
     (evidence / "report.json").write_text(formats.json_text(its_report), encoding="utf-8")
     signature = shop.directory / "signature"
@@ -179,8 +181,8 @@ def write_evidence(
         sources={what: source.uri for what, source in recipe.origins.items()},
         licences={what: source.licence for what, source in recipe.origins.items()},
         grams=seen["footprint"]["gco2e"],
-        grams_range=report.carbon_text(facts),
-        location=shop.settings.country,
+        grams_range=grams.text(seen["footprint"]),
+        location=seen["footprint"]["grid"],
         hardware=hardware(gather.header(shop.directory / "samples.jsonl")),
         signed_with=key,
         signed_on=when,
@@ -289,12 +291,13 @@ def describe(model: str) -> dict[str, Any]:
     name, _ = split_name(model)
     facts: dict[str, Any] = json.loads((directory / "evidence" / "show.json").read_text())
     seen = versions.describe(client(), name, version)
-    told: dict[str, Any] = {
-        "footprint": emitted(facts["footprint"], settings().country)
-    }  # the country may be known by now
+    here, told = settings(), dict[str, Any]()
     told["verdict"] = attested.verdict(directory).model_dump(mode="json")
     told["admission"] = admission(client().get_model_version(name, version).tags)
     key, when = provenance.signed(attested.provenance(directory))
+    if here.carbon or here.country:  # the grid may be known by now, or other factors
+        given = basis(here.carbon, here.country)
+        told["footprint"] = grams.emitted(facts["footprint"], moment(str(when)), given)
     return {"version": version, "aliases": seen["aliases"]} | facts | told | {"signed": {"key": key, "when": when}}
 
 

@@ -75,15 +75,6 @@ def facts_of(runs: Sequence[Recorded], country: str | None = None, pue: float = 
     return facts
 
 
-def carbon_text(facts: dict[str, Any]) -> str | None:
-    """Grams of CO2e as a range, with the grids it is over; None where the energy was not measured."""
-    if facts["co2e_g"] is None:
-        return None
-    grid = facts["grid"]
-    over = f"the grid of {grid['name']}" if grid["country"] else f"the {grid['name']}"
-    return f"{units.span(facts['co2e_g'], 'mass')} over {over} ({grid['year']})".replace("over the range over", "over")
-
-
 def payback_sentence(
     payback: fp.Payback, cost: fp.Total, requests: dict[str, Band | None], one: str = "request"
 ) -> str:

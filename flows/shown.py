@@ -7,9 +7,11 @@ from collections import Counter
 from typing import Any
 
 from flows import beyond, sentences, units, written
+from flows.grams import emitted, ended
 from flows.start import saved
 from registry import footprint as fp
-from registry.records import METRICS, Band, CarbonStart, Discrepancy, Evaluation, Footprint, StageRecord, Verdict
+from registry.carbon.inputs import Basis
+from registry.records import METRICS, CarbonStart, Discrepancy, Evaluation, Footprint, StageRecord, Verdict
 
 
 def shown(
@@ -20,9 +22,9 @@ def shown(
     verdict: Verdict,
     records: list[StageRecord],
     facts: dict[str, Any],
-    country: str | None,
+    given: Basis,
 ) -> dict[str, Any]:
-    """The facts of a version; `facts` are those of the run's report (flows/report.py)."""
+    """The facts of a version; `facts` are those of the run's report (flows/report.py), `given` the carbon inputs."""
     teacher, student, floor = evaluation.teacher, evaluation.student, evaluation.floor
     return {
         "model": model,
@@ -51,7 +53,7 @@ def shown(
         "parameters": {"teacher": teacher.parameters, "student": student.parameters},
         **written.facts(evaluation),
         **beyond.facts(evaluation),
-        "footprint": emitted(energy(fp.whole(fp.spent(records))), country),
+        "footprint": emitted(energy(fp.whole(fp.Total.model_validate(facts["spent"]))), ended(records), given),
         "payback": {"requests": facts["payback"]["requests"], "sentence": facts["payback_sentence"]},
         "stages": [
             {
@@ -96,18 +98,6 @@ def energy(footprint: Footprint) -> dict[str, Any]:
         "kwh_band": footprint.kwh.model_dump() if footprint.kwh else None,
         "seconds": footprint.seconds,
         "tier": footprint.tier,
-    }
-
-
-def emitted(footprint: dict[str, Any], country: str | None) -> dict[str, Any]:
-    """The footprint with gCO2e: a number once the country is known, and always a range with the grids it is over."""
-    grid = fp.grid_of(country)
-    band = footprint["kwh_band"]
-    grams = fp.grams(Band.model_validate(band), grid) if band else None
-    over = f"{grid.name}, {grid.year}"
-    return footprint | {
-        "gco2e": grams.central if grams and country else None,
-        "gco2e_range": {"low": grams.low, "high": grams.high, "grids": over} if grams else None,
     }
 
 

@@ -4,7 +4,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -12,6 +12,9 @@ from flows import console as screen
 from flows import written
 from flows.sentences import digits, lift, sentence, verdict_lines
 from registry.records import METRICS
+
+if TYPE_CHECKING:  # the command's help does without it
+    from registry.carbon.inputs import Basis
 
 PROMPT = "Why do the leaves of trees turn red in autumn?"
 
@@ -46,23 +49,26 @@ def comparison(evaluation: dict[str, Any]) -> Table:
     return table
 
 
-def energy_line(stages: list[dict[str, Any]], country: str | None, attempts: Sequence[dict[str, Any]] = ()) -> str:
-    """What all stages behind this version cost: kWh always, gCO2e of the country or as a range over grids."""
+def energy_line(stages: list[dict[str, Any]], given: "Basis", attempts: Sequence[dict[str, Any]] = ()) -> str:
+    """What all stages behind this version cost: kWh always, gCO2e of the grid or as a range over grids."""
+    from flows.grams import ended, told
     from registry import footprint as fp
     from registry.records import Attempt, StageRecord
 
     vain = [Attempt.model_validate(one) for one in attempts]
-    spent = fp.spent((StageRecord.model_validate(stage) for stage in stages), vain)
+    records = [StageRecord.model_validate(stage) for stage in stages]
+    spent = fp.spent(records, vain)
     if spent.kwh is None:
         return "energy: not measured"
-    grid = fp.grid_of(country)
-    grams = fp.grams(spent.kwh, grid)
-    assert grams is not None
     kwh = f"{digits(spent.kwh.central)} kWh ({digits(spent.kwh.low)} to {digits(spent.kwh.high)})"
     part = f", {spent.unmeasured} of {spent.stages} stages not wholly measured" if spent.unmeasured else ""
     part += f", {len(vain)} killed or failed among them" if vain else ""
-    where = grid.name if country else f"{grid.name}; SHRINK_COUNTRY=FRA names yours"
-    return f"energy: {kwh}{part}, {digits(grams.low)} to {digits(grams.high)} gCO2e ({where})"
+    found = told(spent.kwh, spent.seconds, ended(records), given)
+    if found is None:
+        return f"energy: {kwh}{part}; no factor knows this time"
+    where = found.over if found.named else f"{found.over}; SHRINK_COUNTRY=FRA names yours"
+    least = "at least " if found.at_least else ""
+    return f"energy: {kwh}{part}, {least}{digits(found.grams.low)} to {digits(found.grams.high)} gCO2e ({where})"
 
 
 def this_run(stages: list[dict[str, Any]]) -> str:
@@ -78,9 +84,7 @@ def this_run(stages: list[dict[str, Any]]) -> str:
     return f"  of this run: {kwh}; {len(records) - own.stages} of {len(records)} stages were re-used"
 
 
-def summary(
-    journal: dict[str, Any], facts: dict[str, Any], services: Any, country: str | None, again: bool = False
-) -> None:
+def summary(journal: dict[str, Any], facts: dict[str, Any], services: Any, given: "Basis", again: bool = False) -> None:
     """The end of a run: one sentence, the table, the verdict, energy, the links and what to type next.
 
     `again`: its version is one that an earlier run registered.
@@ -102,7 +106,7 @@ def summary(
         else f"registered as {name} version {version}"
     )
     say.append(f"{how}{moved}")
-    spent = energy_line(journal["stages"], country, journal.get("attempts", []))
+    spent = energy_line(journal["stages"], given, journal.get("attempts", []))
     say += filter(None, (spent, this_run(journal["stages"])))
     say += [*estimate(journal["run_id"]), *green(journal)]
     screen.tell("\n".join(say))

@@ -208,9 +208,9 @@ def _footprint(seen: Footprint, story: Story) -> str:
     else:
         energy = f"It took {seen.kwh.central:.3g} kWh ({seen.kwh.low:.3g} to {seen.kwh.high:.3g}; {text(seen.tier)})."
     if story.grams is not None:
-        carbon = f"The emissions were {story.grams:.3g} g CO2eq."
+        carbon = f"The emissions were {story.grams:.3g} g CO2eq: {story.grams_range}."
     elif story.grams_range is not None:
-        carbon = f"The emissions are unknown, no country was set: {story.grams_range}."
+        carbon = f"The emissions are unknown, no grid was named: {story.grams_range}."
     else:
         carbon = "The emissions are unknown."
     took = f"The stages ran for {seen.seconds:.0f} s in all."

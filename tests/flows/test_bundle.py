@@ -13,6 +13,7 @@ import pytest
 
 from flows import bundle, npm, report
 from flows.shown import shown
+from registry.carbon.inputs import basis
 from registry.records import Evaluation, ShrinkError, StageRecord, Verdict
 from tasks import evaluate, models, runtime
 from tasks.export import onnx
@@ -56,7 +57,7 @@ def fetched(folder: Path, model: Path) -> Path:
     journal = run(stage("distill", 3.0))
     records = [StageRecord.model_validate(one) for one in journal["stages"]]
     judged, verdict = Evaluation.model_validate(EVALUATION), Verdict.model_validate(journal["verdict"])
-    facts = shown("tiny", "r1", "abc", judged, verdict, records, report.build([journal]), None)
+    facts = shown("tiny", "r1", "abc", judged, verdict, records, report.build([journal]), basis(None, None))
     (folder / "evidence" / "show.json").write_text(json.dumps(facts))
     return folder
 

@@ -26,6 +26,7 @@ from flows import console as screen
 from flows import journal as journals
 from infra.addresses import Services
 from registry import runs, versions
+from registry.carbon.inputs import basis
 from registry.records import digest_directory
 from tasks.kinds import AnyChainConfig, methods
 from tests import signatures
@@ -432,7 +433,7 @@ def test_what_a_line_says() -> None:
 
 def test_energy_is_a_range_over_grids_until_the_country_is_known() -> None:
     stages = [STAGE, make_stage("evaluate", 1.0)]
-    everywhere, france = summed.energy_line(stages, None), summed.energy_line(stages, "FRA")
+    everywhere, france = summed.energy_line(stages, basis(None, None)), summed.energy_line(stages, basis(None, "FRA"))
     assert "kWh" in everywhere and "national grids; SHRINK_COUNTRY=FRA" in everywhere
     assert "kWh" in france and "gCO2e (France)" in france
-    assert summed.energy_line([make_stage("evaluate", None)], None) == "energy: not measured"
+    assert summed.energy_line([make_stage("evaluate", None)], basis(None, None)) == "energy: not measured"

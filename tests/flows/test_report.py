@@ -3,16 +3,18 @@
 import json
 import math
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from flows import report, sentences, units
+from flows.grams import emitted
 from flows.reporting import page as page_of
 from flows.reporting.compose import compose
 from flows.reporting.gather import Gathered, beside
 from flows.reporting.model import Report
-from flows.shown import emitted, exports, page, shown
+from flows.shown import exports, page, shown
 from registry.carbon.inputs import basis
 from registry.records import Evaluation, StageRecord, Verdict
 
@@ -67,7 +69,7 @@ def test_what_show_says_keeps_its_schema() -> None:
     records = [StageRecord.model_validate(one) for one in journal["stages"]]
     judged, verdict = Evaluation.model_validate(EVALUATION), Verdict.model_validate(journal["verdict"])
     facts = report.build([journal])
-    seen = json.loads(json.dumps(shown("tiny", "r1", "abc", judged, verdict, records, facts, None)))
+    seen = json.loads(json.dumps(shown("tiny", "r1", "abc", judged, verdict, records, facts, basis(None, None))))
     assert (seen["model"], seen["digest"], seen["recipe_digest"]) == ("tiny", "abc", "r1")
     assert seen["verdict"]["passed"] is True
     assert {key: seen["verdict"]["checks"][0][key] for key in ("name", "value", "limit", "passed")} == {
@@ -94,7 +96,7 @@ def test_what_show_says_keeps_its_schema() -> None:
         "kind": "evaluate", "method": None, "role": "student", "digest": "ab", "seconds": 60.0, "kwh": 0.001,
     }  # fmt: skip
     assert math.isclose(seen["payback"]["requests"]["central"], 15_000) and "15,000" in seen["payback"]["sentence"]
-    french = emitted(footprint, "FRA")
+    french = emitted(footprint, datetime(2026, 1, 1, tzinfo=UTC), basis(None, "FRA"))
     assert grams["low"] < french["gco2e"] < grams["high"] and french["gco2e_range"]["grids"].startswith("France")
 
 
@@ -102,7 +104,7 @@ def test_what_was_not_measured_is_null_in_show() -> None:
     journal = run(stage("distill", None), stage("evaluate", 1.0))
     records = [StageRecord.model_validate(one) for one in journal["stages"]]
     judged, verdict = Evaluation.model_validate(EVALUATION), Verdict.model_validate(journal["verdict"])
-    seen = shown("tiny", "r1", "abc", judged, verdict, records, report.build([journal]), "FRA")
+    seen = shown("tiny", "r1", "abc", judged, verdict, records, report.build([journal]), basis(None, "FRA"))
     assert seen["footprint"]["kwh"] is None and seen["footprint"]["kwh_band"] is None
     assert seen["footprint"]["gco2e"] is None and seen["footprint"]["gco2e_range"] is None
     assert [one["kwh"] for one in seen["stages"]] == [None, 0.001]
@@ -121,7 +123,7 @@ def test_show_says_how_far_each_export_is_from_its_source() -> None:
     journal = run(stage("compare", 1.0) | compared, stage("compare", 1.0, key="t") | compared | {"role": "teacher"})
     records = [StageRecord.model_validate(one) for one in journal["stages"]]
     judged, verdict = Evaluation.model_validate(EVALUATION), Verdict.model_validate(journal["verdict"])
-    facts = shown("tiny", "r1", "abc", judged, verdict, records, report.build([journal]), "FRA")
+    facts = shown("tiny", "r1", "abc", judged, verdict, records, report.build([journal]), basis(None, "FRA"))
     assert facts["exports"][0] == {"export": "int8_dynamic", "digest": "ff", "cosine": None} | seen
     assert facts["exports"][1]["export"] == "int8_dynamic (teacher)"
     text = "\n".join(page(facts | FROM_REGISTRY))
@@ -363,7 +365,9 @@ def facts_of_version(name: str) -> dict[str, Any]:
     journal = {**run(stage("distill", 3.0), stage("evaluate", 1.0)), "recipe": name}
     records = [StageRecord.model_validate(one) for one in journal["stages"]]
     judged, verdict = Evaluation.model_validate(EVALUATION), Verdict.model_validate(journal["verdict"])
-    seen = shown(name, "recipe-digest", "digest-of-all", judged, verdict, records, report.build([journal]), None)
+    seen = shown(
+        name, "recipe-digest", "digest-of-all", judged, verdict, records, report.build([journal]), basis(None, None)
+    )
     return FROM_REGISTRY | {"version": "3", "aliases": ["champion"], **seen}
 
 

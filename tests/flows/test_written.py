@@ -14,6 +14,7 @@ from flows.reporting.compose import compose
 from flows.reporting.gather import Gathered
 from flows.shown import page, shown
 from registry import card
+from registry.carbon.inputs import basis
 from registry.card_code import code
 from registry.gate import Gate, judge
 from registry.records import Evaluation, Footprint, ShrinkError, StageRecord, Verdict
@@ -38,7 +39,7 @@ def facts() -> dict[str, Any]:
     run = journal()
     records = [StageRecord.model_validate(one) for one in run["stages"]]
     verdict = Verdict.model_validate(run["verdict"])
-    seen = shown("tiny", "r1", "abc", SEEN, verdict, records, report.build([run]), None)
+    seen = shown("tiny", "r1", "abc", SEEN, verdict, records, report.build([run]), basis(None, None))
     return FROM_REGISTRY | {"version": "3", **json.loads(json.dumps(seen))}
 
 

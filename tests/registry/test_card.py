@@ -37,7 +37,7 @@ def _card(
 def test_unknown_emissions_are_left_out_and_unmeasured_energy_is_not_zero() -> None:
     meta, body = _card(Footprint(kwh=None, seconds=3))
     assert "co2_eq_emissions" not in meta
-    assert "not measured" in body and "emissions are unknown, no country was set: 1 g to 2 g" in body
+    assert "not measured" in body and "emissions are unknown, no grid was named: 1 g to 2 g" in body
 
 
 def test_known_emissions_are_grams() -> None:
