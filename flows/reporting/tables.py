@@ -1,6 +1,7 @@
 """A report's tables as cells, for the page and for Markdown alike: one unit a column, shown parts add up."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -131,15 +132,27 @@ def counted(report: Report) -> Table:
     return Table(title="Counts", head=("What", "Number"), rows=tuple(rows), numbers=(1,))
 
 
+def seen_as(about: dict[str, Any]) -> str:
+    """A machine in words, as the meter's header describes it; what was not seen is left out."""
+    words = {
+        "cpu": "{}",
+        "threads_seen": "{} threads",
+        "tdp_watts": "TDP {} W",
+        "memory_gb": "{} GB of memory",
+        "system": "{}",
+    }
+    seen = [form.format(about[name]) for name, form in words.items() if about.get(name)]
+    return ", ".join([*seen, *(["a virtual machine"] if about.get("virtual") else [])]) or "not recorded"
+
+
 def hardware(report: Report) -> Table:
     """Machines and methods."""
     rows: list[tuple[str, ...]] = []
     for machine in report.hardware:
-        about = (
-            ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in machine.about.items()) or "not recorded"
-        )
+        about, runs = seen_as(machine.about), f"{machine.runs:,}"
         for part, method in machine.method.items():
-            rows.append((about, PARTS.get(part, part), method, machine.bands.get(part, ""), f"{machine.runs:,}"))
+            rows.append((about, PARTS.get(part, part), method, machine.bands.get(part, ""), runs))
+            about, runs = "", ""  # said once a machine
     head = ("Machine", "Part", "Known by", "Band", "Runs")
     return Table(title="Hardware", head=head, rows=tuple(rows), numbers=(4,))
 
