@@ -20,6 +20,7 @@ from registry.records import digest_directory, manifest_of, sha256_json
 
 SCHEMA = 1
 CHUNK = 1 << 20
+RECORD_BYTES = 100_000_000  # more than any ledger entry, manifest or report has
 MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
 Manifest = dict[str, dict[str, int | str]]
 
@@ -89,15 +90,19 @@ def ensure_bucket(s3: Any, bucket: str) -> None:
 
 
 def read_object(s3: Any, bucket: str, key: str) -> bytes | None:
-    """All bytes of an object, or None when there is none."""
+    """All bytes of a record, or None when there is none; raises RuntimeError for one too large to be of ours."""
     from botocore.exceptions import ClientError
 
     try:
-        body: bytes = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+        found = s3.get_object(Bucket=bucket, Key=key)
     except ClientError as error:
         if error_code(error) in MISSING:
             return None
         raise
+    if found["ContentLength"] > RECORD_BYTES:  # memory is not for whoever may write to the bucket to fill
+        found["Body"].close()
+        raise RuntimeError(f"{key} in the bucket has {found['ContentLength']:,} bytes: no record of ours, remove it")
+    body: bytes = found["Body"].read()
     return body
 
 

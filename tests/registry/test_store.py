@@ -103,3 +103,12 @@ def test_the_index_remembers_and_ignores_what_it_cannot_read(s3: Any, bucket: st
         assert index.lookup(s3, bucket, known.key) is None
     s3.put_object(Bucket=bucket, Key="index/other.json", Body=json.dumps(body).encode())
     assert index.lookup(s3, bucket, "other") is None
+
+
+def test_an_object_too_large_for_a_record_is_not_read(s3: Any, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    s3.put_object(Bucket=bucket, Key="ledger/m/000001.json", Body=b"x" * 1001)
+    monkeypatch.setattr(store, "RECORD_BYTES", 1000)
+    with pytest.raises(RuntimeError, match="has 1,001 bytes: no record of ours"):
+        store.read_object(s3, bucket, "ledger/m/000001.json")
+    monkeypatch.setattr(store, "RECORD_BYTES", 1001)
+    assert store.read_object(s3, bucket, "ledger/m/000001.json") == b"x" * 1001
