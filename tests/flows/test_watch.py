@@ -97,7 +97,8 @@ def test_a_movement_starts_one_run_after_a_kill_and_by_two_watchers(
         one.send_signal(signal.SIGINT)
     assert [one.wait(30) for one in two] == [0, 0]
     entries = log_of(servers, chosen)
-    assert [one.event for one in entries] == ["start", "start", "passed", "same"]
+    events = [one.event for one in entries]  # on a busy machine a look falls between there and back: the same again
+    assert events[:4] == ["start", "start", "passed", "same"] and set(events[4:]) <= {"same"}
     assert entries[2].versions == {"teacher": f"models:/{name}/1"}
     assert entries[2].digests == {"teacher": digest_directory(tiny / "teacher")}
     (run,) = [one for one in journals.read_all(servers_home) if one["recipe"] == chosen.name]
