@@ -69,8 +69,8 @@ def emissions(used: Iterable[Used], seconds: Seconds, basis: Basis) -> Emissions
     """Of all energy that was measured, and the machine's seconds that it took (for its embodied share)."""
     pieces = list(used)
     kwh = summed([one.kwh for one in pieces])
-    located, uncovered, sources = _grams(pieces, basis.layers)
-    market, outside, _ = _grams(pieces, (basis.market,) if basis.market else ())
+    covered, uncovered, located, sources = _grams(pieces, basis.layers)
+    _, outside, market, _ = _grams(pieces, (basis.market,) if basis.market else ())
     market = market if not outside else None
     location_g, market_g = _times(located, basis.overhead), _times(market, basis.overhead)
     embodied = embodied_g(seconds, basis)
@@ -88,7 +88,7 @@ def emissions(used: Iterable[Used], seconds: Seconds, basis: Basis) -> Emissions
         scope2_location_g=location_g if own else None,
         scope2_market_g=market_g if own else None,
         scope3_location_g=_with(location_g, embodied) if cloud else _exact(embodied) if own and embodied else None,
-        intensity_g_per_kwh=_mean_intensity(pieces, uncovered, located),
+        intensity_g_per_kwh=_mean_intensity(covered, located),
         uncovered_kwh=summed([one.kwh for one in uncovered]),
         sources=sources,
         why=_why(basis, bool(pieces), bool(uncovered), bool(outside)),
@@ -97,7 +97,7 @@ def emissions(used: Iterable[Used], seconds: Seconds, basis: Basis) -> Emissions
 
 def located_g(used: Iterable[Used], basis: Basis) -> Band | None:
     """Location-based grams of this energy alone, as `emissions` gives them; None where no factor knows its time."""
-    return _times(_grams(list(used), basis.layers)[0], basis.overhead)
+    return _times(_grams(list(used), basis.layers)[2], basis.overhead)
 
 
 def embodied_g(seconds: Seconds, basis: Basis) -> Grams | None:
@@ -127,22 +127,25 @@ def sci(served: Served, unit: str, at: datetime, basis: Basis) -> Sci:
     return Sci(r=r, e_kwh=energy, i_g_per_kwh=intensity, m_g=embodied, operational_g=operational, sci_g=score, why=why)
 
 
-def _grams(pieces: list[Used], layers: tuple[Layer, ...]) -> tuple[Band | None, list[Used], tuple[str, ...]]:
-    """Grams before PUE, the pieces whose time no layer knows, and the sources."""
-    found, uncovered, sources = list[Band](), list[Used](), dict[str, None]()
+def _grams(
+    pieces: list[Used], layers: tuple[Layer, ...]
+) -> tuple[list[Used], list[Used], Band | None, tuple[str, ...]]:
+    """The pieces whose time a layer knows, those whose time none does, grams of the former before PUE, the sources."""
+    covered, uncovered, found, sources = list[Used](), list[Used](), list[Band](), dict[str, None]()
     for piece in pieces:
         known = mean(layers, piece.start, piece.seconds)
         if known is None:
             uncovered.append(piece)
             continue
+        covered.append(piece)
         found.append(_product(piece.kwh, known[0]))
         sources |= dict.fromkeys(known[1])
-    return summed(found), uncovered, tuple(sources)
+    return covered, uncovered, summed(found), tuple(sources)
 
 
-def _mean_intensity(pieces: list[Used], uncovered: list[Used], grams: Band | None) -> Band | None:
+def _mean_intensity(covered: list[Used], grams: Band | None) -> Band | None:
     """Grams over kWh, bound by bound; None where there is no energy to divide by."""
-    kwh = summed([one.kwh for one in pieces if one not in uncovered])
+    kwh = summed([one.kwh for one in covered])
     if grams is None or kwh is None or min(kwh.low, kwh.central, kwh.high) <= 0.0:
         return None
     return Band(low=grams.low / kwh.low, central=grams.central / kwh.central, high=grams.high / kwh.high)

@@ -77,8 +77,10 @@ def held(layers: Iterable[Layer], moment: datetime) -> Held | None:
     at, ahead = moment.astimezone(UTC), list[datetime]()
     for layer in layers:
         found = _held(layer, at)
+        if found is not None and not ahead:
+            return found
         if found is not None:  # until a layer before it, which does not know this moment, knows one
-            return found._replace(until=min((*ahead, *([found.until] if found.until else [])), default=None))
+            return found._replace(until=min((*ahead, *([found.until] if found.until else []))))
         edges = layer.edges if isinstance(layer, Profile) else layer.begins if isinstance(layer, Factors) else ()
         ahead += [edge for edge in edges if edge > at][:1]
     return None

@@ -112,5 +112,8 @@ def summed(bands: list[Band]) -> Band | None:
     """Sum of bands, None for none: errors of one method go the same way, so bounds add up."""
     if not bands:
         return None
-    low, central, high = (sum(getattr(one, end) for one in bands) for end in ("low", "central", "high"))
-    return Band(low=low, central=central, high=high)
+    return Band(
+        low=sum([one.low for one in bands]),
+        central=sum([one.central for one in bands]),
+        high=sum([one.high for one in bands]),
+    )
