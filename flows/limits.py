@@ -27,8 +27,9 @@ WHOSE = {"cpu": "the processor’s", "ram": "the memory’s", "gpu": "the GPU’
 
 
 def limits(facts: dict[str, Any]) -> list[str]:
-    """What these figures do not say, sentence by sentence, from the facts."""
-    return [*_limits_quality(facts), *_limits_sparsity(facts), *_limits_energy(facts), *_limits_carbon(facts)]
+    """What these figures do not say, sentence by sentence; of CO2e where `grid` and `pue` are among the facts."""
+    carbon = _limits_carbon(facts) if "grid" in facts else []
+    return [*_limits_quality(facts), *_limits_sparsity(facts), *_limits_energy(facts), *carbon, *_limits_payback(facts)]
 
 
 def energy_lines(energy: Spent, hardware: Sequence[Machine]) -> list[str]:
@@ -66,8 +67,8 @@ def _limits_energy(facts: dict[str, Any]) -> list[str]:
         lines.append(f"{broken} of {all_runs} did not finish; the energy of stages they did finish is counted.")
     if resumed := sum(run["resumed"] > 0 for run in facts["runs"]):
         lines.append(
-            f"{resumed} of {all_runs} went on after an interruption; energy spent before it in a stage that was cut "
-            "off is not counted."
+            f"{resumed} of {all_runs} went on after an interruption; of a stage that was cut off, what it drew behind "
+            "its last reading is not counted."
         )
     lines.append("Training the original teacher, making the hardware and the network are not included.")
     return lines
@@ -85,6 +86,11 @@ def _limits_carbon(facts: dict[str, Any]) -> list[str]:
         )
     if facts["pue"] == 1.0:
         lines.append("Cooling and power conversion of the site are not included (PUE 1).")
+    return lines
+
+
+def _limits_payback(facts: dict[str, Any]) -> list[str]:
+    lines = []
     served = (facts["evaluation"] or {}).get("serving")
     if facts["payback"]["requests"] and served:
         lines.append(

@@ -11,6 +11,7 @@ from flows import units, written
 from flows.limits import limits
 from flows.recorded import Recorded, recorded
 from registry import footprint as fp
+from registry.carbon.payback import Payback, break_even
 from registry.gate import is_smoke
 from registry.records import METRICS, Band, Evaluation, Footprint, Verdict, scaled
 
@@ -23,30 +24,26 @@ COMPARED = (
 )
 
 
-def build(
-    runs: list[dict[str, Any]],
-    country: str | None = None,
-    pue: float = 1.0,
-) -> dict[str, Any]:
+def build(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Facts of these runs (run.json dicts, oldest first); quality comes from the last one that was judged for real."""
-    return facts_of([recorded(run) for run in runs], country, pue)
+    return facts_of([recorded(run) for run in runs])
 
 
-def facts_of(runs: Sequence[Recorded], country: str | None = None, pue: float = 1.0) -> dict[str, Any]:
+def facts_of(runs: Sequence[Recorded]) -> dict[str, Any]:
     """The same of runs whose records have been read."""
     newest = _judged(runs)
     judged = newest.journal if newest else None
     evaluation = Evaluation.model_validate(judged["evaluation"]) if judged else None
     verdict = Verdict.model_validate(judged["verdict"]) if judged and judged.get("verdict") else None
-    spent, grid = _spent(runs), fp.grid_of(country)
+    spent = _spent(runs)
     requests, smoke = _requests(evaluation, _power(newest)), bool(judged and is_smoke(judged["recipe"]))
     # a student pays back what all runs of its recipe took, the failed and rejected ones too
     cost = _spent([run for run in runs if judged and run.journal["recipe"] == judged["recipe"]])
-    payback = fp.Payback(requests=None, why="unknown: no student has been judged")
+    payback = Payback(requests=None, why="unknown: no student has been judged")
     if judged:
-        payback = fp.payback(cost.kwh, requests["teacher"], requests["student"])
+        payback = break_even(cost.kwh, requests["teacher"], requests["student"])  # Wh of one: kWh of a thousand
     if smoke:
-        payback = fp.Payback(requests=None, why="unknown: it was a smoke walk, which is not to be deployed")
+        payback = Payback(requests=None, why="unknown: it was a smoke walk, which is not to be deployed")
     one = REQUEST[bool(evaluation and evaluation.task == "generate")]
     facts: dict[str, Any] = {
         "runs": [_run_row(run) for run in runs],
@@ -56,9 +53,6 @@ def facts_of(runs: Sequence[Recorded], country: str | None = None, pue: float = 
         "digest": judged.get("digest") if judged else None,
         "licences": (judged.get("licences") or {}) if judged else {},
         "spent": spent.model_dump(),
-        "co2e_g": _dump(fp.grams(spent.kwh, grid, pue)),
-        "grid": grid.model_dump(),
-        "pue": pue,
         "bytes_ratio": units.ratio(evaluation.teacher.bytes, evaluation.student.bytes) if evaluation else None,
         "speed_ratio": units.ratio(evaluation.teacher.p50_ms, evaluation.student.p50_ms) if evaluation else None,
         "payback": payback.model_dump() | {"cost": _dump(cost.kwh)},
@@ -75,12 +69,10 @@ def facts_of(runs: Sequence[Recorded], country: str | None = None, pue: float = 
     return facts
 
 
-def payback_sentence(
-    payback: fp.Payback, cost: fp.Total, requests: dict[str, Band | None], one: str = "request"
-) -> str:
+def payback_sentence(payback: Payback, cost: fp.Total, requests: dict[str, Band | None], one: str = "request") -> str:
     """After how many requests the student has saved what making it took, or why that cannot be said."""
     if payback.requests is None:
-        reason = payback.why.split(": ")[-1].replace("request", one)
+        reason = payback.why.split(": ")[-1].replace("an inference", f"a {one}")
         return f"{'It never pays back' if payback.why.startswith('never') else 'Pay-back is not known'}: {reason}."
     teacher, student = requests["teacher"], requests["student"]
     if cost.kwh is None or teacher is None or student is None:

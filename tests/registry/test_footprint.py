@@ -2,12 +2,12 @@
 
 import math
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from registry import footprint as fp
-from registry.records import Attempt, Band, Footprint, ShrinkError, StageRecord
+from registry.carbon.payback import break_even
+from registry.records import Attempt, Band, Footprint, StageRecord
 
 amounts = st.floats(min_value=1e-9, max_value=1e3)
 
@@ -58,36 +58,18 @@ def test_what_was_spent_in_vain_counts_and_work_that_was_taken_up_counts_once() 
     assert fp.spent([], [left]).kwh == made.footprint.kwh
 
 
-def test_grams_of_a_country_and_of_no_country() -> None:
-    energy = Band(low=1.0, central=2.0, high=3.0)
-    france = fp.grid_of("fra")
-    grams = fp.grams(energy, france, pue=1.5)
-    assert grams is not None and math.isclose(grams.central, 2.0 * france.intensity.central * 1.5)
-    world = fp.grid_of(None)
-    assert world.intensity.low < france.intensity.central < world.intensity.high
-    assert world.year == "2021-2023" and "CodeCarbon" in world.source
-    assert fp.grams(None, world) is None
-
-
-def test_errors_name_field_and_remedy() -> None:
-    with pytest.raises(ShrinkError, match="country = 'XXX'"):
-        fp.grid_of("XXX")
-    with pytest.raises(ShrinkError, match=r"pue = 0\.5"):
-        fp.grams(Band(low=1, central=1, high=1), fp.grid_of("FRA"), pue=0.5)
-
-
 def test_request_energy_is_power_times_latency() -> None:
     band = fp.request_wh(measured(0.001, seconds=36.0), 360.0)  # 100 W for 0.36 s
     assert band is not None and math.isclose(band.central, 0.01)
     assert fp.request_wh(Footprint(kwh=None, seconds=1.0), 5.0) is None
 
 
-def test_payback() -> None:
+def test_pay_back() -> None:
     cost, big = Band(low=1, central=2, high=4), Band(low=2, central=4, high=8)
     small = Band(low=1, central=2, high=4)
-    result = fp.payback(cost, big, small).requests
+    result = break_even(cost, big, small).requests
     assert result is not None and result == Band(low=250.0, central=1000.0, high=4000.0)
-    assert fp.payback(cost, small, big).why.startswith("never")
-    assert fp.payback(cost, small, small).requests is None
-    assert fp.payback(None, big, small).why.startswith("unknown")
-    assert fp.payback(cost, None, small).why.startswith("unknown")
+    assert break_even(cost, small, big).why.startswith("never")
+    assert break_even(cost, small, small).requests is None
+    assert break_even(None, big, small).why.startswith("unknown")
+    assert break_even(cost, None, small).why.startswith("unknown")
