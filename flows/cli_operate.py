@@ -58,7 +58,7 @@ def deploy(
     token = token_for(host)
     connected()
     from flows.deploy import serve
-    from flows.outcome import split_name
+    from flows.named import split_name
     from flows.promote import champion
 
     name, alias = split_name(model)

@@ -23,7 +23,7 @@ def show(model: Model, as_json: Json = False) -> None:
     """A registered version: accuracy kept, bytes, latency, verdict, footprint, stages."""
     connected()
     require(model)
-    from flows.outcome import describe
+    from flows.named import describe
     from flows.shown import page
 
     facts = describe(model)
@@ -87,7 +87,7 @@ def registered(model: str) -> tuple[dict[str, Any], str]:
         raise ShrinkError(f"model '{model}' is not registered, nothing was run here; `shrink run` makes one.")
     connected()
     require(model)
-    from flows.outcome import describe
+    from flows.named import describe
 
     facts = describe(model)
     return facts, f"version {facts['version']}"
@@ -111,7 +111,7 @@ def predict(
         raise ShrinkError(f"there are {len(texts)} texts but {len(others)} --pair; give one for each text.")
     connected()
     require(model)
-    from flows.outcome import predictions
+    from flows.named import predictions
 
     found = predictions(model, texts, settings().home, others)
     say(found, as_json, "\n".join(similar(found) if "embedding" in found[0] else map(labelled, found)))
@@ -199,12 +199,12 @@ def bundle(
     bundles.free(folder.absolute(), option)
     connected()
     require(model)
-    from flows import keys, outcome
+    from flows import keys, named
     from flows import offline as program
 
-    number, version = outcome.fetched(model, settings().home)
+    number, version = named.fetched(model, settings().home)
     if option == "offline":
-        made = program.write(outcome.split_name(model)[0], version, keys.trust(settings()), folder.absolute())
+        made = program.write(named.split_name(model)[0], version, keys.trust(settings()), folder.absolute())
         lines = [
             f"{folder} written: {units.size(made['bytes'])}, of it {units.size(made['model'])} the model",
             f"next:   pip install -r {folder}/requirements.txt   then python {folder}/run.py TEXT",

@@ -9,7 +9,7 @@ import socket
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flows import against, keys, outcome
+from flows import against, keys, named
 from flows.admit import admitted, mark_refused
 from flows.obtain import Workshop
 from flows.servers import client, s3_config, services
@@ -69,7 +69,7 @@ def promote(model: str, why: str, force: bool) -> Ended:
     if word is not None and word.action == "approve" and word.digest != tagged.digest:
         raise ShrinkError(standing.barred(now, name, version, tagged.model_copy(update={"asks": True}), force=True))
     try:
-        folder = outcome.fetched(f"{name}@{version}", settings().home)[1]
+        folder = named.fetched(f"{name}@{version}", settings().home)[1]
         seen = judged(folder)
     except (versions.CorruptVersion, attested.Incomplete) as error:
         mark_refused(name, version, f"{error}")
@@ -103,7 +103,7 @@ def rollback(model: str, why: str) -> Entry:
 def approve(model: str, why: str) -> Entry:
     """A person's word that a version may be promoted, for as many hours as its gate says."""
     name, version = chosen(model)
-    directory = outcome.by_ledger(client(), name, version, settings().home / "models" / name / version)
+    directory = named.by_ledger(client(), name, version, settings().home / "models" / name / version)
     asked = attested.gate(directory).approval
     hours = asked.hours if asked else promotion.HOURS
     return promotion.approve(
@@ -155,7 +155,7 @@ def judged(version: Path) -> Judged:
 
 def chosen(model: str) -> tuple[str, str]:
     """Name and version number of MODEL@VERSION or MODEL@ALIAS."""
-    name, wanted = outcome.split_name(model)
+    name, wanted = named.split_name(model)
     if "@" not in model:
         raise ShrinkError(f"model is '{model}' but a version is needed; name one: {model}@3 or {model}@challenger.")
     return name, versions.resolve(client(), name, wanted)
@@ -163,7 +163,7 @@ def chosen(model: str) -> tuple[str, str]:
 
 def bare(model: str) -> str:
     """A model's name alone."""
-    name, _ = outcome.split_name(model)
+    name, _ = named.split_name(model)
     if "@" in model:
         raise ShrinkError(f"model is '{model}' but no version is meant here; give '{name}'.")
     return name

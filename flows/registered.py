@@ -68,7 +68,7 @@ def version_of(uri: str) -> str:
 
 def take(source: Source, home: Path) -> Taken:
     """Fetch what a source names now, verified; ShrinkError when it is not there or not what its sha256 says."""
-    from flows import outcome
+    from flows import named
     from flows.servers import client
 
     uri = version_of(source.uri)
@@ -76,7 +76,7 @@ def take(source: Source, home: Path) -> Taken:
     number = versions.resolve(client(), name, version)
     found = client().get_model_version(name, number)
     if versions.DIGEST_TAG in found.tags:
-        folder = inside(outcome.fetched(f"{name}@{number}", home)[1], source)
+        folder = inside(named.fetched(f"{name}@{number}", home)[1], source)
         digest = digest_directory(folder)
     else:
         folder, digest = foreign(found, source, home)

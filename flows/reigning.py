@@ -6,7 +6,7 @@ is run again finds its evaluation again.
 
 from pathlib import Path
 
-from flows import keys, outcome
+from flows import keys, named
 from flows.obtain import Workshop, digest_of
 from flows.recipe import Recipe
 from flows.servers import client
@@ -27,7 +27,7 @@ def inputs(shop: Workshop, recipe: Recipe, student: Path) -> dict[str, Path]:
     if version is None:
         return {}
     where = shop.settings.home / "models" / recipe.name / version
-    return {CHAMPION: outcome.by_ledger(client(), recipe.name, version, where) / "model"}
+    return {CHAMPION: named.by_ledger(client(), recipe.name, version, where) / "model"}
 
 
 def before(shop: Workshop, name: str, digest: str) -> str | None:

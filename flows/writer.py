@@ -60,16 +60,16 @@ def chosen(runtime: str, directory: Path) -> Runtime:
 
 def fetched(model: str, runtime: str, threads: int | None, home: Path) -> Writer:
     """A registered version, verified and opened; raises ShrinkError for a model that does not write."""
-    from flows import outcome
+    from flows import named
     from tasks.runtime import task
 
-    version, directory = outcome.fetched(model, home)
+    version, directory = named.fetched(model, home)
     folder = directory / "model"
     if (what := task(folder)) != "generate":
         raise ShrinkError(f"model '{model}' does not write, its task is {what}: ask it with `shrink predict`.")
     settings.apply(settings.HUB)  # before transformers is imported
     found, opened = opened_by(runtime, folder, threads or settings.settings().threads)
-    return Writer(opened, found, outcome.split_name(model)[0], version)
+    return Writer(opened, found, named.split_name(model)[0], version)
 
 
 def opened_by(runtime: str, directory: Path, threads: int) -> tuple[Runtime, Opened]:

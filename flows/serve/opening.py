@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flows import keys
-from flows.outcome import by_ledger
+from flows.named import by_ledger
 from flows.serve import child
 from flows.serve.lanes import Lane, Served
 from flows.serve.rollout import Options

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from flows import deploy, doctor_ledgers, keys, outcome, promote
+from flows import deploy, doctor_ledgers, keys, named, promote
 from flows.serve import api, bodies, deployed, lanes, opening, serving
 from flows.servers import s3_config
 from flows.settings import settings
@@ -275,7 +275,7 @@ def test_artifacts_and_tag_that_were_changed_together_do_not_outvote_the_ledger(
     serving.reconcile(client, slot, tmp_path / "cache")
     assert slot.serving is None and slot.refused is not None and "another digest" in slot.refused.why
     with pytest.raises(versions.CorruptVersion, match="another digest"):
-        outcome.predictions(name, ["good film"], tmp_path)
+        named.predictions(name, ["good film"], tmp_path)
 
 
 def test_a_registry_that_is_away_does_not_stop_serving(slots: Callable[..., lanes.Slot], tmp_path: Path) -> None:
@@ -420,7 +420,7 @@ def test_a_promotion_that_nobody_signed_is_followed_by_nobody(
     good, other = (put(client, name, tmp_path / word, power) for word, power in (("1", 1.0), ("2", 2.0)))
     client.set_registered_model_alias(name, "champion", other)
     with pytest.raises(ShrinkError, match=f"at version {other} in MLflow and at none in its signed ledger"):
-        outcome.fetched(f"{name}@champion", servers_home)
+        named.fetched(f"{name}@champion", servers_home)
     assert [one.alias for one in promote.reconcile(name)[name]] == ["champion"]
     crown(name, good)
     slot = slots(name, "champion")
@@ -439,8 +439,8 @@ def test_a_promotion_that_nobody_signed_is_followed_by_nobody(
     serving.reconcile(client, fresh, tmp_path / "another")
     assert fresh.serving is None and "is not signed by a key that is trusted" in str(fresh.trouble)
     for act in (
-        lambda: outcome.fetched(f"{name}@champion", servers_home),
-        lambda: outcome.fetched(f"{name}@{other}", servers_home),
+        lambda: named.fetched(f"{name}@champion", servers_home),
+        lambda: named.fetched(f"{name}@{other}", servers_home),
         lambda: promote.reconcile(name),
         lambda: promote.reconcile(None),
     ):

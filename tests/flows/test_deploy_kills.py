@@ -24,7 +24,7 @@ import pytest
 from fastapi import HTTPException
 from pydantic import BaseModel
 
-from flows import keys, outcome
+from flows import keys, named
 from flows.serve import asking, child, deployed, guarding, lanes, opening, serving, telling
 from flows.serve.rollout import Options
 from flows.servers import s3_config
@@ -238,7 +238,7 @@ def main(plan: Plan) -> None:
     assert found is not None
     s3, registry = store.connect(s3_config(found)), runs.connect(found.mlflow_uri)
     template = plan.folder.with_name("template")
-    outcome.by_ledger(registry, plan.name, plan.first, template / f"{plan.name}-{plan.first}")
+    named.by_ledger(registry, plan.name, plan.first, template / f"{plan.name}-{plan.first}")
     deployed.write(template / f"{plan.name}@champion.json", deployed.State(serving=plan.first))
     ends = list[End]()
     for number in range(1, MOST):

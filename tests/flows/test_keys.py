@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import doctor, keys, made_of, outcome
+from flows import doctor, keys, made_of, named
 from flows.recipe import load
 from flows.settings import settings, worker_environment
 from infra import keys as made
@@ -89,7 +89,7 @@ def test_no_key_leaves_its_place(servers: Services, servers_home: Path) -> None:
 def test_names_that_would_leave_their_folder_are_refused_before_a_path_is_built() -> None:
     for model in ("../secrets", "a/b@1", "..@champion", "@champion"):
         with pytest.raises(ShrinkError, match="a name has letters"):
-            outcome.split_name(model)
+            named.split_name(model)
 
 
 def test_materials_are_found_in_recipe_and_stages(tiny: Path) -> None:

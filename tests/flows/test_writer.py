@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flows import outcome, writer
+from flows import named, writer
 from registry.records import ShrinkError
 from tasks.generate import lm, parts, runtime
 from tests.tasks.generate import decoders
@@ -210,7 +210,7 @@ def test_auto_takes_transformers_where_llama_cpp_refuses(
 
 def test_a_version_is_opened_by_its_task(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = decoders.folder(tmp_path / "model")
-    monkeypatch.setattr(outcome, "fetched", lambda model, home: ("3", tmp_path))
+    monkeypatch.setattr(named, "fetched", lambda model, home: ("3", tmp_path))
     monkeypatch.setattr("flows.settings.apply", lambda environment: None)
     with pytest.raises(ShrinkError, match=r"'tiny' does not write, its task is classify: ask it with .shrink predict"):
         writer.fetched("tiny", "auto", 1, tmp_path)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from flows import admit
-from flows.outcome import describe
+from flows.named import describe
 from flows.recipe import digest_of
 from infra import keys
 from registry import promotion, versions
